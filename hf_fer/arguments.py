@@ -1,0 +1,270 @@
+"""Recipes: flat JSON over three dataclasses, overridden by the command line, checked before anything loads."""
+
+import dataclasses
+import difflib
+import json
+import logging
+import types
+import typing
+from argparse import SUPPRESS
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.dataclasses import type_validator
+from transformers import HfArgumentParser
+
+logger = logging.getLogger(__name__)
+
+
+class RecipeError(ValueError):
+    """A recipe or command line that cannot be run; the message says which key and what to write instead."""
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from."""
+
+    task: str = field(default="", metadata={"help": "System to train: a folder under hf_fer/models."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder or Hub model to start from, or to evaluate."}
+    )
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of model configuration fields that replace the preset's."}
+    )
+    freeze: list[str] | None = field(default=None, metadata={"help": "Names of model parts that do not train."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default) or eager."})
+
+    def __post_init__(self):
+        self.config_overrides = json_object("config_overrides", self.config_overrides)
+
+
+@dataclass
+class DataArguments:
+    """Which data, how it is split, and how much may be left out."""
+
+    dataset: str = field(default="", metadata={"help": "Folder, manifest file, Hub data set, or 'demo'."})
+    protocol: str | None = field(
+        default=None, metadata={"help": "How the data is split; the source's default if unset."}
+    )
+    fold: int = field(default=0, metadata={"help": "Test fold of a cross-validation protocol, from 0."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of splits and subsets that are drawn."})
+    train_fraction: float = field(default=1.0, metadata={"help": "Part of the training split, stratified, in (0, 1]."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Most training examples, stratified."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Most examples of each other split."})
+    max_skipped_fraction: float = field(
+        default=0.01, metadata={"help": "Part of the examples that may be unusable before the run refuses to start."}
+    )
+    check_workers: int = field(default=4, metadata={"help": "Threads that check files before training."})
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """The Trainer's arguments, with the defaults of this project and what its recipes add."""
+
+    output_dir: str = field(default="outputs/run", metadata={"help": "Where model, checkpoints and report go."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the checkpoints and report of an earlier run in output_dir."}
+    )
+    do_train: bool = field(default=True, metadata={"help": "Train."})
+    do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
+    do_predict: bool = field(default=True, metadata={"help": "Evaluate on the test split."})
+    dry_run: bool = field(default=False, metadata={"help": "Print recipe, data, model and memory; train nothing."})
+    warmup_ratio: float | None = field(default=None, metadata={"help": "Part of all steps that warms up, in [0, 1)."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without improvement before training stops; unset for never."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "How much metric_for_best_model must improve to count."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "true for the newest in output_dir, or a checkpoint folder."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Report on and save the best checkpoint."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
+    report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})
+
+    def __post_init__(self):
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1:
+                raise RecipeError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}.")
+            self.warmup_steps = self.warmup_ratio
+        if self.remove_unused_columns:
+            raise RecipeError("remove_unused_columns must stay false: it would remove what the transforms read.")
+        if self.fp16 and not torch.accelerator.is_available():
+            logger.warning("fp16 needs an accelerator and there is none: training in fp32.")
+            self.fp16 = False
+        if isinstance(self.report_to, str):
+            self.report_to = self.report_to.split(",")
+        if not self.do_train:
+            self.load_best_model_at_end = False
+        super().__post_init__()
+
+    @property
+    def resume(self) -> bool | str:
+        """False, True for the newest checkpoint in `output_dir`, or a checkpoint folder."""
+        value = self.resume_from_checkpoint
+        return {"true": True, "false": False}.get(str(value).lower(), value or False)
+
+
+def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
+    """
+    A field that is a JSON object in a recipe and may be its text on the command line.
+
+    Raises:
+        RecipeError: it is not an object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"--{name} is not JSON ({error}). Write it like '{{\"key\": 1}}'.") from error
+    if value is not None and not isinstance(value, dict):
+        raise RecipeError(f"{name} must be a JSON object, got {value!r}.")
+    return value or {}
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the empty string where nothing is near."""
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
+    """
+    Make sure that a name is known.
+
+    Raises:
+        RecipeError: it is not; the message has the nearest and all valid names.
+    """
+    valid = sorted(valid)
+    if value not in valid:
+        raise RecipeError(f"Unknown {what} {value!r}{nearest(value, valid)} Valid: {', '.join(valid)}.")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """
+    Read a recipe file.
+
+    Raises:
+        RecipeError: it does not exist, is not JSON, is not flat, or repeats a key.
+    """
+    path = Path(path)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise RecipeError(f"{path}: {', '.join(sorted(repeated))} is given twice.")
+        return dict(pairs)
+
+    if not path.is_file():
+        raise RecipeError(f"{path}: recipe not found.")
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}.") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: a recipe is one JSON object.")
+    return recipe
+
+
+def _field_types(dataclass_types: Iterable[type]) -> dict[str, Any]:
+    return {
+        item.name: typing.get_type_hints(dataclass_type)[item.name]
+        for dataclass_type in dataclass_types
+        for item in dataclasses.fields(dataclass_type)
+        if item.init
+    }
+
+
+def _accepts_float(hint: Any) -> bool:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return float in (typing.get_args(hint) if is_union else (hint,))
+
+
+def check_recipe(recipe: dict[str, Any], dataclass_types: Iterable[type], source: str) -> dict[str, Any]:
+    """
+    Check keys and types.
+
+    Returns:
+        The recipe with whole numbers turned to `float` where a field is one.
+
+    Raises:
+        RecipeError: an unknown key, with the nearest valid one, or a wrong type.
+    """
+    hints = _field_types(dataclass_types)
+    checked = {}
+    for key, value in recipe.items():
+        if key not in hints:
+            raise RecipeError(f"{source}: unknown key {key!r}{nearest(key, hints)}")
+        if key == "resume_from_checkpoint" and isinstance(value, bool):
+            value = str(value).lower()
+        if _accepts_float(hints[key]) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            type_validator(key, value, hints[key])
+        except TypeError as error:
+            raise RecipeError(f"{source}: {key!r} has the wrong type: {error}") from error
+        checked[key] = value
+    return checked
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise RecipeError(message)
+
+
+def make_parser(dataclass_types: Iterable[type], recipe: dict[str, Any]) -> HfArgumentParser:
+    """A command line parser whose defaults are the recipe's values."""
+    parser = _Parser(
+        dataclass_types,
+        prog="run.py",
+        usage="run.py RECIPE.json [--any_field value ...]",
+        description="Trains, evaluates and saves one model. Every field of a recipe can be given here.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(**recipe)
+    for action in parser._actions:
+        if action.dest in recipe:
+            action.required = False
+    return parser
+
+
+def parse(
+    dataclass_types: tuple[type, type, type], recipe: dict[str, Any], source: str, argv: list[str]
+) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+    """
+    Recipe, then command line.
+
+    Returns:
+        The three dataclasses, and the resolved recipe: every field that is not at its default.
+
+    Raises:
+        RecipeError: anything unknown, mistyped or refused by the dataclasses.
+    """
+    parser = make_parser(dataclass_types, check_recipe(recipe, dataclass_types, source))
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        hint = nearest(name, _field_types(dataclass_types))
+        raise RecipeError(f"command line: unknown argument {unknown[0]!r}{hint}")
+    defaults = vars(make_parser(dataclass_types, {}).parse_args([]))
+    resolved = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
+    resolved.pop("hub_token", None)
+    try:
+        parsed = tuple(
+            dataclass_type(**{name: getattr(namespace, name) for name in _field_types([dataclass_type])})
+            for dataclass_type in dataclass_types
+        )
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"{source}: {error}") from error
+    return parsed, resolved

@@ -1,0 +1,37 @@
+"""What the stock Trainer lacks."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from hf_fer.arguments import TrainingArguments
+from hf_fer.data.augment import EpochClock
+from hf_fer.data.loading import enforce_skip_limit, read_skipped
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the augmentation which epoch it is, before the data loader starts on it."""
+
+    def __init__(self, clock: EpochClock):
+        self.clock = clock
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # A run resumed in mid-epoch starts at a fractional epoch: the augmentation is that of the whole epoch.
+        self.clock.epoch = int(state.epoch + 1e-6)
+
+
+class SkipLimitCallback(TrainerCallback):
+    """Ends training when files that went bad during the run are more than the recipe allows."""
+
+    def __init__(self, skipped_file: Path, total: int, max_fraction: float):
+        self.skipped_file = skipped_file
+        self.total = total
+        self.max_fraction = max_fraction
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        enforce_skip_limit(read_skipped(self.skipped_file), self.total, self.max_fraction)

@@ -1,0 +1,68 @@
+"""Model cards: a shared template, each system's own text, and the results that were measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_fer.report import markdown_table, results_table
+from hf_fer.task import Task
+
+
+def cards_folder() -> Path:
+    """Where the card texts are: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).parent
+    inside = package / "model_cards"
+    return inside if inside.is_dir() else package.parent / "model_cards"
+
+
+def eval_results(task: Task, metrics: dict[str, Any]) -> list[EvalResult]:
+    """The measured numbers in the Hub's model-index form."""
+    return [
+        EvalResult(
+            task_type=task.hub_task,
+            dataset_type=metrics["data"]["dataset"],
+            dataset_name=f"{metrics['data']['dataset']} ({metrics['protocol']})",
+            dataset_split=split,
+            metric_type=name,
+            metric_name=f"{split} {name}",
+            metric_value=metrics[split][name],
+        )
+        for split in ("validation", "test")
+        for name in task.metric_names
+        if name in metrics[split]
+    ]
+
+
+def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) -> None:
+    """
+    Write `README.md`.
+
+    Args:
+        folder: The model's folder.
+        task: What was trained.
+        metrics: As in `metrics.json`.
+        repo_id: Name under which the card's example loads the model.
+    """
+    results = {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
+    evaluated = eval_results(task, metrics)
+    data = ModelCardData(
+        library_name="transformers",
+        license="apache-2.0",
+        pipeline_tag=task.hub_task,
+        tags=["hf_fer", task.name()],
+        model_name=repo_id.split("/")[-1],
+        eval_results=evaluated or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(cards_folder() / "template.md"),
+        repo_id=repo_id,
+        about=(cards_folder() / f"{task.name()}.md").read_text(encoding="utf-8"),
+        example=task.card_example(repo_id),
+        results=markdown_table(results_table(results)) if results else "Not evaluated.",
+        metrics=metrics,
+        recipe=json.dumps(task.resolved_recipe(), indent=2, default=str),
+    )
+    card.save(folder / "README.md")

@@ -1,0 +1,163 @@
+"""Training-time augmentation whose randomness depends on (seed, epoch, index) alone.
+
+Number of workers, number of processes and resumption therefore change nothing.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import audiomentations
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's generators from `entropy`, and put them back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class EpochClock:
+    """The current epoch, in memory that data loader workers share, so that persistent ones see it change."""
+
+    def __init__(self):
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch.fill_(value)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    Strengths of the augmentation; 0 switches one off.
+
+    Args:
+        gain_db: Largest change of loudness, in dB, either way.
+        noise_probability: How often white noise is added, at `noise_snr_db` of signal to noise.
+        noise_snr_db: Smallest and largest signal-to-noise ratio in dB.
+        shift_fraction: Largest shift in time as a part of the clip; what leaves one end does not come back at
+            the other.
+        stretch: Largest change of tempo, pitch kept (0.1 is 90% to 110%).
+        pitch_semitones: Largest change of pitch, tempo kept.
+        resample: Largest change of speed, tempo and pitch together.
+        audio_probability: How often each of gain, shift, stretch, pitch and resample is applied.
+        frequency_masks, frequency_mask_bins: SpecAugment (arXiv 1904.08779): number and largest height in mel bins.
+        time_masks, time_mask_fraction: Number and largest width as a part of the clip.
+        flip_probability: How often a clip is mirrored left to right.
+        color: Largest relative change of brightness, contrast and saturation.
+        crop_fraction: Largest part of the frame's area that a random crop removes; one box for all frames.
+    """
+
+    gain_db: float = 6.0
+    noise_probability: float = 0.3
+    noise_snr_db: tuple[float, float] = (15.0, 40.0)
+    shift_fraction: float = 0.1
+    stretch: float = 0.1
+    pitch_semitones: float = 0.0
+    resample: float = 0.0
+    audio_probability: float = 0.5
+    frequency_masks: int = 2
+    frequency_mask_bins: int = 12
+    time_masks: int = 2
+    time_mask_fraction: float = 0.1
+    flip_probability: float = 0.5
+    color: float = 0.2
+    crop_fraction: float = 0.2
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if min(np.atleast_1d(value)) < 0:
+                raise ValueError(f"augmentation {name} must not be negative, got {value}.")
+
+
+class AudioAugmenter:
+    """Applies the audio part of an `Augmentation`; call it inside `seeded`."""
+
+    def __init__(self, augmentation: Augmentation, sampling_rate: int):
+        self.augmentation = augmentation
+        self.sampling_rate = sampling_rate
+
+    @cached_property
+    def _waveform(self) -> audiomentations.Compose:
+        a, p = self.augmentation, self.augmentation.audio_probability
+        steps = []
+        if a.resample:
+            rates = [round(self.sampling_rate * factor) for factor in (1 - a.resample, 1 + a.resample)]
+            steps.append(audiomentations.Resample(*rates, p=p))
+        if a.stretch:
+            steps.append(audiomentations.TimeStretch(1 - a.stretch, 1 + a.stretch, leave_length_unchanged=False, p=p))
+        if a.pitch_semitones:
+            steps.append(audiomentations.PitchShift(-a.pitch_semitones, a.pitch_semitones, p=p))
+        if a.shift_fraction:
+            steps.append(audiomentations.Shift(-a.shift_fraction, a.shift_fraction, rollover=False, p=p))
+        if a.gain_db:
+            steps.append(audiomentations.Gain(-a.gain_db, a.gain_db, p=p))
+        if a.noise_probability:
+            low, high = a.noise_snr_db
+            steps.append(audiomentations.AddGaussianSNR(low, high, p=a.noise_probability))
+        return audiomentations.Compose(steps)
+
+    def waveform(self, samples: np.ndarray) -> np.ndarray:
+        """Mono `float32` samples -> samples, possibly of another length."""
+        if not self._waveform.transforms or not len(samples):
+            return samples
+        return self._waveform(samples=np.ascontiguousarray(samples), sample_rate=self.sampling_rate)
+
+    def features(self, log_mel: Tensor) -> Tensor:
+        """SpecAugment on log-mel features `(mel_frames, mel_bins)`; masked places take the clip's mean."""
+        a, fill = self.augmentation, float(log_mel.mean())
+        spectrogram = log_mel.T[None]
+        for _ in range(a.frequency_masks):
+            spectrogram = torchaudio.transforms.FrequencyMasking(a.frequency_mask_bins)(spectrogram, fill)
+        for _ in range(a.time_masks):
+            width = int(a.time_mask_fraction * len(log_mel))
+            spectrogram = torchaudio.transforms.TimeMasking(width)(spectrogram, fill)
+        return spectrogram[0].T
+
+
+class VideoAugmenter:
+    """Applies the video part of an `Augmentation`, the same to every frame of a clip; call it inside `seeded`."""
+
+    def __init__(self, augmentation: Augmentation):
+        a = augmentation
+        steps = []
+        if a.flip_probability:
+            steps.append(v2.RandomHorizontalFlip(a.flip_probability))
+        if a.color:
+            steps.append(v2.ColorJitter(a.color, a.color, a.color))
+        self._steps = steps
+        self._crop_fraction = a.crop_fraction
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """`uint8 (frames, 3, height, width)` -> the same, smaller if cropped."""
+        for step in self._steps:
+            frames = step(frames)
+        if self._crop_fraction:
+            top, left, height, width = v2.RandomResizedCrop.get_params(
+                frames, scale=[1 - self._crop_fraction, 1.0], ratio=[0.9, 1.1]
+            )
+            frames = frames[..., top : top + height, left : left + width]
+        return frames

@@ -1,0 +1,294 @@
+"""What every system's data goes through: splits that keep a group on one side, subsets, and examples left out."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from huggingface_hub.constants import HF_HOME
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
+
+
+class DataError(ValueError):
+    """Data that cannot be used as it is; the message names the file and the remedy."""
+
+
+@dataclass
+class LoadedData:
+    """
+    A task's data, ready for transforms.
+
+    Args:
+        splits: Data set per split; a split that does not exist is not a key.
+        labels: Class names in index order.
+        protocol: Name of the way it was split.
+        skipped: One `{"path", "reason"}` per example left out.
+        notes: Sentences that every report of a run on this data repeats.
+        absent: Why a split is missing, by its name.
+    """
+
+    splits: DatasetDict
+    labels: list[str]
+    protocol: str
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Examples per split and class, in class order."""
+        return {
+            split: {name: labels.count(index) for index, name in enumerate(self.labels)}
+            for split, labels in ((split, list(data["labels"])) for split, data in self.splits.items())
+        }
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder of hf_fer's under the Hugging Face cache, made if need be."""
+    folder = Path(HF_HOME, "hf_fer", *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def group_disjoint_split(
+    rows: pd.DataFrame, *, label: str, group: str | None, seed: int, num_folds: int = 7
+) -> pd.Series:
+    """
+    Split rows about 5 : 1 : 1, stratified by label, no group on two sides.
+
+    Args:
+        rows: One row per example.
+        label: Name of the label column.
+        group: Name of the group column (speaker, patient, source), or `None` to stratify only.
+        seed: Decides which groups go where.
+        num_folds: One fold is test, one validation, the others train.
+
+    Returns:
+        `"train"`, `"validation"` or `"test"` for each row.
+
+    Raises:
+        DataError: fewer than three groups.
+    """
+    if group is None:
+        return random_split(rows, label=label, seed=seed)
+    num_groups = rows[group].nunique()
+    if num_groups < 3:
+        raise DataError(
+            f"A group-disjoint split needs at least 3 groups in column {group!r}, found {num_groups}. "
+            "Give a 'split' column, or ask for protocol 'random_leaky' by name."
+        )
+    folds = StratifiedGroupKFold(n_splits=min(num_folds, num_groups), shuffle=True, random_state=seed)
+    split = pd.Series("train", index=rows.index)
+    for name, (_, chosen) in zip(("test", "validation"), folds.split(rows, rows[label], rows[group]), strict=False):
+        split.iloc[chosen] = name
+    return split
+
+
+def random_split(rows: pd.DataFrame, *, label: str, seed: int) -> pd.Series:
+    """Split rows 70 : 15 : 15 at random, stratified by label where each class has enough examples."""
+
+    def divide(part: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+        enough = part[label].value_counts().min() >= 2 and len(part) * fraction >= part[label].nunique()
+        return train_test_split(part, test_size=fraction, random_state=seed, stratify=part[label] if enough else None)
+
+    _, rest = divide(rows, 0.3)
+    validation, test = divide(rest, 0.5)
+    split = pd.Series("train", index=rows.index)
+    split[validation.index] = "validation"
+    split[test.index] = "test"
+    return split
+
+
+def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> None:
+    """
+    Make sure that no group is on two sides.
+
+    Raises:
+        DataError: it names up to five of those that are.
+    """
+    sides = rows.groupby(group)[split].agg(lambda values: sorted(set(values)))
+    shared = sides[sides.map(len) > 1]
+    if len(shared):
+        examples = ", ".join(f"{name} ({' and '.join(values)})" for name, values in shared.head(5).items())
+        raise DataError(
+            f"{len(shared)} values of {group!r} are in more than one split: {examples}. Scores would be inflated. "
+            "Correct the split column, or ask for protocol 'manifest_leaky' by name; reports then say so."
+        )
+
+
+def take_subset(
+    rows: pd.DataFrame,
+    *,
+    label: str,
+    seed: int,
+    train_fraction: float = 1.0,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+) -> pd.DataFrame:
+    """
+    Thin out splits, seeded and stratified by label; the order of what stays does not change.
+
+    Raises:
+        DataError: the fraction is not in (0, 1].
+    """
+    if not 0 < train_fraction <= 1:
+        raise DataError(f"train_fraction must be in (0, 1], got {train_fraction}.")
+    kept = []
+    for split, part in rows.groupby("split", sort=False):
+        wanted = len(part)
+        if split == "train":
+            wanted = min(max(round(wanted * train_fraction), 1), max_train_samples or wanted)
+        else:
+            wanted = min(wanted, max_eval_samples or wanted)
+        kept.append(stratified_sample(part, wanted, label=label, seed=seed))
+    return pd.concat(kept).sort_index() if kept else rows
+
+
+def stratified_sample(part: pd.DataFrame, count: int, *, label: str, seed: int) -> pd.DataFrame:
+    """`count` rows with every class's share kept as well as whole rows allow, in the order of `part`."""
+    if count >= len(part):
+        return part
+    shuffled = part.sample(frac=1, random_state=seed)
+    rank = shuffled.groupby(label).cumcount()
+    size = shuffled[label].map(shuffled[label].value_counts())
+    return part.loc[((rank + 0.5) / size).sort_values(kind="stable").index[:count].sort_values()]
+
+
+@dataclass
+class FileCheck:
+    """
+    Checks media files before training, remembering those that were good and have not changed since.
+
+    Args:
+        check: Takes a path and what is wanted of it (`"audio"`, say); returns why it cannot be had, or `None`.
+        settings: What else the answer depends on.
+        workers: Threads; decoders release the GIL.
+    """
+
+    check: Callable[[str, str], str | None]
+    settings: dict[str, Any]
+    workers: int = 4
+
+    def _key(self, path: str, wanted: str) -> str | None:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return None
+        facts = [os.path.abspath(path), wanted, stat.st_size, stat.st_mtime_ns, self.settings]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
+        """Why each `(path, wanted)` cannot be had, or `None`, in order."""
+        memory_file = cache_dir() / "checked.json"
+        try:
+            good = set(json.loads(memory_file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError):
+            good = set()
+        keys = [self._key(*item) for item in items]
+        unknown = [index for index, key in enumerate(keys) if key not in good]
+        answers: list[str | None] = [None] * len(items)
+        with ThreadPoolExecutor(self.workers) as pool:
+            found = pool.map(lambda index: self.check(*items[index]), unknown)
+            for index, reason in zip(
+                unknown, tqdm(found, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True
+            ):
+                answers[index] = reason
+        new = {keys[index] for index in unknown if keys[index] and answers[index] is None}
+        if new:
+            write_json_atomically(memory_file, sorted(good | new))
+        return answers
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        json.dump(value, file)
+    os.replace(file.name, path)
+
+
+def append_skipped(path: Path, skipped: Iterable[dict[str, str]]) -> None:
+    """Add lines to `skipped.jsonl`; one short write a line, so processes may append together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for entry in skipped:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.flush()
+
+
+def read_skipped(path: Path) -> list[dict[str, str]]:
+    """The entries of `skipped.jsonl`, each file once."""
+    if not path.is_file():
+        return []
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({entry["path"]: entry for entry in entries}.values())
+
+
+def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float) -> None:
+    """
+    Stop a run that would leave too much out.
+
+    Raises:
+        DataError: more than `max_fraction` of `total` examples were skipped; it names the first five.
+    """
+    if len(skipped) <= max_fraction * total:
+        if skipped:
+            logger.warning("%d of %d examples are left out; see report/skipped.jsonl.", len(skipped), total)
+        return
+    first = "".join(f"\n  {entry['path']}: {entry['reason']}" for entry in skipped[:5])
+    more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    raise DataError(
+        f"{len(skipped)} of {total} examples cannot be used, over max_skipped_fraction = {max_fraction:g}. All are in "
+        f"report/skipped.jsonl; repair or remove them, or raise --max_skipped_fraction.{first}{more}"
+    )
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """
+    A CSV, TSV, JSONL or Parquet file as a table.
+
+    Raises:
+        DataError: it does not exist, has another ending, or does not parse.
+    """
+    path = Path(path)
+    readers = {
+        ".csv": pd.read_csv,
+        ".tsv": lambda file: pd.read_csv(file, sep="\t"),
+        ".jsonl": lambda file: pd.read_json(file, lines=True),
+        ".parquet": pd.read_parquet,
+    }
+    if path.suffix not in readers:
+        raise DataError(
+            f"{path}: cannot read {path.suffix or 'a file without ending'}; give one of {sorted(readers)}."
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: file not found.")
+    try:
+        return readers[path.suffix](path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: does not parse as {path.suffix} ({error}).") from error
+
+
+def to_splits(rows: pd.DataFrame) -> DatasetDict:
+    """A table with a `split` column as a `DatasetDict`, in the order train, validation, test."""
+    rows = rows.reset_index(drop=True)
+    rows["index"] = rows.index
+    present = [split for split in SPLITS if (rows["split"] == split).any()]
+    return DatasetDict(
+        {
+            split: Dataset.from_pandas(rows[rows["split"] == split].drop(columns="split"), preserve_index=False)
+            for split in present
+        }
+    )

@@ -1,0 +1,152 @@
+"""Your own clips: a CSV, TSV, JSONL or Parquet file, or a Hub data set, with `label` and `video` or `audio`."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hf_fer.data.loading import (
+    SPLIT_ALIASES,
+    SPLITS,
+    DataError,
+    cache_dir,
+    check_groups,
+    group_disjoint_split,
+    random_split,
+    read_table,
+)
+
+PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky")
+
+LEAKY_NOTE = "LEAKY SPLIT: groups may be in training and test. These scores are inflated."
+NO_GROUP_NOTE = (
+    "The manifest has no 'group' column, so nothing keeps one speaker from being in training and in test; "
+    "scores may be inflated."
+)
+
+
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """
+    Read a manifest; relative paths in it are relative to its own folder.
+
+    Raises:
+        DataError: it does not parse or lacks a column, naming which.
+    """
+    rows = validate(read_table(path), str(path))
+    for column in ("video", "audio"):
+        rows[column] = [None if pd.isna(value) else str(Path(path).parent / value) for value in rows[column]]
+    return rows
+
+
+def read_hub_dataset(name: str) -> pd.DataFrame:
+    """
+    Read a Hub data set with the manifest's columns; its own splits are kept.
+
+    Media columns may be paths, or `Audio` and `Video` features, whose bytes are unpacked into the cache once.
+
+    Raises:
+        DataError: it cannot be loaded or lacks a column.
+    """
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(name)
+    except Exception as error:
+        raise DataError(
+            f"{name}: neither 'demo', nor an existing folder or file, nor a Hub data set that loads ({error})."
+        ) from error
+    tables = []
+    for split, data in splits.items():
+        for column, feature in data.features.items():
+            if type(feature).__name__ in ("Audio", "Video"):
+                data = data.cast_column(column, type(feature)(decode=False))
+        table = data.to_pandas()
+        if len(splits) > 1 and "split" not in table:
+            table["split"] = split
+        names = getattr(data.features.get("label"), "names", None)
+        if names:
+            table["label"] = [names[index] for index in table["label"]]
+        tables.append(table)
+    rows = validate(pd.concat(tables, ignore_index=True), name)
+    for column in ("video", "audio"):
+        rows[column] = [_local_file(value) for value in rows[column]]
+    return rows
+
+
+def _local_file(value: Any) -> str | None:
+    """A path for what `decode=False` gives: a path, or `{"path", "bytes"}`."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        return None
+    if value.get("path") and Path(value["path"]).is_file():
+        return value["path"]
+    if not value.get("bytes"):
+        return value.get("path")
+    name = hashlib.sha256(value["bytes"]).hexdigest() + Path(value.get("path") or "clip").suffix
+    target = cache_dir("media") / name
+    if not target.exists():
+        target.write_bytes(value["bytes"])
+    return str(target)
+
+
+def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """
+    Check columns and values.
+
+    Raises:
+        DataError: no `label`, neither `video` nor `audio`, a row with neither, or an unknown split, with the row.
+    """
+    if "label" not in rows or not {"video", "audio"} & set(rows):
+        raise DataError(
+            f"{source}: needs the columns 'label' and 'video' or 'audio' (and may have 'group' and 'split'); "
+            f"it has {sorted(map(str, rows))}."
+        )
+    rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
+    for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
+        if bad.any():
+            what = "has no label" if column == "label" else "has neither video nor audio"
+            raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
+    if "split" in rows:
+        rows["split"] = rows["split"].astype(str).str.lower().replace(SPLIT_ALIASES)
+        unknown = ~rows["split"].isin(SPLITS)
+        if unknown.any():
+            row = int(unknown.argmax())
+            raise DataError(f"{source}: row {row + 1} has split {rows['split'].iloc[row]!r}; use one of {SPLITS}.")
+    rows["label"] = rows["label"].astype(str)
+    if "group" in rows:
+        rows["group"] = rows["group"].astype(str)
+    return rows
+
+
+def assign_protocol(rows: pd.DataFrame, protocol: str, *, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """
+    Keep or make the `split` column.
+
+    Args:
+        rows: From `read_manifest` or `read_hub_dataset`.
+        protocol: `manifest` (the given splits, checked to be group-disjoint, or else made so),
+            `manifest_leaky` (the given splits, unchecked) or `random_leaky`.
+        seed: For the splits that are made.
+
+    Returns:
+        The rows with their split, and notes for the report.
+
+    Raises:
+        DataError: unknown protocol, or groups on two sides.
+    """
+    if protocol not in PROTOCOLS:
+        raise DataError(f"Unknown protocol {protocol!r} for a manifest; choose one of {list(PROTOCOLS)}.")
+    if protocol == "random_leaky":
+        return rows.assign(split=random_split(rows, label="label", seed=seed)), [LEAKY_NOTE]
+    has_group = "group" in rows
+    notes = [] if has_group else [NO_GROUP_NOTE]
+    if "split" not in rows:
+        split = group_disjoint_split(rows, label="label", group="group" if has_group else None, seed=seed)
+        return rows.assign(split=split), notes
+    if protocol == "manifest_leaky":
+        return rows, [LEAKY_NOTE]
+    if has_group:
+        check_groups(rows, group="group")
+    return rows, notes

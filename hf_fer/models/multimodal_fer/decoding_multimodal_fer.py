@@ -1,0 +1,160 @@
+"""Audio and video of one file as arrays, decoded with PyAV.
+
+It sits beside the processor, and not under `hf_fer/data`, because a model pushed to the Hub must decode its own
+input on a machine without hf_fer.
+"""
+
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+
+class UnusableMediaError(ValueError):
+    """A file that cannot be used, with the reason in words a person can act on."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+def open_media(path: str | Path) -> av.container.InputContainer:
+    """
+    Open a media file.
+
+    Raises:
+        UnusableMediaError: it does not exist, is empty, or is not audio or video.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnusableMediaError(path, "file not found")
+    if path.stat().st_size == 0:
+        raise UnusableMediaError(path, "file is empty (0 bytes)")
+    try:
+        return av.open(str(path))
+    except FFmpegError as error:
+        raise UnusableMediaError(path, f"not readable as audio or video ({error.strerror})") from error
+
+
+def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
+    """
+    Decode the first audio track, mix it to mono and resample it.
+
+    Args:
+        path: Any file that FFmpeg reads; video files give their sound track.
+        sampling_rate: Wanted rate in Hz.
+
+    Returns:
+        `float32` samples in [-1, 1], shape `(samples,)`.
+
+    Raises:
+        UnusableMediaError: no audio track, no samples in it, a decoding error, or samples that are not finite.
+    """
+    chunks: list[np.ndarray] = []
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise UnusableMediaError(path, "no audio track")
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
+        try:
+            for frame in container.decode(container.streams.audio[0]):
+                chunks += [resampled.to_ndarray()[0] for resampled in resampler.resample(frame)]
+            if chunks:
+                chunks += [resampled.to_ndarray()[0] for resampled in resampler.resample(None)]
+        except (FFmpegError, ValueError) as error:
+            raise UnusableMediaError(path, f"audio does not decode ({error})") from error
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    if not len(samples):
+        raise UnusableMediaError(path, "audio track has no samples")
+    if not np.isfinite(samples).all():
+        raise UnusableMediaError(path, "audio has samples that are not finite (NaN or infinity)")
+    return samples
+
+
+def frame_times(path: str | Path) -> np.ndarray:
+    """
+    Presentation times in seconds of every video frame, ascending, read without decoding where the file allows it.
+
+    Raises:
+        UnusableMediaError: no video track, no frames in it, or a damaged file.
+    """
+    with open_media(path) as container:
+        if not container.streams.video:
+            raise UnusableMediaError(path, "no video track")
+        stream = container.streams.video[0]
+        try:
+            packets = [packet.pts for packet in container.demux(stream) if packet.size]
+            if packets and None not in packets:
+                times = np.sort(np.array([float(pts * stream.time_base) for pts in packets]))
+            else:
+                times = _decoded_frame_times(path)
+        except FFmpegError as error:
+            raise UnusableMediaError(path, f"video does not decode ({error})") from error
+    if not len(times):
+        raise UnusableMediaError(path, "video track has no frames")
+    return times
+
+
+def _decoded_frame_times(path: str | Path) -> np.ndarray:
+    """Times by decoding, for containers whose packets carry none (MPEG program streams, raw H.264)."""
+    with open_media(path) as container:
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        times = [frame.time for frame in container.decode(stream)]
+    return np.array([index / rate if time is None else time for index, time in enumerate(times)])
+
+
+def evenly_spaced(times: np.ndarray, num_frames: int) -> np.ndarray:
+    """
+    Indices of the frames shown at the centres of `num_frames` equal parts of the clip, ascending.
+
+    By time and not by index, so that a variable frame rate does not shift the sample; a clip with fewer frames
+    than asked repeats some.
+    """
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    wanted = times[0] + (np.arange(num_frames) + 0.5) * (times[-1] + step - times[0]) / num_frames
+    return np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 1)
+
+
+def load_video(path: str | Path, num_frames: int) -> np.ndarray:
+    """
+    Decode `num_frames` frames spread evenly over the clip, upright.
+
+    Only the chosen frames are converted to RGB, so memory does not grow with the clip.
+
+    Args:
+        path: Any video file that FFmpeg reads.
+        num_frames: Frames to return.
+
+    Returns:
+        `uint8` RGB frames of shape `(num_frames, height, width, 3)`.
+
+    Raises:
+        UnusableMediaError: no video track, no frames, a decoding error, or a file that ends before its index says.
+    """
+    chosen = evenly_spaced(frame_times(path), num_frames)
+    images: dict[int, np.ndarray] = {}
+    with open_media(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        last, decoded = int(chosen[-1]), 0
+        try:
+            for frame in container.decode(stream):
+                if decoded in chosen:
+                    upright = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+                    images[decoded] = np.ascontiguousarray(upright)
+                decoded += 1
+                if decoded > last:
+                    break
+        except FFmpegError as error:
+            raise UnusableMediaError(path, f"video does not decode ({error.strerror})") from error
+    if decoded <= last:
+        raise UnusableMediaError(path, f"video ends early: {decoded} frames decode, frame {last + 1} is needed")
+    return np.stack([images[index] for index in chosen])
+
+
+__all__ = ["UnusableMediaError", "evenly_spaced", "frame_times", "load_audio", "load_video", "open_media"]

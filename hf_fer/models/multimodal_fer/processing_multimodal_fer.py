@@ -1,0 +1,276 @@
+"""From files or arrays to the tensors of the audio-visual emotion model."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, ParakeetFeatureExtractor, ProcessorMixin
+from transformers.models.parakeet.feature_extraction_parakeet import EPSILON
+
+from .decoding_multimodal_fer import UnusableMediaError, load_audio, load_video
+from .face_multimodal_fer import FACE_CROPS, NoFaceError, face_cropper
+
+NORMALIZATIONS = ("utterance", "global")
+
+AudioInput = str | Path | np.ndarray
+VideoInput = str | Path | np.ndarray
+
+
+class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
+    r"""
+    Log-mel features of Parakeet's, with a choice of normalisation.
+
+    Args:
+        normalize (`str`, *optional*, defaults to `"global"`):
+            `"global"` subtracts `mean` and divides by `std`, the same for every clip and mel bin, so loudness and
+            spectral tilt, which carry emotion, survive. `"utterance"` normalises each mel bin over each clip, as
+            pretrained Parakeet encoders expect.
+        mean, std (`float`, *optional*):
+            Constants of the global normalisation, in natural-log mel power.
+        kwargs: Those of [`~transformers.ParakeetFeatureExtractor`].
+
+    Raises:
+        ValueError: unknown normalisation.
+    """
+
+    def __init__(self, normalize: str = "global", mean: float = -11.0, std: float = 4.0, **kwargs):
+        super().__init__(**kwargs)
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize must be one of {NORMALIZATIONS}, got {normalize!r}.")
+        self.normalize = normalize
+        self.mean = mean
+        self.std = std
+
+    def log_mel(self, samples: np.ndarray) -> Tensor:
+        """
+        Normalised log-mel features of one clip: mono samples `(samples,)` -> `(mel_frames, mel_bins)`.
+
+        Raises:
+            ValueError: the samples are empty, not mono or not finite.
+        """
+        waveform = torch.as_tensor(np.asarray(samples, dtype=np.float32))
+        if waveform.ndim != 1 or not len(waveform):
+            raise ValueError(f"Expected mono samples of shape (samples,), got {tuple(waveform.shape)}.")
+        if not torch.isfinite(waveform).all():
+            raise ValueError("Audio samples are not finite (NaN or infinity).")
+        if self.preemphasis is not None:
+            waveform = torch.cat([waveform[:1], waveform[1:] - self.preemphasis * waveform[:-1]])
+        frames = max(len(waveform) // self.hop_length, 1)
+        features = self._torch_extract_fbank_features(waveform[None])[0, :frames]
+        if self.normalize == "global":
+            return (features - self.mean) / self.std
+        std = features.std(dim=0) if frames > 1 else torch.ones(features.shape[1])
+        return (features - features.mean(dim=0)) / (std + EPSILON)
+
+    def __call__(
+        self, raw_speech: np.ndarray | Sequence[np.ndarray], sampling_rate: int | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """
+        Features of one clip or several, padded with zeros.
+
+        Args:
+            raw_speech: Mono samples `(samples,)`, or a list of them.
+            sampling_rate: Their rate in Hz; checked if given.
+
+        Returns:
+            `input_features (batch, mel_frames, mel_bins)` and `attention_mask (batch, mel_frames)`.
+
+        Raises:
+            ValueError: wrong rate, or bad samples.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
+        clips = [raw_speech] if isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1 else raw_speech
+        features, mask = pad_first_axis([self.log_mel(clip) for clip in clips])
+        return BatchFeature({"input_features": features, "attention_mask": mask})
+
+
+def pad_first_axis(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Stack tensors that differ in their first axis, with zeros; `None` becomes all padding. Also the mask, int64."""
+    given = next(tensor for tensor in tensors if tensor is not None)
+    length = max(len(tensor) for tensor in tensors if tensor is not None)
+    batch = given.new_zeros((len(tensors), length, *given.shape[1:]))
+    mask = torch.zeros((len(tensors), length), dtype=torch.long)
+    for row, tensor in enumerate(tensors):
+        if tensor is not None:
+            batch[row, : len(tensor)] = tensor
+            mask[row, : len(tensor)] = 1
+    return batch, mask
+
+
+class MultimodalFerProcessor(ProcessorMixin):
+    r"""
+    Decodes, crops and converts audio and video for [`MultimodalFerForEmotionClassification`].
+
+    Args:
+        feature_extractor ([`MultimodalFerFeatureExtractor`]): Audio to log-mel features.
+        image_processor ([`~transformers.SiglipImageProcessor`]): Frames to normalised pixels.
+        num_frames (`int`, *optional*, defaults to 16): Frames sampled from a clip.
+        face_crop (`str`, *optional*, defaults to `"none"`): `"none"`, `"center"` or `"yunet"`.
+        yunet_path (`str`, *optional*): YuNet's ONNX file, where it is not taken from the Hub.
+
+    Raises:
+        ValueError: unknown face crop, or fewer than one frame.
+    """
+
+    def __init__(
+        self,
+        feature_extractor,
+        image_processor,
+        num_frames: int = 16,
+        face_crop: str = "none",
+        yunet_path: str | None = None,
+        **kwargs: Any,
+    ):
+        if face_crop not in FACE_CROPS:
+            raise ValueError(f"Unknown face_crop {face_crop!r}; choose one of {FACE_CROPS}.")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+        super().__init__(feature_extractor, image_processor)
+        self.num_frames = num_frames
+        self.face_crop = face_crop
+        self.yunet_path = yunet_path
+
+    @cached_property
+    def _crop(self) -> Callable[[np.ndarray], np.ndarray]:
+        return face_cropper(self.face_crop, self.yunet_path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The saved form; the cropper is made anew from its settings."""
+        return {key: value for key, value in super().to_dict().items() if key != "_crop"}
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio the model hears, in Hz."""
+        return self.feature_extractor.sampling_rate
+
+    def load_audio(self, audio: AudioInput) -> np.ndarray:
+        """
+        A file's sound as mono samples at `sampling_rate`; an array passes through, stereo averaged.
+
+        Raises:
+            UnusableMediaError: the file cannot be used.
+            ValueError: the array is neither `(samples,)` nor `(channels, samples)`.
+        """
+        if isinstance(audio, str | Path):
+            return load_audio(audio, self.sampling_rate)
+        samples = np.asarray(audio, dtype=np.float32)
+        if samples.ndim == 2 and samples.shape[0] <= 8:
+            samples = samples.mean(axis=0)
+        if samples.ndim != 1:
+            raise ValueError(f"Audio arrays are (samples,) or (channels, samples), got shape {samples.shape}.")
+        return samples
+
+    def load_video(self, video: VideoInput) -> np.ndarray:
+        """
+        `num_frames` frames of a file or of an array, cropped to the face: `uint8 (num_frames, height, width, 3)`.
+
+        Raises:
+            UnusableMediaError: the file cannot be used, or has no face where one is looked for.
+            ValueError: the array is not `(frames, height, width, 3)` `uint8`, or has no face.
+        """
+        if isinstance(video, str | Path):
+            try:
+                return self._crop(load_video(video, self.num_frames))
+            except NoFaceError as error:
+                raise UnusableMediaError(video, str(error)) from error
+        frames = np.asarray(video)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+            raise ValueError(
+                f"Video arrays are uint8 (frames, height, width, 3), got {frames.dtype} of shape {frames.shape}."
+            )
+        middle = ((np.arange(self.num_frames) + 0.5) * len(frames) / self.num_frames).astype(int)
+        return self._crop(frames[middle])
+
+    def audio_features(self, samples: np.ndarray) -> Tensor:
+        """Mono samples `(samples,)` -> log-mel features `(mel_frames, mel_bins)`."""
+        return self.feature_extractor.log_mel(samples)
+
+    def video_features(self, frames: np.ndarray | Tensor) -> Tensor:
+        """`uint8` frames, `(F, H, W, 3)` array or `(F, 3, H, W)` tensor -> pixels `(F, 3, height, width)`."""
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        return self.image_processor(frames, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+
+    def pad(self, examples: Sequence[dict[str, Tensor | None]], modalities: Sequence[str] = ()) -> BatchFeature:
+        """
+        Batch examples of `audio_features` and `video_features`, each under its model input name.
+
+        An example may lack a modality; its mask is then all zero. A modality that all lack is left out, unless
+        `modalities` names it: batches of one run then always have the same tensors.
+        """
+        size = self.image_processor.size
+        empty = {
+            "audio": torch.zeros(1, self.feature_extractor.feature_size),
+            "video": torch.zeros(self.num_frames, 3, size["height"], size["width"]),
+        }
+        batch = {}
+        for modality, name, mask_name in (
+            ("audio", "input_features", "attention_mask"),
+            ("video", "pixel_values", "frame_mask"),
+        ):
+            tensors = [example.get(name) for example in examples]
+            if any(tensor is not None for tensor in tensors):
+                batch[name], batch[mask_name] = pad_first_axis(tensors)
+            elif modality in modalities:
+                batch[name], mask = pad_first_axis([empty[modality]] * len(examples))
+                batch[mask_name] = torch.zeros_like(mask)
+        return BatchFeature(batch)
+
+    def __call__(
+        self,
+        audio: AudioInput | Sequence[AudioInput | None] | None = None,
+        videos: VideoInput | Sequence[VideoInput | None] | None = None,
+        sampling_rate: int | None = None,
+        modalities: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Args:
+            audio: A file, mono samples `(samples,)`, or a list of them; `None` in the list where there is none.
+            videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of them, likewise.
+            sampling_rate: Rate of audio arrays in Hz; checked if given. Files are resampled.
+            modalities: Modalities whose tensors are returned even if no clip has them; see `pad`.
+
+        Returns:
+            `input_features (B, mel_frames, mel_bins)`, `attention_mask (B, mel_frames)`,
+            `pixel_values (B, num_frames, 3, height, width)`, `frame_mask (B, num_frames)`, for what was given.
+
+        Raises:
+            UnusableMediaError: a file cannot be used.
+            ValueError: nothing is given, the lists differ in length, a wrong rate or shape.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
+        audio_list, video_list = _as_list(audio), _as_list(videos)
+        if not audio_list and not video_list:
+            raise ValueError("Give audio, videos or both.")
+        count = max(len(audio_list), len(video_list))
+        if {len(audio_list), len(video_list)} - {0, count}:
+            raise ValueError(f"Got {len(audio_list)} audio clips and {len(video_list)} videos.")
+        examples: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        for example, item in zip(examples, audio_list, strict=False):
+            if item is not None:
+                example["input_features"] = self.audio_features(self.load_audio(item))
+        for example, item in zip(examples, video_list, strict=False):
+            if item is not None:
+                example["pixel_values"] = self.video_features(self.load_video(item))
+        return self.pad(examples, modalities)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that `__call__` returns."""
+        return ["input_features", "attention_mask", "pixel_values", "frame_mask"]
+
+
+def _as_list(value: Any) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+__all__ = ["NORMALIZATIONS", "MultimodalFerFeatureExtractor", "MultimodalFerProcessor", "pad_first_axis"]

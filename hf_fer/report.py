@@ -1,0 +1,212 @@
+"""The report of a run: metrics.json, tables and plots, from what was measured and nothing else."""
+
+import json
+import platform
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from matplotlib.figure import Figure
+
+MIB = 2**20
+PACKAGES = ("hf_fer", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "av")
+
+
+def environment() -> dict[str, Any]:
+    """Python, packages and hardware of this process."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(accelerator or "none")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": psutil.cpu_count(),
+        "memory_mib": psutil.virtual_memory().total // MIB,
+        "accelerator": name,
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def peak_memory() -> dict[str, float]:
+    """
+    Highest memory use so far, in MiB.
+
+    `cpu_mib` is of this process, `workers_mib` of the largest child that has ended (a data loader worker).
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {
+        "cpu_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB,
+        "workers_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / MIB,
+    }
+    if torch.cuda.is_available():
+        peaks["gpu_mib"] = torch.cuda.max_memory_allocated() / MIB
+    return {name: round(value, 1) for name, value in peaks.items()}
+
+
+def parameter_table(model: torch.nn.Module) -> pd.DataFrame:
+    """Trainable and frozen parameters of each part, two levels deep below a wrapper of one child, and the total."""
+    rows = []
+    for name, child in model.named_children():
+        inner = list(child.named_children()) if name == getattr(model, "base_model_prefix", None) else []
+        own = [(f"{name} (own)", child, False)] if inner else []
+        for label, module, recurse in [(f"{name}.{sub}", part, True) for sub, part in inner] + (
+            own or [(name, child, True)]
+        ):
+            parameters = list(module.parameters(recurse=recurse))
+            if parameters:
+                rows.append((label, *_count(parameters)))
+    rows.append(("total", *_count(list(model.parameters()))))
+    return pd.DataFrame(rows, columns=["part", "trainable", "frozen"])
+
+
+def _count(parameters: list[torch.nn.Parameter]) -> tuple[int, int]:
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in parameters) - trainable
+
+
+def history_table(log_history: list[dict[str, Any]]) -> pd.DataFrame:
+    """The Trainer's log as one row per step."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        if "train_runtime" not in entry:
+            rows.setdefault(entry["step"], {}).update(entry)
+    table = pd.DataFrame([rows[step] for step in sorted(rows)])
+    first = [column for column in ("epoch", "step") if column in table]
+    return table[[*first, *(column for column in table if column not in first)]]
+
+
+def write_per_class(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Precision, recall, F1 and support of every split and class as CSV."""
+    rows = [
+        {"split": split, "class": name, **scores}
+        for split, metrics in results.items()
+        for name, scores in metrics["per_class"].items()
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
+
+
+def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, percent: bool, split: str) -> None:
+    """
+    Draw a confusion matrix.
+
+    Args:
+        path: PNG to write.
+        matrix: Counts `(classes, classes)`, rows are true classes.
+        labels: Class names in index order.
+        percent: Show each row as percentages of its sum, not counts.
+        split: Named in the title.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(4.5, 0.72 * len(labels) + 2)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    ticks = np.arange(len(labels))
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{split}, n = {int(matrix.sum())}" + (", % of true class" if percent else ", counts"))
+    if len(labels) <= 30:
+        for (row, column), share in np.ndenumerate(shares):
+            text = f"{100 * share:.0f}" if percent else str(int(matrix[row, column]))
+            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.55 else "black")
+    figure.savefig(path, dpi=130)
+
+
+def plot_curves(path: Path, history: pd.DataFrame, metric_names: tuple[str, ...]) -> None:
+    """
+    Draw losses and validation metrics over epochs.
+
+    Args:
+        path: PNG to write.
+        history: From `history_table`.
+        metric_names: Metrics to draw where the history has them.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    loss_axes, metric_axes = figure.subplots(1, 2)
+    for column, label in (("loss", "training"), ("eval_loss", "validation")):
+        if column in history:
+            points = history.dropna(subset=[column])
+            loss_axes.plot(points["epoch"], points[column], marker=".", label=label)
+    for name in metric_names:
+        if f"eval_{name}" in history:
+            points = history.dropna(subset=[f"eval_{name}"])
+            metric_axes.plot(points["epoch"], points[f"eval_{name}"], marker=".", label=name)
+    loss_axes.set(xlabel="epoch", ylabel="loss", title="loss")
+    metric_axes.set(xlabel="epoch", ylabel="score", title="validation")
+    for axes in (loss_axes, metric_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+def flat_numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The plain numbers of one split, those of its views as `view.name`."""
+    numbers = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            numbers[name] = value
+        elif isinstance(value, dict) and name != "per_class":
+            numbers.update({f"{name}.{key}": item for key, item in value.items() if isinstance(item, int | float)})
+    return numbers
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A data frame as a Markdown table; floats with four decimals."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.4f}"
+        return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per metric, one column per split."""
+    table = pd.DataFrame({split: flat_numbers(metrics) for split, metrics in results.items()})
+    return table.rename_axis("metric").reset_index()
+
+
+def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
+    """The report as a page: results, notes, data, runtime, files."""
+    results = {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
+    parts = [f"# {metrics['task']}, protocol {metrics['protocol']}"]
+    parts += [f"> {note}" for note in metrics["data"]["notes"]]
+    if results:
+        parts += ["## Results", markdown_table(results_table(results))]
+    parts += [f"No {split} scores: {reason}." for split, reason in metrics["data"]["absent"].items()]
+    counts = pd.DataFrame(metrics["data"]["counts"]).rename_axis("class").reset_index()
+    parts += ["## Data", markdown_table(counts), f"Left out: {metrics['data']['skipped']} (skipped.jsonl)."]
+    runtime = pd.DataFrame(metrics["runtime"].items(), columns=["measure", "value"])
+    parts += ["## Runtime", markdown_table(runtime)]
+    parts += ["## Files", *(f"- `{name}`: {caption}" for name, caption in captions.items())]
+    pictures = [name for name in captions if name.endswith(".png")]
+    return "\n\n".join([*parts, *(f"![{captions[name]}]({name})" for name in pictures)]) + "\n"
+
+
+def write_report(folder: Path, metrics: dict[str, Any], history: pd.DataFrame, captions: dict[str, str]) -> None:
+    """
+    Write `metrics.json`, `history.csv` and `report.md`; the plots and tables in `captions` are already there.
+
+    Args:
+        folder: The report's folder.
+        metrics: Keys `task`, `protocol`, `validation`, `test`, `data`, `runtime`, `environment`.
+        history: From `history_table`; may be empty.
+        captions: File name -> caption.
+    """
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if len(history):
+        history.to_csv(folder / "history.csv", index=False)
+        captions = {"history.csv": "Losses and metrics by step.", **captions}
+    captions = {"metrics.json": "Every number of this page, and more.", **captions}
+    (folder / "report.md").write_text(report_markdown(metrics, captions), encoding="utf-8")
