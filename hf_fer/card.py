@@ -63,6 +63,6 @@ def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) 
         example=task.card_example(repo_id),
         results=markdown_table(results_table(results)) if results else "Not evaluated.",
         metrics=metrics,
-        recipe=json.dumps(task.resolved_recipe(), indent=2, default=str),
+        recipe=json.dumps(task.recipe, indent=2, default=str),
     )
     card.save(folder / "README.md")

@@ -69,7 +69,7 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
     effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     lines = [
         "# Recipe",
-        json.dumps(task.resolved_recipe(), indent=2, default=str),
+        json.dumps(task.recipe, indent=2, default=str),
         f"# Data, protocol {data.protocol}",
         markdown_table(counts),
         *(f"No {split} split: {reason}." for split, reason in data.absent.items()),

@@ -1,6 +1,5 @@
 """What a system brings to the one training entry: the Task, and how it is found."""
 
-import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -35,6 +34,7 @@ class Task:
 
     Args:
         model_args, data_args, training_args: The parsed recipe; instances of the classes below.
+        recipe: The fields that are not at their default, for dry run and card.
 
     Attributes:
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
@@ -48,10 +48,17 @@ class Task:
     primary_metric: ClassVar[str]
     hub_task: ClassVar[str]
 
-    def __init__(self, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments):
+    def __init__(
+        self,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        training_args: TrainingArguments,
+        recipe: dict[str, Any] | None = None,
+    ):
         self.model_args = model_args
         self.data_args = data_args
         self.training_args = training_args
+        self.recipe = recipe or {}
 
     def check_arguments(self) -> None:
         """
@@ -63,9 +70,6 @@ class Task:
         args = self.training_args
         if not self.data_args.dataset:
             raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
-        if args.metric_for_best_model is None and args.load_best_model_at_end:
-            args.metric_for_best_model = self.primary_metric
-            args.greater_is_better = True
         if args.metric_for_best_model is not None:
             check_choice(
                 "metric_for_best_model",
@@ -79,17 +83,6 @@ class Task:
     def name(cls) -> str:
         """The system's name, that of its folder."""
         return cls.__module__.rpartition(".task_")[2]
-
-    def resolved_recipe(self) -> dict[str, Any]:
-        """The recipe as it came out: every field that differs from its default."""
-        recipe: dict[str, Any] = {"task": self.name()}
-        for arguments in (self.model_args, self.data_args, self.training_args):
-            for item in dataclasses.fields(arguments):
-                value = getattr(arguments, item.name)
-                default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-                if item.init and item.name != "hub_token" and value not in (None, {}, default):
-                    recipe[item.name] = value
-        return recipe
 
     @property
     def skipped_file(self) -> Path:
@@ -213,7 +206,9 @@ def parse_task(argv: list[str]) -> Task:
         raise RecipeError(f"{source}: no 'task'. Give a recipe first, or --task with one of {task_names()}.")
     task_class = load_task(name)
     arguments = (task_class.model_arguments, task_class.data_arguments, TrainingArguments)
-    task = task_class(*parse(arguments, recipe, source, rest))
+    recipe = {"metric_for_best_model": task_class.primary_metric, **recipe}
+    parsed, resolved = parse(arguments, recipe, source, rest)
+    task = task_class(*parsed, recipe={**resolved, "task": name})
     task.check_arguments()
     return task
 

@@ -383,7 +383,8 @@ def _draw_eye(canvas: _Canvas, face: FaceParams, actor: Actor, side: int) -> Non
     brow = -0.36 - 0.12 * face.brow_raise
     inner, outer = brow + 0.12 * face.brow_slant, brow - 0.10 * face.brow_slant
     dark = tuple(min(hair, skin // 2) for hair, skin in zip(actor.hair, actor.skin, strict=True))
-    canvas.stroke(np.array([[x - side * 0.17, inner], [x, brow - 0.04], [x + side * 0.19, outer]]), dark, 0.075)
+    arch = [[x - side * 0.17, inner], [x, brow - 0.04], [x + side * 0.19, outer]]
+    canvas.stroke(np.array(arch), dark, 0.075)
 
 
 def _draw_mouth(canvas: _Canvas, face: FaceParams) -> None:

@@ -73,6 +73,29 @@ class EmotionClassifierOutput(ModelOutput):
     kept_patches: Tensor | None = None
 
 
+LEARNED_TOKENS = (
+    "query",
+    "segment_embedding",
+    "global_tokens",
+    "frame_embedding",
+    "segment_queries",
+    "type_embedding",
+    "missing_embedding",
+)
+
+
+def reset_to_torch_default(module: nn.Module) -> None:
+    """
+    Draw convolutions and linear layers anew with torch's own initialisation.
+
+    Parakeet's normal(0, 0.02) suits loading a checkpoint; trained from scratch it all but closes the subsampling
+    convolutions, whose fan-in is 9, and learning stalls for many epochs.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
+            part.reset_parameters()
+
+
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the last axis where `mask` is true; a row with no true entry comes out uniform, never NaN."""
     if mask is not None:
@@ -302,13 +325,7 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         for name, parameter in module.named_parameters(recurse=False):
-            if name in (
-                "query",
-                "segment_embedding",
-                "global_tokens",
-                "frame_embedding",
-                "segment_queries",
-            ) or name in ("type_embedding", "missing_embedding"):
+            if name in LEARNED_TOKENS:
                 init.normal_(parameter, std=self.config.initializer_range)
 
     def freeze(self, parts: Iterable[str]) -> None:
@@ -351,6 +368,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         fusion_size = config.lfm2_config.hidden_size
         if "audio" in config.modalities:
             self.audio_encoder = ParakeetEncoder._from_config(config.audio_config)
+            reset_to_torch_default(self.audio_encoder)
             self.audio_pooling = SegmentAttentionPooling(config.audio_config.hidden_size, config.num_segments)
             self.audio_projection = GatedModalityProjection(config.audio_config.hidden_size, fusion_size)
         if "video" in config.modalities:

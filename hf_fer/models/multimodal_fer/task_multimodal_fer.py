@@ -166,8 +166,8 @@ class MultimodalFerTask(ClassificationTask):
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.clock = EpochClock()
 
     def read_source(self) -> tuple[pd.DataFrame, list[dict[str, str]], list[str], list[str], str, dict[str, str]]:
