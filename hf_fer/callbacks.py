@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_fer.arguments import TrainingArguments
 from hf_fer.data.augment import EpochClock
@@ -21,6 +22,21 @@ class EpochCallback(TrainerCallback):
     ) -> None:
         # A run resumed in mid-epoch starts at a fractional epoch: the augmentation is that of the whole epoch.
         self.clock.epoch = int(state.epoch + 1e-6)
+
+
+class SaveProcessorCallback(TrainerCallback):
+    """
+    Puts the processor into every checkpoint.
+
+    The Trainer would, as its `processing_class`, but it takes for granted that a processor has a tokenizer.
+    """
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save:
+            self.processor.save_pretrained(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
 
 class SkipLimitCallback(TrainerCallback):

@@ -9,12 +9,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_fer.report import markdown_table, results_table
 from hf_fer.task import Task
 
+LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "yunet_path", "run_name")
+
 
 def cards_folder() -> Path:
     """Where the card texts are: in the wheel inside the package, in a checkout beside it."""
     package = Path(__file__).parent
     inside = package / "model_cards"
     return inside if inside.is_dir() else package.parent / "model_cards"
+
+
+def shareable_recipe(task: Task) -> dict[str, Any]:
+    """The recipe without the folders of the machine it ran on."""
+    recipe = {name: value for name, value in task.recipe.items() if name not in LOCAL_FIELDS}
+    return {**recipe, "dataset": Path(task.data_args.dataset).name}
 
 
 def eval_results(task: Task, metrics: dict[str, Any]) -> list[EvalResult]:
@@ -63,6 +71,6 @@ def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) 
         example=task.card_example(repo_id),
         results=markdown_table(results_table(results)) if results else "Not evaluated.",
         metrics=metrics,
-        recipe=json.dumps(task.recipe, indent=2, default=str),
+        recipe=json.dumps(shareable_recipe(task), indent=2, default=str),
     )
     card.save(folder / "README.md")

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_fer import card, report
 from hf_fer.arguments import RecipeError, TrainingArguments
-from hf_fer.callbacks import SkipLimitCallback
+from hf_fer.callbacks import SaveProcessorCallback, SkipLimitCallback
 from hf_fer.data.loading import DataError, LoadedData, read_skipped
 from hf_fer.dry_run import describe
 from hf_fer.task import Task, general_help, parse_task
@@ -53,7 +53,7 @@ def prepare_output(args: TrainingArguments) -> bool | str:
 def make_trainer(task: Task, data: LoadedData, splits: Any, model: Any, processor: Any) -> Trainer:
     """The stock Trainer with early stopping and the task's parts."""
     args = task.training_args
-    callbacks = task.callbacks()
+    callbacks = [*task.callbacks(), SaveProcessorCallback(processor)]
     total = sum(len(split) for split in splits.values()) + len(data.skipped)
     callbacks.append(SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction))
     if args.early_stopping_patience is not None:
@@ -71,7 +71,6 @@ def make_trainer(task: Task, data: LoadedData, splits: Any, model: Any, processo
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
         data_collator=task.collator(processor),
-        processing_class=processor,
         compute_metrics=partial(task.compute_metrics, labels=data.labels),
         callbacks=callbacks,
     )
@@ -150,6 +149,8 @@ def run(task: Task) -> None:
     if args.do_train:
         outcome = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model(_internal_call=True)
+        if args.should_save:
+            processor.save_pretrained(args.output_dir)
         trainer.save_state()
         runtime = {"epochs": trainer.state.epoch, "steps": trainer.state.global_step, **outcome.metrics}
         runtime["best_metric"] = trainer.state.best_metric

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
@@ -88,6 +89,16 @@ class Task:
     def skipped_file(self) -> Path:
         """Where examples that had to be left out are listed."""
         return Path(self.training_args.output_dir, "report", "skipped.jsonl")
+
+    @classmethod
+    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        """
+        What `python -m hf_fer.data.check` shows of a folder or manifest.
+
+        Returns:
+            One row per file, with `path` and the columns to count by; and the unusable ones as `{"path", "reason"}`.
+        """
+        raise NotImplementedError
 
     def load_data(self) -> LoadedData:
         """Paths, labels and metadata by split; raises `DataError` before anything is trained."""

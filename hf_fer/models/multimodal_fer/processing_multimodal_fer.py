@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import librosa
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from .decoding_multimodal_fer import UnusableMediaError, load_audio, load_video
 from .face_multimodal_fer import FACE_CROPS, NoFaceError, face_cropper
 
 NORMALIZATIONS = ("utterance", "global")
+
+TRIM_MARGIN = 0.05
+"""Seconds kept before and after what is louder than the threshold."""
 
 AudioInput = str | Path | np.ndarray
 VideoInput = str | Path | np.ndarray
@@ -30,20 +34,44 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
             spectral tilt, which carry emotion, survive. `"utterance"` normalises each mel bin over each clip, as
             pretrained Parakeet encoders expect.
         mean, std (`float`, *optional*):
-            Constants of the global normalisation, in natural-log mel power.
+            Constants of the global normalisation, in natural-log mel power; the defaults are RAVDESS's.
+        trim_db (`float`, *optional*):
+            Cut what lies before the first and after the last frame that is louder than the clip's peak minus
+            this many dB, less a margin of 50 ms. `None` keeps the whole clip.
+        preemphasis (`float`, *optional*):
+            Parakeet's is 0.97; `None` for none.
         kwargs: Those of [`~transformers.ParakeetFeatureExtractor`].
 
     Raises:
         ValueError: unknown normalisation.
     """
 
-    def __init__(self, normalize: str = "global", mean: float = -11.0, std: float = 4.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        normalize: str = "global",
+        mean: float = -11.5,
+        std: float = 3.85,
+        trim_db: float | None = None,
+        preemphasis: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(preemphasis=preemphasis, **kwargs)
         if normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize must be one of {NORMALIZATIONS}, got {normalize!r}.")
         self.normalize = normalize
         self.mean = mean
         self.std = std
+        self.trim_db = trim_db
+
+    def trim(self, samples: np.ndarray) -> np.ndarray:
+        """Mono samples without the silence at both ends; all of them where `trim_db` is `None`."""
+        if self.trim_db is None:
+            return samples
+        _, (start, stop) = librosa.effects.trim(
+            samples, top_db=self.trim_db, frame_length=self.n_fft, hop_length=self.hop_length
+        )
+        margin = round(TRIM_MARGIN * self.sampling_rate)
+        return samples[max(start - margin, 0) : stop + margin]
 
     def log_mel(self, samples: np.ndarray) -> Tensor:
         """
@@ -52,11 +80,12 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         Raises:
             ValueError: the samples are empty, not mono or not finite.
         """
-        waveform = torch.as_tensor(np.asarray(samples, dtype=np.float32))
-        if waveform.ndim != 1 or not len(waveform):
-            raise ValueError(f"Expected mono samples of shape (samples,), got {tuple(waveform.shape)}.")
-        if not torch.isfinite(waveform).all():
+        samples = np.asarray(samples, dtype=np.float32)
+        if samples.ndim != 1 or not len(samples):
+            raise ValueError(f"Expected mono samples of shape (samples,), got {samples.shape}.")
+        if not np.isfinite(samples).all():
             raise ValueError("Audio samples are not finite (NaN or infinity).")
+        waveform = torch.from_numpy(self.trim(samples).copy())
         if self.preemphasis is not None:
             waveform = torch.cat([waveform[:1], waveform[1:] - self.preemphasis * waveform[:-1]])
         frames = max(len(waveform) // self.hop_length, 1)

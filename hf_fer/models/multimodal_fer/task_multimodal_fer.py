@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +31,15 @@ from hf_fer.data.loading import (
 from hf_fer.task import ClassificationTask
 
 from .configuration_multimodal_fer import MODALITIES, MultimodalFerConfig
-from .decoding_multimodal_fer import UnusableMediaError
+from .decoding_multimodal_fer import UnusableMediaError, open_media
 from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
 
 logger = logging.getLogger(__name__)
+
+PARAKEET_PREEMPHASIS = 0.97
+
+CLIP_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".ogg", ".m4a")
 
 
 @dataclass
@@ -65,6 +70,9 @@ class MultimodalFerDataArguments(DataArguments):
     audio_normalization: Literal["global", "utterance"] = field(
         default="global", metadata={"help": "Log-mel normalisation; pretrained Parakeet encoders need utterance."}
     )
+    trim_silence_db: float | None = field(
+        default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
+    )
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
         default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
@@ -77,6 +85,30 @@ class MultimodalFerDataArguments(DataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = overrides
+
+
+def new_processor(args: MultimodalFerDataArguments) -> MultimodalFerProcessor:
+    """A processor as the recipe wants it."""
+    return MultimodalFerProcessor(
+        MultimodalFerFeatureExtractor(
+            normalize=args.audio_normalization,
+            trim_db=args.trim_silence_db,
+            preemphasis=PARAKEET_PREEMPHASIS if args.audio_normalization == "utterance" else None,
+        ),
+        SiglipImageProcessor(size={"height": args.image_size, "width": args.image_size}),
+        num_frames=args.num_frames,
+        face_crop=args.face_crop,
+        yunet_path=args.yunet_path,
+    )
+
+
+def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
+    """Why a modality of a file cannot be loaded as training will load it, or `None`."""
+    try:
+        processor.load_audio(path) if modality == "audio" else processor.load_video(path)
+    except UnusableMediaError as error:
+        return error.reason
+    return None
 
 
 class ClipTransform:
@@ -159,6 +191,43 @@ class ClipCollator:
         return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
 
 
+def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """
+    The files of a RAVDESS folder, a manifest or any folder of clips, and those whose name is out of pattern.
+
+    The column `must_have` has the modalities that a file's name or manifest row promises.
+    """
+    if path.is_file():
+        rows, _ = manifest.assign_protocol(manifest.read_manifest(path), "manifest", seed=0)
+        long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
+        files = long.dropna(subset="path")
+        return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind"), []
+    try:
+        files, unusable = ravdess.scan(path, "both")
+    except DataError:
+        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in CLIP_SUFFIXES)
+        if not found:
+            raise
+        return pd.DataFrame({"path": found, "must_have": [set()] * len(found)}), []
+    promise = {"01": {"audio", "video"}, "02": {"video"}, "03": {"audio"}}
+    files = files.assign(
+        label=[ravdess.EMOTIONS[int(code) - 1] for code in files["emotion"]],
+        must_have=[promise[code] for code in files["modality"]],
+        actor=files["actor"].astype(int),
+    )
+    rows, _ = ravdess.assign_protocol(files, ravdess.PROTOCOLS[0], fold=0, seed=0)
+    return rows[["path", "label", "actor", "split", "must_have"]], unusable
+
+
+def tracks(path: str) -> tuple[str, ...]:
+    """Which modalities a file has; none where it does not open."""
+    try:
+        with open_media(path) as container:
+            return tuple(name for name in MODALITIES if getattr(container.streams, name))
+    except UnusableMediaError:
+        return ("audio",)
+
+
 class MultimodalFerTask(ClassificationTask):
     """Audio-visual emotion recognition."""
 
@@ -169,6 +238,19 @@ class MultimodalFerTask(ClassificationTask):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.clock = EpochClock()
+
+    @classmethod
+    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        files, unusable = media_files(Path(path))
+        processor = new_processor(MultimodalFerDataArguments(face_crop="none"))
+        found = files["path"].map(tracks)
+        wanted = [sorted(must | set(has)) for must, has in zip(files["must_have"], found, strict=True)]
+        items = [(file, modality) for file, names in zip(files["path"], wanted, strict=True) for modality in names]
+        reasons = FileCheck(partial(unusable_reason, processor), settings={"face_crop": "none"}).reasons(items)
+        bad = {file: reason for (file, _), reason in zip(items, reasons, strict=True) if reason}
+        unusable += [{"path": file, "reason": reason} for file, reason in bad.items()]
+        modality = ["-".join(sorted(names)) or "none" for names in found]
+        return files.assign(modality=modality).drop(columns="must_have"), unusable
 
     def read_source(self) -> tuple[pd.DataFrame, list[dict[str, str]], list[str], list[str], str, dict[str, str]]:
         """Rows with a `split` column, files left out, notes, class names, protocol, absent splits."""
@@ -218,20 +300,12 @@ class MultimodalFerTask(ClassificationTask):
             raise DataError(f"{args.dataset}: no usable clips are left.")
         return LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)
 
-    def check_file(self, processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
-        """Why a modality of a file cannot be loaded, or `None`."""
-        try:
-            processor.load_audio(path) if modality == "audio" else processor.load_video(path)
-        except UnusableMediaError as error:
-            return error.reason
-        return None
-
     def drop_unusable(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         """Decode every file as training will, and leave out rows that lack what the recipe needs."""
         args = self.data_args
-        processor = self.new_processor()
+        processor = new_processor(args)
         check = FileCheck(
-            lambda path, modality: self.check_file(processor, path, modality),
+            partial(unusable_reason, processor),
             settings={"num_frames": args.num_frames, "face_crop": args.face_crop},
             workers=args.check_workers,
         )
@@ -255,23 +329,11 @@ class MultimodalFerTask(ClassificationTask):
             skipped.append({"path": str(path), "reason": "; ".join(dict.fromkeys(why for _, why in reasons.values()))})
         return rows.drop(index=dropped), skipped
 
-    def new_processor(self) -> MultimodalFerProcessor:
-        """A processor from the recipe."""
-        args = self.data_args
-        size = {"height": args.image_size, "width": args.image_size}
-        return MultimodalFerProcessor(
-            MultimodalFerFeatureExtractor(normalize=args.audio_normalization),
-            SiglipImageProcessor(size=size),
-            num_frames=args.num_frames,
-            face_crop=args.face_crop,
-            yunet_path=args.yunet_path,
-        )
-
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
         """The checkpoint's processor, which knows how its model was trained, or a new one."""
         if self.model_args.model_name_or_path:
             return MultimodalFerProcessor.from_pretrained(self.model_args.model_name_or_path)
-        return self.new_processor()
+        return new_processor(self.data_args)
 
     def build_model(self, data: LoadedData, processor: MultimodalFerProcessor) -> PreTrainedModel:
         args = self.model_args

@@ -1,0 +1,65 @@
+"""What is in a folder or manifest, and what is wrong with it:
+
+python -m hf_fer.data.check PATH [--task multimodal_fer]
+
+Exit status 0 when every file can be used, 1 when one cannot, 2 when there is nothing to look at.
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from hf_fer.data.loading import DataError
+
+COUNTED = ("split", "label", "actor", "group", "modality")
+
+
+def exact_duplicates(paths: list[str]) -> list[list[str]]:
+    """Groups of files with the same bytes; files of different size are never read."""
+    groups: dict[object, list[str]] = {}
+    for path in paths:
+        groups.setdefault(Path(path).stat().st_size, []).append(path)
+    same: dict[object, list[str]] = {}
+    for path in (path for group in groups.values() if len(group) > 1 for path in group):
+        same.setdefault(hashlib.sha256(Path(path).read_bytes()).hexdigest(), []).append(path)
+    return [group for group in same.values() if len(group) > 1]
+
+
+def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicates: list[list[str]]) -> None:
+    """Counts, then what is wrong."""
+    print(f"{len(files)} files")
+    for column in (name for name in COUNTED if name in files):
+        counts = files[column].value_counts(sort=False).sort_index()
+        print(f"by {column}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    print(f"{len(duplicates)} sets of exact duplicates")
+    for group in duplicates:
+        print("  same bytes: " + ", ".join(group))
+    print(f"{len(unusable)} unusable files")
+    for entry in unusable:
+        print(f"  {entry['path']}: {entry['reason']}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    # The task comes in here by name: data is below the systems, and imports none of them.
+    from hf_fer.task import load_task
+
+    parser = argparse.ArgumentParser(prog="python -m hf_fer.data.check", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("path", help="RAVDESS folder, any folder of clips, or a manifest file")
+    parser.add_argument("--task", default="multimodal_fer", help="system whose data it is")
+    args = parser.parse_args(argv)
+    try:
+        files, unusable = load_task(args.task).inspect(args.path)
+    except DataError as error:
+        print(f"hf_fer: error: {error}", file=sys.stderr)
+        return 2
+    duplicates = exact_duplicates([path for path in files["path"] if Path(path).is_file()])
+    print_findings(files, unusable, duplicates)
+    return 1 if unusable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
