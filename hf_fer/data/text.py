@@ -1,0 +1,265 @@
+"""Texts with a language each: from a table, from folders of .txt files or from the Hub; read, cleaned and counted."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from .languages import canonical_code
+from .loading import SPLIT_ALIASES, SPLITS, DataError
+
+TEXT_COLUMNS = ("text", "sentence", "content", "document")
+LABEL_COLUMNS = ("label", "lang", "language", "labels")
+SOURCE_COLUMNS = ("source", "group", "domain", "url", "site")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]+")
+_BOM_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """
+    How texts lie in their files.
+
+    Args:
+        text_column, label_column, source_column: Names; by default the first of the usual ones that is there.
+        encoding: Of the files; a byte-order mark is taken off UTF-8.
+        text_unit: Whether a .txt file is one `document`, or each `line` of it a text with the file as its source.
+    """
+
+    text_column: str | None = None
+    label_column: str | None = None
+    source_column: str | None = None
+    encoding: str = "utf-8"
+    text_unit: str = "document"
+
+    @property
+    def codec(self) -> str:
+        """Python's name for the encoding."""
+        return "utf-8-sig" if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else self.encoding
+
+
+def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """
+    Read a table file, a folder or a Hub data set.
+
+    A folder is `<language>/*.txt`, or `<split>/<language>/*.txt`.
+
+    Returns:
+        Rows with the strings `text`, `label` and `path` (file and row), and `source` and `split` where given; and
+        the files and rows left out as `{"path", "reason"}`.
+
+    Raises:
+        DataError: nothing is there, it does not parse or decode, or a column is missing.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        return _read_folder(path, form)
+    if path.is_file() or _table_suffix(path) in TABLES:
+        tables = [(str(path), None, _read_table(path, form))]
+    else:
+        tables = _read_hub(dataset)
+    parts = [_standard_columns(table, where, split, form) for where, split, table in tables]
+    return _drop_unlabelled(pd.concat(parts, ignore_index=True))
+
+
+def _table_suffix(path: Path) -> str:
+    suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".bz2", ".xz", ".zip", ".zst")]
+    return suffixes[-1].lower() if suffixes else ""
+
+
+def _read_table(path: Path, form: TextFormat) -> pd.DataFrame:
+    suffix = _table_suffix(path)
+    if suffix not in TABLES:
+        raise DataError(f"{path}: cannot read {suffix or 'a file without ending'}; give one of {list(TABLES)}.")
+    if not path.is_file():
+        raise DataError(f"{path}: file not found.")
+    try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path)
+        if suffix == ".jsonl":
+            return _read_jsonl(path, form.codec)
+        # An empty field is an empty text and "nan" is the code of Southern Min: neither is a missing number.
+        # TSV has no quoting, so a quotation mark in a text is only that.
+        dialect = {"sep": "\t", "quoting": 3} if suffix == ".tsv" else {}
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding=form.codec, **dialect)
+    except LookupError as error:
+        raise DataError(f"encoding {form.encoding!r} is not one that Python knows.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {_decoding_advice(path, form)}") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: does not parse as {suffix} ({error}).") from error
+
+
+def _read_jsonl(path: Path, codec: str) -> pd.DataFrame:
+    records = []
+    with pd.io.common.get_handle(path, "r", encoding=codec, compression="infer") as opened:
+        for number, line in enumerate(opened.handle, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{path}: line {number} is not a JSON object.")
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def _decoding_advice(path: Path, form: TextFormat) -> str:
+    with pd.io.common.get_handle(path, "rb", compression="infer", is_text=False) as opened:
+        data = opened.handle.read()
+    likely = _BOM_ENCODINGS.get(data[:2])
+    row = next((number for number, line in enumerate(data.split(b"\n")) if not _decodes(line, form.codec)), None)
+    where = "" if row is None or likely else f" at line {row + 1}"
+    remedy = f"--encoding {likely}" if likely else "--encoding with its name (cp1252, cp1258, gb18030, shift_jis, ...)"
+    return f"is not {form.encoding}{where}. Pass {remedy}, or convert the file to UTF-8."
+
+
+def _decodes(data: bytes, codec: str) -> bool:
+    try:
+        data.decode(codec)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(name)
+    except Exception as error:
+        raise DataError(
+            f"{name}: neither 'demo', nor an existing folder or file, nor a Hub data set that loads ({error})."
+        ) from error
+    tables = []
+    for split, data in loaded.items():
+        table = data.to_pandas()
+        for column, feature in data.features.items():
+            if names := getattr(feature, "names", None):
+                table[column] = [names[index] for index in table[column]]
+        tables.append((f"{name}/{split}", split if len(loaded) > 1 else None, table))
+    return tables
+
+
+def _pick_column(table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], field: str) -> str | None:
+    if wanted is not None and wanted not in table:
+        raise DataError(f"{where}: has no column {wanted!r} ({field}); it has {sorted(map(str, table))}.")
+    return wanted or next((name for name in usual if name in table), None)
+
+
+def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: TextFormat) -> pd.DataFrame:
+    columns = {
+        "text": _pick_column(table, where, form.text_column, TEXT_COLUMNS, "text_column"),
+        "label": _pick_column(table, where, form.label_column, LABEL_COLUMNS, "label_column"),
+        "source": _pick_column(table, where, form.source_column, SOURCE_COLUMNS, "source_column"),
+        "split": "split" if "split" in table else None,
+    }
+    for role, usual in (("text", TEXT_COLUMNS), ("label", LABEL_COLUMNS)):
+        if columns[role] is None:
+            raise DataError(
+                f"{where}: needs a {role} column, one of {list(usual)} or named by --{role}_column; "
+                f"it has {sorted(map(str, table))}."
+            )
+    rows = pd.DataFrame(
+        {role: ["" if _missing(value) else str(value) for value in table[name]] for role, name in columns.items() if name}
+    )
+    rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
+    if split is not None and "split" not in rows:
+        rows["split"] = split
+    return _check_splits(rows)
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _check_splits(rows: pd.DataFrame) -> pd.DataFrame:
+    if "split" in rows:
+        rows["split"] = rows["split"].str.lower().replace(SPLIT_ALIASES)
+        unknown = rows[~rows["split"].isin(SPLITS)]
+        if len(unknown):
+            first = unknown.iloc[0]
+            raise DataError(f"{first['path']} has split {first['split']!r}; use one of {list(SPLITS)}.")
+    return rows
+
+
+def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    names = {child.name.lower() for child in folder.iterdir() if child.is_dir()}
+    by_split = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
+    records, skipped = [], []
+    for path in sorted(folder.glob("*/*/**/*.txt" if by_split else "*/**/*.txt")):
+        parts = path.relative_to(folder).parts
+        place = {"label": parts[1] if by_split else parts[0], **({"split": parts[0]} if by_split else {})}
+        try:
+            content = path.read_bytes().decode(form.codec)
+        except UnicodeDecodeError:
+            skipped.append({"path": str(path), "reason": _decoding_advice(path, form)})
+            continue
+        except (OSError, LookupError) as error:
+            raise DataError(f"{path}: cannot be read ({error}).") from error
+        records += [{**place, "text": text, **where} for text, where in _units(path, content, form.text_unit)]
+    if not records and not skipped:
+        raise DataError(f"{folder}: has no .txt files in folders per language, like {folder}/vi/1.txt.")
+    return _check_splits(pd.DataFrame(records, columns=None if records else ["text", "label", "path"])), skipped
+
+
+def _units(path: Path, content: str, unit: str) -> Iterator[tuple[str, dict[str, str]]]:
+    if unit == "document":
+        yield content, {"path": str(path)}
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        yield line, {"path": f"{path} line {number}", "source": str(path)}
+
+
+def _drop_unlabelled(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    unlabelled = rows["label"].str.strip() == ""
+    skipped = [{"path": path, "reason": "has no label"} for path in rows["path"][unlabelled]]
+    return rows[~unlabelled].reset_index(drop=True), skipped
+
+
+def canonical_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `label` as `canonical_code` writes it; raises DataError with the first row it cannot read."""
+    codes = {}
+    for label, path in zip(rows["label"], rows["path"], strict=True):
+        if label not in codes:
+            try:
+                codes[label] = canonical_code(label)
+            except DataError as error:
+                raise DataError(f"{path}: label {error}") from error
+    return rows.assign(label=rows["label"].map(codes))
+
+
+def normalize(text: str) -> str:
+    """NFKC, with each run of white space or control characters as one space."""
+    return _BLANK.sub(" ", unicodedata.normalize("NFKC", text)).strip()
+
+
+def clean(rows: pd.DataFrame, *, min_letters: int) -> tuple[pd.DataFrame, dict[str, int]]:
+    """
+    Normalise texts, and leave out what cannot teach or test anything.
+
+    Args:
+        rows: From `read_texts`.
+        min_letters: Texts with fewer letters (digits, emoji and punctuation are none) are too short.
+
+    Returns:
+        The rows that stay, and how many were `empty`, `too_short`, or a `duplicate` of an earlier text with the same
+        label; `ambiguous` counts texts that occur under several labels, all of which stay.
+    """
+    rows = rows.assign(text=rows["text"].map(normalize))
+    empty = rows["text"] == ""
+    short = ~empty & (rows["text"].map(lambda text: sum(map(str.isalpha, text))) < min_letters)
+    counts = {"empty": int(empty.sum()), "too_short": int(short.sum())}
+    rows = rows[~empty & ~short]
+    duplicate = rows.duplicated(["label", "text"])
+    counts["duplicate"] = int(duplicate.sum())
+    rows = rows[~duplicate].reset_index(drop=True)
+    counts["ambiguous"] = int(rows["text"].duplicated(keep=False).sum())
+    return rows, counts

@@ -1,0 +1,223 @@
+"""`pipeline("text-language-identification", model=...)`."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+from .windows_language_id import Window, cut_windows, log_softmax, merge_spans, pool_windows
+
+UNKNOWN = "unknown"
+SETTINGS = {"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0}
+SPAN_LENGTH, SPAN_OVERLAP, SWITCH_PENALTY = 16, 12, 4.0
+TEXTS_AT_ONCE = 2048
+
+
+class TextLanguageIdentificationPipeline(Pipeline):
+    """
+    The language of a text.
+
+    Inputs are a text, a `pathlib.Path` of a UTF-8 text file, a list of these, or a generator of them, which is
+    answered by a generator. A string is always a text, never the name of a file. Texts longer than the model's window
+    are scored in overlapping windows whose log-probabilities are pooled.
+
+    Args (of the call, or of `pipeline` as defaults):
+        top_k: How many languages to return, 1 by default.
+        labels: The only languages to choose from, as codes of the model, or any ISO 639-1 or 639-3 codes of its
+            languages where `iso639-lang` is installed.
+        unknown_threshold: A best score below this is `unknown`; by default what was fitted on validation, 0 for never.
+        spans: Say for each part of the text what it is in.
+        max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
+        batch_size: Windows that go through the model together.
+
+    Returns for each input a list of `{"label", "score"}`, best first, `top_k` of them. Scores are calibrated
+    probabilities over the languages to choose from. Where the text is `unknown`, that comes first, scored by 1 minus
+    the best language's score, and `top_k - 1` languages follow. A text without a letter is `unknown` with score 1.
+    With `spans`, a dictionary `{"languages": that list, "spans": [{"start", "end", "label", "score"}]}` in
+    characters of the input.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Window, temperature and threshold stored with the model, or defaults that fit it."""
+        longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
+        stored = {**SETTINGS, **(getattr(self.model.config, "language_id", None) or {})}
+        stored["max_length"] = min(stored["max_length"], longest)
+        stored["overlap"] = min(stored["overlap"], stored["max_length"] // 4)
+        return stored
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        names = {"top_k", "labels", "unknown_threshold", "spans", "max_windows"}
+        unknown = sorted(kwargs.keys() - names)
+        if unknown:
+            raise TypeError(f"Unknown parameters {unknown}; this pipeline takes {sorted(names)} and batch_size.")
+        if kwargs.get("top_k", 1) < 1:
+            raise ValueError(f"top_k must be at least 1, got {kwargs['top_k']}.")
+        if (kwargs.get("max_windows") or 1) < 1:
+            raise ValueError(f"max_windows must be at least 1, got {kwargs['max_windows']}.")
+        if kwargs.get("labels") is not None:
+            kwargs["labels"] = [self.label_index(label) for label in kwargs["labels"]]
+            if not kwargs["labels"]:
+                raise ValueError("labels is empty: name the languages to choose from, or leave it out.")
+        preprocess = {name: kwargs[name] for name in ("spans", "max_windows") if name in kwargs}
+        postprocess = {name: kwargs[name] for name in kwargs if name != "max_windows"}
+        return preprocess, {}, postprocess
+
+    def label_index(self, label: str) -> int:
+        """
+        The class of a language, by the model's own label or any ISO 639 code.
+
+        Raises:
+            ValueError: the model does not know the language; the message has those it knows.
+        """
+        known = {name: index for index, name in self.model.config.id2label.items()}
+        if label in known:
+            return known[label]
+        try:
+            from iso639 import Lang
+            from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
+
+            try:
+                language = Lang(label)
+                code = next((code for code in (language.pt1, language.pt3) if code in known), None)
+            except (DeprecatedLanguageValue, InvalidLanguageValue):
+                code = None
+        except ImportError:
+            code = None
+        if code is None:
+            raise ValueError(f"This model does not know the language {label!r}; it knows {sorted(known)}.")
+        return known[code]
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Identify texts; see the class."""
+        given = self._sanitize_parameters(**kwargs)
+        stored = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        params = [{**defaults, **override} for defaults, override in zip(stored, given, strict=True)]
+        batch_size = batch_size or self._batch_size or 64
+        if isinstance(inputs, str | Path):
+            return next(self._stream([inputs], batch_size, *params))
+        if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | dict):
+            raise TypeError(f"Give a text, a pathlib.Path, or a list or generator of them, not {type(inputs).__name__}.")
+        results = self._stream(inputs, batch_size, *params)
+        return list(results) if isinstance(inputs, list | tuple) else results
+
+    def _stream(
+        self, inputs: Iterable[str | Path], batch_size: int, preprocess: dict, forward: dict, postprocess: dict
+    ) -> Iterator[Any]:
+        items = iter(inputs)
+        while chunk := list(islice(items, TEXTS_AT_ONCE)):
+            windows, wordless = self.preprocess(chunk, **preprocess)
+            logits = self._scores(windows, batch_size, **forward)
+            outputs = {"windows": windows, "logits": logits, "wordless": wordless, "num_texts": len(chunk)}
+            yield from self.postprocess(outputs, **postprocess)
+
+    def _scores(self, windows: list[Window], batch_size: int, **forward: Any) -> np.ndarray:
+        """Logits `(windows, classes)`; windows of like length share a batch."""
+        logits = np.zeros((len(windows), self.model.config.num_labels), dtype=np.float32)
+        order = sorted(range(len(windows)), key=lambda index: len(windows[index].input_ids))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.tokenizer.pad(
+                {"input_ids": [windows[index].input_ids for index in chosen]}, return_tensors="pt"
+            )
+            logits[chosen] = self.forward(dict(batch), **forward)["logits"].float().numpy()
+        return logits
+
+    def preprocess(
+        self, inputs: list[str | Path], spans: bool = False, max_windows: int | None = 64
+    ) -> tuple[list[Window], list[bool]]:
+        """
+        Texts to windows, and which of the texts have no letter.
+
+        Raises:
+            TypeError: one is neither a text nor a path.
+            ValueError: a file is not there or is not UTF-8.
+        """
+        texts = [self.read(item) for item in inputs]
+        wordless = [not any(map(str.isalpha, text)) for text in texts]
+        texts = ["" if empty else text for text, empty in zip(texts, wordless, strict=True)]
+        settings = self.settings
+        size = {"max_length": settings["max_length"], "overlap": settings["overlap"], "max_windows": max_windows}
+        if spans:
+            size = {"max_length": min(SPAN_LENGTH, size["max_length"]), "overlap": SPAN_OVERLAP}
+        return cut_windows(self.tokenizer, texts, **size), wordless
+
+    @staticmethod
+    def read(item: str | Path) -> str:
+        """The text itself, or that of the file; lone surrogates, which no tokenizer takes, become question marks."""
+        if isinstance(item, Path):
+            try:
+                return item.read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{item} is not UTF-8 (byte {error.start}); convert it, or pass its text.") from error
+            except OSError as error:
+                raise ValueError(f"{item} cannot be read: {error.strerror}.") from error
+        if not isinstance(item, str):
+            raise TypeError(f"Expected a text or a pathlib.Path, got {type(item).__name__}.")
+        return item.encode("utf-8", "replace").decode("utf-8")
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"logits": self.model(**model_inputs).logits}
+
+    def postprocess(
+        self,
+        model_outputs: dict[str, Any],
+        top_k: int = 1,
+        labels: list[int] | None = None,
+        unknown_threshold: float | None = None,
+        spans: bool = False,
+    ) -> list[Any]:
+        """Logits of windows to the answers of their texts."""
+        windows, wordless = model_outputs["windows"], model_outputs["wordless"]
+        settings, names = self.settings, self.model.config.id2label
+        classes = list(dict.fromkeys(labels)) if labels else list(range(len(names)))
+        threshold = settings["unknown_threshold"] if unknown_threshold is None else unknown_threshold
+        logits = model_outputs["logits"][:, classes]
+        owners = np.array([window.text for window in windows])
+        lengths = np.array([len(window.input_ids) for window in windows])
+        pooled = pool_windows(logits, owners, lengths, model_outputs["num_texts"])
+        scores = np.exp(log_softmax(pooled / settings["temperature"]))
+        codes = [names[index] for index in classes]
+        results = [self._ranked(row, codes, top_k, threshold, no) for row, no in zip(scores, wordless, strict=True)]
+        if not spans:
+            return results
+        calibrated = log_softmax(logits / settings["temperature"])
+        groups = np.split(np.arange(len(windows)), np.cumsum(np.bincount(owners))[:-1])
+        return [
+            {"languages": result, "spans": [] if no else self._spans(group, windows, calibrated, codes)}
+            for result, group, no in zip(results, groups, wordless, strict=True)
+        ]
+
+    @staticmethod
+    def _ranked(
+        scores: np.ndarray, codes: list[str], top_k: int, threshold: float, wordless: bool
+    ) -> list[dict[str, Any]]:
+        if wordless:
+            return [{"label": UNKNOWN, "score": 1.0}]
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        ranked = [{"label": codes[index], "score": float(scores[index])} for index in order]
+        if ranked[0]["score"] < threshold:
+            ranked = [{"label": UNKNOWN, "score": 1 - ranked[0]["score"]}, *ranked[: top_k - 1]]
+        return ranked
+
+    @staticmethod
+    def _spans(
+        group: np.ndarray, windows: list[Window], log_probs: np.ndarray, codes: list[str]
+    ) -> list[dict[str, Any]]:
+        found = merge_spans([windows[index] for index in group], log_probs[group], SWITCH_PENALTY)
+        return [
+            {"start": span["start"], "end": span["end"], "label": codes[span["class"]], "score": span["score"]}
+            for span in found
+        ]
+
+
+__all__ = ["TextLanguageIdentificationPipeline"]

@@ -1,0 +1,139 @@
+"""Long texts as overlapping windows of tokens, and what their scores say of the whole and of its parts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Window:
+    """
+    A part of a text, ready for the model.
+
+    Args:
+        text: Index of the text that it is cut from.
+        input_ids: Tokens, special ones included.
+        start, end: Where it lies in the text, in characters.
+    """
+
+    text: int
+    input_ids: list[int]
+    start: int
+    end: int
+
+
+def cut_windows(
+    tokenizer: Any, texts: list[str], *, max_length: int, overlap: int, max_windows: int | None = None
+) -> list[Window]:
+    """
+    Cut texts into windows; a text that fits is one window.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: What to cut.
+        max_length: Tokens of a window, special ones included.
+        overlap: Tokens that a window shares with the next.
+        max_windows: Of a longer text, take this many windows, evenly spread.
+
+    Returns:
+        Windows in the order of the texts, at least one for each.
+    """
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        stride=overlap,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    by_text: dict[int, list[Window]] = {}
+    for text, input_ids, offsets in zip(
+        encoded["overflow_to_sample_mapping"], encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        places = [(start, end) for start, end in offsets if end > start] or [(0, 0)]
+        by_text.setdefault(text, []).append(Window(text, input_ids, places[0][0], max(end for _, end in places)))
+    return [window for windows in by_text.values() for window in _spread(windows, max_windows)]
+
+
+def _spread(windows: list[Window], most: int | None) -> list[Window]:
+    if most is None or len(windows) <= most:
+        return windows
+    return [windows[index] for index in np.linspace(0, len(windows) - 1, most).round().astype(int)]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis."""
+    return torch.from_numpy(np.asarray(logits, dtype=np.float64)).log_softmax(dim=-1).numpy()
+
+
+def pool_windows(logits: np.ndarray, texts: np.ndarray, lengths: np.ndarray, num_texts: int) -> np.ndarray:
+    """
+    Log-probabilities of whole texts: the mean of those of their windows, weighted by length, normalised again.
+
+    Args:
+        logits: `(windows, classes)`.
+        texts: Index of each window's text, `(windows,)`.
+        lengths: Tokens of each window, `(windows,)`.
+        num_texts: How many texts there are; each must have a window.
+
+    Returns:
+        `(num_texts, classes)`.
+    """
+    weights = np.asarray(lengths, dtype=np.float64)
+    total = np.bincount(texts, weights, minlength=num_texts)
+    pooled = np.zeros((num_texts, logits.shape[1]))
+    np.add.at(pooled, texts, log_softmax(logits) * weights[:, None])
+    return log_softmax(pooled / total[:, None])
+
+
+def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
+    """
+    The class of each step that maximises the sum of scores less `switch_penalty` for every change (Viterbi).
+
+    Args:
+        scores: Log-probabilities `(steps, classes)`.
+        switch_penalty: In nats.
+
+    Returns:
+        Class indices `(steps,)`.
+    """
+    best, back = scores[0].copy(), np.zeros(scores.shape, dtype=int)
+    for step in range(1, len(scores)):
+        switched = best.argmax()
+        stays = best >= best[switched] - switch_penalty
+        back[step] = np.where(stays, np.arange(scores.shape[1]), switched)
+        best = scores[step] + np.where(stays, best, best[switched] - switch_penalty)
+    path = [int(best.argmax())]
+    for step in range(len(scores) - 1, 0, -1):
+        path.append(int(back[step][path[-1]]))
+    return np.array(path[::-1])
+
+
+def merge_spans(windows: list[Window], log_probs: np.ndarray, switch_penalty: float) -> list[dict[str, Any]]:
+    """
+    Runs of windows of one class as spans of characters without overlap; they meet half-way through the shared part.
+
+    Args:
+        windows: Of one text, in order.
+        log_probs: `(windows, classes)`.
+        switch_penalty: See `best_path`.
+
+    Returns:
+        `{"start", "end", "class", "score"}` each; the score is the mean probability of the class over the run.
+    """
+    path = best_path(log_probs, switch_penalty)
+    spans: list[dict[str, Any]] = []
+    for index, (window, choice) in enumerate(zip(windows, path.tolist(), strict=True)):
+        probability = float(np.exp(log_probs[index, choice]))
+        if spans and spans[-1]["class"] == choice:
+            spans[-1]["end"] = window.end
+            spans[-1]["scores"].append(probability)
+            continue
+        start = window.start
+        if spans:
+            start = spans[-1]["end"] = (max(window.start, spans[-1]["start"]) + spans[-1]["end"]) // 2
+        spans.append({"start": start, "end": window.end, "class": choice, "scores": [probability]})
+    return [{**span, "score": float(np.mean(span.pop("scores")))} for span in spans]
