@@ -102,7 +102,7 @@ def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, 
         split: Named in the title.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(4.5, 0.72 * len(labels) + 2)
+    side = min(max(4.5, 0.72 * len(labels) + 2), 32)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

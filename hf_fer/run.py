@@ -82,7 +82,7 @@ def evaluate(trainer: Trainer, task: Task, data: LoadedData, splits: Any) -> dic
     results = {}
     for split in (name for name, asked in wanted.items() if asked and name in splits):
         prediction = trainer.predict(splits[split], metric_key_prefix=split)
-        metrics = task.full_metrics(prediction, data.labels)
+        metrics = task.split_metrics(split, splits[split], prediction, data.labels)
         results[split] = {**metrics, "loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
         for view, dataset in task.evaluation_views(splits[split]).items():
             prediction = trainer.predict(dataset, metric_key_prefix=view)

@@ -136,6 +136,12 @@ class Task:
         """Everything the report says of one split."""
         return dict(self.compute_metrics(prediction, labels))
 
+    def split_metrics(
+        self, split: str, data: Dataset, prediction: EvalPrediction, labels: list[str]
+    ) -> dict[str, Any]:
+        """Everything the report says of a split, where that takes more than its predictions."""
+        return self.full_metrics(prediction, labels)
+
     def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Write the system's own tables and plots into the report; returns file name -> caption."""
         return {}

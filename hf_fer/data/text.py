@@ -148,7 +148,9 @@ def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
     return tables
 
 
-def _pick_column(table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], field: str) -> str | None:
+def _pick_column(
+    table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], field: str
+) -> str | None:
     if wanted is not None and wanted not in table:
         raise DataError(f"{where}: has no column {wanted!r} ({field}); it has {sorted(map(str, table))}.")
     return wanted or next((name for name in usual if name in table), None)
@@ -168,7 +170,11 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
                 f"it has {sorted(map(str, table))}."
             )
     rows = pd.DataFrame(
-        {role: ["" if _missing(value) else str(value) for value in table[name]] for role, name in columns.items() if name}
+        {
+            role: ["" if _missing(value) else str(value) for value in table[name]]
+            for role, name in columns.items()
+            if name
+        }
     )
     rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
     if split is not None and "split" not in rows:

@@ -40,7 +40,7 @@ def assign_splits(
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"Unknown protocol {protocol!r} for texts; choose one of {list(PROTOCOLS)}.")
-    if not (0 <= validation_fraction and 0 <= test_fraction and validation_fraction + test_fraction < 1):
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
         raise DataError(
             f"validation_fraction {validation_fraction:g} and test_fraction {test_fraction:g} must not be negative, "
             "and must leave something to train on."
@@ -88,7 +88,9 @@ def draw_splits(rows: pd.DataFrame, seed: int, validation_fraction: float, test_
 def shingles(text: str) -> set[bytes]:
     """Runs of five letters or digits, case and all else ignored, of the first 20,000 characters."""
     letters = "".join(filter(str.isalnum, text[:SHINGLED_CHARACTERS].casefold())) or text[:SHINGLED_CHARACTERS]
-    return {letters[i : i + SHINGLE].encode("utf-8", "surrogatepass") for i in range(max(len(letters) - SHINGLE, 0) + 1)}
+    return {
+        letters[i : i + SHINGLE].encode("utf-8", "surrogatepass") for i in range(max(len(letters) - SHINGLE, 0) + 1)
+    }
 
 
 def drop_near_duplicates(rows: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, dict[str, int]]:

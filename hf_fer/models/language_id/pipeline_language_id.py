@@ -106,7 +106,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
         if isinstance(inputs, str | Path):
             return next(self._stream([inputs], batch_size, *params))
         if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | dict):
-            raise TypeError(f"Give a text, a pathlib.Path, or a list or generator of them, not {type(inputs).__name__}.")
+            raise TypeError(
+                f"Give a text, a pathlib.Path, or a list or generator of them, not {type(inputs).__name__}."
+            )
         results = self._stream(inputs, batch_size, *params)
         return list(results) if isinstance(inputs, list | tuple) else results
 

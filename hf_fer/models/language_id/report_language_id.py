@@ -1,0 +1,151 @@
+"""What the report of a language identifier says beyond accuracy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hf_fer.metrics.calibration import calibration_metrics
+
+from .windows_language_id import log_softmax
+
+LENGTH_BOUNDS = (10, 20, 50, 100, 200)
+
+
+@dataclass
+class Scored:
+    """
+    A split after evaluation.
+
+    Args:
+        rows: `path`, `text` and `label` (a code) of each text.
+        labels: Its class, `(n,)`.
+        log_probs: Pooled and not calibrated, `(n, classes)`.
+    """
+
+    rows: pd.DataFrame
+    labels: np.ndarray
+    log_probs: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Best class of each text, `(n,)`."""
+        return self.log_probs.argmax(axis=1)
+
+    def confidence(self, temperature: float) -> np.ndarray:
+        """Calibrated probability of the best class, `(n,)`."""
+        return np.exp(log_softmax(self.log_probs / temperature).max(axis=1))
+
+
+def length_buckets(texts: pd.Series) -> pd.Series:
+    """The bucket of each text by its characters: `up to 10`, `up to 20`, ..., `over 200`."""
+    names = [f"up to {bound}" for bound in LENGTH_BOUNDS] + [f"over {LENGTH_BOUNDS[-1]}"]
+    return pd.cut(texts.str.len(), [0, *LENGTH_BOUNDS, np.inf], labels=names)
+
+
+def accuracy_by_length(scored: Scored) -> pd.DataFrame:
+    """`characters`, `texts` and `accuracy` of each bucket that has texts."""
+    table = pd.DataFrame(
+        {"characters": length_buckets(scored.rows["text"]).to_numpy(), "right": scored.predicted == scored.labels}
+    )
+    grouped = table.groupby("characters", sort=False)["right"].agg(texts="size", accuracy="mean").reset_index()
+    order = {name: rank for rank, name in enumerate(dict.fromkeys(length_buckets(scored.rows["text"]).cat.categories))}
+    return grouped.sort_values("characters", key=lambda names: names.map(order)).reset_index(drop=True)
+
+
+def confused_pairs(scored: Scored, names: list[str]) -> pd.DataFrame:
+    """`true`, `predicted`, `texts` and `share` of the true language's texts, most frequent first."""
+    wrong = scored.predicted != scored.labels
+    pairs = pd.DataFrame(
+        {
+            "true": [names[index] for index in scored.labels[wrong]],
+            "predicted": [names[index] for index in scored.predicted[wrong]],
+        }
+    )
+    table = pairs.value_counts().rename("texts").reset_index()
+    support = pd.Series([names[index] for index in scored.labels]).value_counts()
+    return table.assign(share=table["texts"] / table["true"].map(support))
+
+
+def suspected_noise(
+    scored: dict[str, Scored], names: list[str], temperature: float, min_confidence: float
+) -> pd.DataFrame:
+    """Texts whose label the model disputes with at least `min_confidence`, surest first, for someone to look at."""
+    tables = []
+    for split, part in scored.items():
+        confidence = part.confidence(temperature)
+        chosen = np.flatnonzero((part.predicted != part.labels) & (confidence >= min_confidence))
+        rows = part.rows.iloc[chosen]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "path": rows["path"].to_numpy(),
+                    "label": rows["label"].to_numpy(),
+                    "predicted": [names[index] for index in part.predicted[chosen]],
+                    "confidence": confidence[chosen],
+                    "text": rows["text"].str.slice(0, 300).to_numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True).sort_values("confidence", ascending=False)
+
+
+def focus_metrics(scored: Scored, names: list[str], focus: list[str]) -> dict[str, Any]:
+    """
+    The sub-report for some of the languages: of their texts, the share that is right, in all and by language.
+
+    `accuracy` chooses among all languages, `accuracy_restricted` among these alone.
+    """
+    classes = [names.index(code) for code in focus]
+    chosen = np.isin(scored.labels, classes)
+    if not chosen.any():
+        return {}
+    truth, right = scored.labels[chosen], (scored.predicted == scored.labels)[chosen]
+    restricted = np.array(classes)[scored.log_probs[chosen][:, classes].argmax(axis=1)]
+    return {
+        "texts": int(chosen.sum()),
+        "accuracy": float(right.mean()),
+        "accuracy_restricted": float((restricted == truth).mean()),
+        **{
+            code: float(right[truth == index].mean())
+            for code, index in zip(focus, classes, strict=True)
+            if index in truth
+        },
+    }
+
+
+def calibration_report(scored: Scored, temperature: float) -> dict[str, float]:
+    """ECE and mean confidence before and after the temperature."""
+    before = calibration_metrics(scored.log_probs, scored.labels)
+    after = calibration_metrics(log_softmax(scored.log_probs / temperature), scored.labels)
+    return {
+        "temperature": temperature,
+        **{f"{name}_before": value for name, value in before.items()},
+        **{f"{name}_after": value for name, value in after.items()},
+    }
+
+
+def write_tables(
+    folder: Path, scored: dict[str, Scored], names: list[str], temperature: float, min_confidence: float
+) -> dict[str, str]:
+    """
+    Write the tables of the last split that was evaluated, and the suspected noise of all.
+
+    Returns:
+        File name -> caption.
+    """
+    split = list(scored)[-1]
+    accuracy_by_length(scored[split]).to_csv(folder / "accuracy_by_length.csv", index=False, float_format="%.4f")
+    confused_pairs(scored[split], names).to_csv(folder / "confused_pairs.csv", index=False, float_format="%.4f")
+    noise = suspected_noise(scored, names, temperature, min_confidence)
+    noise.to_csv(folder / "suspected_label_noise.csv", index=False, float_format="%.4f")
+    return {
+        "accuracy_by_length.csv": f"Accuracy on {split} by length in characters.",
+        "confused_pairs.csv": f"Languages taken for each other on {split}, most frequent first.",
+        "suspected_label_noise.csv": (
+            f"{len(noise)} texts whose label the model disputes with a confidence of {min_confidence:g} or more."
+        ),
+    }
