@@ -64,7 +64,7 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         self.trim_db = trim_db
 
     def trim(self, samples: np.ndarray) -> np.ndarray:
-        """Mono samples without the silence at both ends; all of them where `trim_db` is `None` or there is no sound."""
+        """Mono samples without the silence at both ends; all of them without `trim_db`, or where there is no sound."""
         if self.trim_db is None or not np.any(samples):
             return samples
         _, (start, stop) = librosa.effects.trim(
