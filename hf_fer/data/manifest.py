@@ -35,7 +35,7 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     """
     rows = validate(read_table(path), str(path))
     for column in ("video", "audio"):
-        rows[column] = [None if pd.isna(value) else str(Path(path).parent / value) for value in rows[column]]
+        rows[column] = [None if pd.isna(value) else str(Path(path).parent / str(value)) for value in rows[column]]
     return rows
 
 

@@ -202,9 +202,9 @@ class MultimodalFerConfig(PreTrainedConfig):
         self.vision_config.vision_use_head = False
         self.lfm2_config.use_cache = False
         self.modalities = list(self.modalities)
-        if kwargs.get("num_labels", len(RAVDESS_EMOTIONS)) == len(RAVDESS_EMOTIONS) and "id2label" not in kwargs:
-            kwargs["id2label"] = dict(enumerate(RAVDESS_EMOTIONS))
-            kwargs["label2id"] = {name: index for index, name in kwargs["id2label"].items()}
+        if self.id2label is None and kwargs.get("num_labels", len(RAVDESS_EMOTIONS)) == len(RAVDESS_EMOTIONS):
+            self.id2label = dict(enumerate(RAVDESS_EMOTIONS))
+            self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
     def validate_modalities(self):

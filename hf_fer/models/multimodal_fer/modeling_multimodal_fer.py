@@ -524,19 +524,20 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
             self.contrastive = nn.ModuleDict({name: nn.Linear(width, width) for name in config.modalities})
         self.post_init()
 
-    def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def classification_loss(self, logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
         """
         Smoothed cross entropy, `(B, C)` and `(B,)` -> `()`. Labels of -100 do not count.
 
-        The sum is divided by the number of labels, not by the sum of their class weights, so that gradient
-        accumulation over equal micro-batches gives the gradient of the one large batch.
+        The sum over the examples that are `present` is divided by the number of labels, not by that of the present
+        ones nor by the sum of class weights, so that gradient accumulation over equal micro-batches gives the
+        gradient of the one large batch.
         """
         weight = None
         if self.config.class_weights is not None:
             weight = torch.tensor(self.config.class_weights, device=logits.device, dtype=torch.float32)
         total = F.cross_entropy(
             logits.float(),
-            labels,
+            labels if present is None else labels.masked_fill(~present, -100),
             weight=weight,
             label_smoothing=self.config.label_smoothing,
             reduction="sum",
@@ -565,8 +566,8 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
         loss = self.classification_loss(logits, labels)
         present = {"audio": output.audio_present, "video": output.video_present}
         for name, modality_logits in auxiliary.items():
-            seen = labels.masked_fill(~present[name], -100)
-            loss = loss + self.config.auxiliary_loss_weight * self.classification_loss(modality_logits, seen)
+            own = self.classification_loss(modality_logits, labels, present[name])
+            loss = loss + self.config.auxiliary_loss_weight * own
         if hasattr(self, "contrastive") and output.audio_tokens is not None and output.video_tokens is not None:
             both = present["audio"] & present["video"]
             if both.any():

@@ -64,8 +64,8 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         self.trim_db = trim_db
 
     def trim(self, samples: np.ndarray) -> np.ndarray:
-        """Mono samples without the silence at both ends; all of them where `trim_db` is `None`."""
-        if self.trim_db is None:
+        """Mono samples without the silence at both ends; all of them without `trim_db`, or where there is no sound."""
+        if self.trim_db is None or not np.any(samples):
             return samples
         _, (start, stop) = librosa.effects.trim(
             samples, top_db=self.trim_db, frame_length=self.n_fft, hop_length=self.hop_length
@@ -85,7 +85,7 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
             raise ValueError(f"Expected mono samples of shape (samples,), got {samples.shape}.")
         if not np.isfinite(samples).all():
             raise ValueError("Audio samples are not finite (NaN or infinity).")
-        waveform = torch.from_numpy(self.trim(samples).copy())
+        waveform = torch.from_numpy(samples.copy())
         if self.preemphasis is not None:
             waveform = torch.cat([waveform[:1], waveform[1:] - self.preemphasis * waveform[:-1]])
         frames = max(len(waveform) // self.hop_length, 1)
@@ -114,7 +114,7 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
         clips = [raw_speech] if isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1 else raw_speech
-        features, mask = pad_first_axis([self.log_mel(clip) for clip in clips])
+        features, mask = pad_first_axis([self.log_mel(self.trim(clip)) for clip in clips])
         return BatchFeature({"input_features": features, "attention_mask": mask})
 
 
@@ -179,20 +179,20 @@ class MultimodalFerProcessor(ProcessorMixin):
 
     def load_audio(self, audio: AudioInput) -> np.ndarray:
         """
-        A file's sound as mono samples at `sampling_rate`; an array passes through, stereo averaged.
+        A file's or array's sound as mono samples at `sampling_rate`, its silent ends cut if the extractor says so.
 
         Raises:
             UnusableMediaError: the file cannot be used.
             ValueError: the array is neither `(samples,)` nor `(channels, samples)`.
         """
         if isinstance(audio, str | Path):
-            return load_audio(audio, self.sampling_rate)
+            return self.feature_extractor.trim(load_audio(audio, self.sampling_rate))
         samples = np.asarray(audio, dtype=np.float32)
         if samples.ndim == 2 and samples.shape[0] <= 8:
             samples = samples.mean(axis=0)
         if samples.ndim != 1:
             raise ValueError(f"Audio arrays are (samples,) or (channels, samples), got shape {samples.shape}.")
-        return samples
+        return self.feature_extractor.trim(samples)
 
     def load_video(self, video: VideoInput) -> np.ndarray:
         """

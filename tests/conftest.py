@@ -1,0 +1,37 @@
+"""Shared fixtures. The Hugging Face cache of a test run is its own, and nothing is fetched from a hub."""
+
+import os
+import tempfile
+
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_fer_tests_")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_fer.data.demo import make_demo_ravdess
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, or a skip that says how to give one."""
+    folder = Path(os.environ.get("HF_FER_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set HF_FER_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_ravdess(tmp_path_factory) -> Path:
+    """Synthetic clips of all 24 actors, one of each emotion: 192 files."""
+    return make_demo_ravdess(tmp_path_factory.mktemp("ravdess") / "set", clips_per_emotion=1)

@@ -1,0 +1,120 @@
+"""Augmentation: what it does, and that only (seed, epoch, index) decide it."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
+
+NOTHING = {
+    "gain_db": 0,
+    "noise_probability": 0,
+    "shift_fraction": 0,
+    "stretch": 0,
+    "frequency_masks": 0,
+    "time_masks": 0,
+    "flip_probability": 0,
+    "color": 0,
+    "crop_fraction": 0,
+}
+
+
+@pytest.fixture
+def wave():
+    return (0.3 * np.sin(np.arange(16000) / 10)).astype(np.float32)
+
+
+def test_seeding_is_by_all_of_its_numbers_and_leaves_no_trace():
+    def draw(*entropy):
+        with seeded(*entropy):
+            return random.random(), np.random.rand(), torch.rand(1).item()
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert draw(0, 1, 2) == draw(0, 1, 2)
+    assert len({draw(0, 1, 2), draw(1, 1, 2), draw(0, 2, 2), draw(0, 1, 3)}) == 4
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_all_off_changes_nothing(wave):
+    augmenter = AudioAugmenter(Augmentation(**NOTHING), 16000)
+    np.testing.assert_array_equal(augmenter.waveform(wave), wave)
+    features = torch.randn(50, 80)
+    torch.testing.assert_close(augmenter.features(features), features)
+    frames = torch.randint(0, 255, (3, 3, 20, 20), dtype=torch.uint8)
+    assert torch.equal(VideoAugmenter(Augmentation(**NOTHING))(frames), frames)
+
+
+@pytest.mark.parametrize(
+    ("strength", "changed"),
+    [
+        ({"gain_db": 6}, "level"),
+        ({"stretch": 0.2}, "length"),
+        ({"resample": 0.2}, "length"),
+        ({"pitch_semitones": 2}, "samples"),
+        ({"noise_probability": 1.0}, "samples"),
+        ({"shift_fraction": 0.2}, "samples"),
+    ],
+)
+def test_each_strength_does_its_work(wave, strength, changed):
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "audio_probability": 1.0, **strength}), 16000)
+    with seeded(1):
+        out = augmenter.waveform(wave)
+    measure = {"level": lambda x: float(np.abs(x).max()), "length": len, "samples": lambda x: float(np.sum(x**3))}
+    assert measure[changed](out) != measure[changed](wave)
+    with seeded(1):
+        np.testing.assert_array_equal(out, augmenter.waveform(wave))
+
+
+def test_a_shift_does_not_wrap_around():
+    wave = np.zeros(16000, np.float32)
+    wave[-100:] = 1
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "audio_probability": 1.0, "shift_fraction": 0.3}), 16000)
+    for seed in range(20):
+        with seeded(seed):
+            assert np.abs(augmenter.waveform(wave)[:8000]).max() == 0
+
+
+def test_spec_augment_fills_with_the_mean():
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "frequency_masks": 1, "frequency_mask_bins": 20}), 16000)
+    features = torch.randn(60, 80)
+    with seeded(3):
+        masked = augmenter.features(features)
+    bins = (masked != features).any(dim=0)
+    assert 0 < bins.sum() < 20
+    torch.testing.assert_close(masked[:, bins], torch.full_like(masked[:, bins], features.mean().item()))
+
+
+def test_every_frame_of_a_clip_is_changed_alike():
+    frames = torch.randint(0, 255, (1, 3, 32, 32), dtype=torch.uint8).repeat(5, 1, 1, 1)
+    sizes = set()
+    for seed in range(5):
+        with seeded(seed):
+            out = VideoAugmenter(Augmentation())(frames)
+        assert all(torch.equal(frame, out[0]) for frame in out)
+        sizes.add(tuple(out.shape[-2:]))
+    assert len(sizes) > 1
+
+
+def test_negative_strengths_are_refused():
+    with pytest.raises(ValueError, match="gain_db"):
+        Augmentation(gain_db=-1)
+
+
+def test_the_clock_is_seen_by_workers():
+    clock = EpochClock()
+
+    class Epochs(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return clock.epoch
+
+    loader = torch.utils.data.DataLoader(Epochs(), num_workers=1, persistent_workers=True)
+    seen = []
+    for clock.epoch in (0, 7):
+        seen += [int(value) for value in loader]
+    assert seen == [0, 0, 7, 7]

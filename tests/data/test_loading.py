@@ -1,0 +1,131 @@
+"""Splits, subsets, checks and tables."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hf_fer.data import loading
+from hf_fer.data.loading import DataError, FileCheck
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "label": generator.choice(list("abc"), 600, p=[0.6, 0.3, 0.1]),
+            "group": generator.integers(0, 30, 600).astype(str),
+        }
+    )
+
+
+def test_no_group_is_on_two_sides(rows):
+    split = loading.group_disjoint_split(rows, label="label", group="group", seed=0)
+    assert set(split) == {"train", "validation", "test"}
+    assert rows.assign(split=split).groupby("group")["split"].nunique().max() == 1
+    assert 0.6 < (split == "train").mean() < 0.85
+    again = loading.group_disjoint_split(rows, label="label", group="group", seed=0)
+    assert (split == again).all()
+    assert (split != loading.group_disjoint_split(rows, label="label", group="group", seed=1)).any()
+
+
+def test_too_few_groups(rows):
+    with pytest.raises(DataError, match="at least 3 groups"):
+        loading.group_disjoint_split(rows.assign(group="x"), label="label", group="group", seed=0)
+
+
+def test_a_shared_group_is_named(rows):
+    split = pd.Series(np.where(np.arange(600) % 2, "train", "test"))
+    with pytest.raises(DataError, match="more than one split"):
+        loading.check_groups(rows.assign(split=split), group="group")
+
+
+def test_a_fraction_keeps_the_classes_shares_and_only_touches_train(rows):
+    rows["split"] = loading.random_split(rows, label="label", seed=0)
+    half = loading.take_subset(rows, label="label", seed=0, train_fraction=0.5)
+    train, whole = half[half["split"] == "train"], rows[rows["split"] == "train"]
+    assert len(train) == round(len(whole) / 2)
+    difference = train["label"].value_counts(normalize=True) - whole["label"].value_counts(normalize=True)
+    assert difference.abs().max() < 0.02
+    assert (half["split"] != "train").sum() == (rows["split"] != "train").sum()
+    assert half.equals(loading.take_subset(rows, label="label", seed=0, train_fraction=0.5))
+    assert not half.equals(loading.take_subset(rows, label="label", seed=1, train_fraction=0.5))
+
+
+def test_counts_are_limits(rows):
+    rows["split"] = loading.random_split(rows, label="label", seed=0)
+    few = loading.take_subset(rows, label="label", seed=0, max_train_samples=9, max_eval_samples=7)
+    assert few["split"].value_counts().to_dict() == {"train": 9, "validation": 7, "test": 7}
+    assert set(few[few["split"] == "train"]["label"]) == set("abc")
+    with pytest.raises(DataError, match="train_fraction"):
+        loading.take_subset(rows, label="label", seed=0, train_fraction=0)
+
+
+def test_good_files_are_remembered_and_changed_ones_checked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "cache")
+    seen = []
+
+    def check(path: str, wanted: str) -> str | None:
+        seen.append(path)
+        return "bad" if path.endswith("1") else None
+
+    files = [tmp_path / str(index) for index in range(3)]
+    for file in files:
+        file.write_text("x")
+    items = [(str(file), "audio") for file in files]
+    assert FileCheck(check, {}).reasons(items) == [None, "bad", None]
+    assert FileCheck(check, {}).reasons(items) == [None, "bad", None]
+    assert sorted(seen) == sorted([*map(str, files), str(files[1])])
+    files[0].write_text("longer")
+    FileCheck(check, {}).reasons(items)
+    assert seen.count(str(files[0])) == 2
+    FileCheck(check, {"face_crop": "yunet"}).reasons(items)
+    assert seen.count(str(files[2])) == 2
+
+
+def test_the_limit_stops_with_the_first_files_named():
+    skipped = [{"path": f"{index}.mp4", "reason": "empty"} for index in range(7)]
+    loading.enforce_skip_limit(skipped, 700, 0.01)
+    with pytest.raises(DataError, match=r"7 of 100(?s:.)*0.mp4: empty(?s:.)*and 2 more"):
+        loading.enforce_skip_limit(skipped, 100, 0.01)
+
+
+def test_skipped_files_are_listed_once(tmp_path):
+    path = tmp_path / "report" / "skipped.jsonl"
+    assert loading.read_skipped(path) == []
+    for _ in range(2):
+        loading.append_skipped(path, [{"path": "a", "reason": "x"}, {"path": "ü", "reason": "y"}])
+    assert [entry["path"] for entry in loading.read_skipped(path)] == ["a", "ü"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_tables(tmp_path, suffix):
+    table = pd.DataFrame({"label": ["a", "b"], "n": [1, 2]})
+    path = tmp_path / f"t{suffix}"
+    {
+        ".csv": lambda: table.to_csv(path, index=False),
+        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        ".jsonl": lambda: table.to_json(path, orient="records", lines=True),
+        ".parquet": lambda: table.to_parquet(path),
+    }[suffix]()
+    pd.testing.assert_frame_equal(loading.read_table(path), table)
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read \.xlsx"):
+        loading.read_table(tmp_path / "t.xlsx")
+    with pytest.raises(DataError, match="not found"):
+        loading.read_table(tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text("{")
+    with pytest.raises(DataError, match="does not parse"):
+        loading.read_table(tmp_path / "t.jsonl")
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    loading.write_json_atomically(path, [1])
+    with pytest.raises(TypeError):
+        loading.write_json_atomically(path, [object()])
+    assert json.loads(path.read_text()) == [1]

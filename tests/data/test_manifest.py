@@ -1,0 +1,92 @@
+"""Your own clips, from a file or a Hub data set."""
+
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+from media import tone, write_clip
+
+from hf_fer.data import manifest
+from hf_fer.data.loading import DataError
+
+
+def write(tmp_path, **columns) -> str:
+    path = tmp_path / "clips.csv"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return str(path)
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, audio=["a.wav", "/abs/b.wav"], label=["x", "y"]))
+    assert rows["audio"].tolist() == [str(tmp_path / "a.wav"), "/abs/b.wav"]
+    assert rows["video"].tolist() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"audio": ["a"]}, "needs the columns 'label'"),
+        ({"label": ["x"], "path": ["a"]}, "needs the columns"),
+        ({"label": ["x", None], "audio": ["a", "b"]}, "row 2 has no label"),
+        ({"label": ["x", "y"], "audio": ["a", None]}, "row 2 has neither"),
+        ({"label": ["x"], "audio": ["a"], "split": ["tset"]}, "row 1 has split 'tset'"),
+    ],
+)
+def test_bad_manifests_name_the_row(tmp_path, columns, message):
+    with pytest.raises(DataError, match=message):
+        manifest.read_manifest(write(tmp_path, **columns))
+
+
+def test_given_splits_are_kept_and_checked(tmp_path):
+    columns = {"label": list("xyxy"), "audio": list("abcd"), "split": ["train", "dev", "test", "train"]}
+    rows, notes = manifest.assign_protocol(manifest.read_manifest(write(tmp_path, **columns)), "manifest", seed=0)
+    assert rows["split"].tolist() == ["train", "validation", "test", "train"]
+    assert "no 'group' column" in notes[0]
+    grouped = manifest.read_manifest(write(tmp_path, **columns, group=["p", "q", "p", "p"]))
+    with pytest.raises(DataError, match="p "):
+        manifest.assign_protocol(grouped, "manifest", seed=0)
+    _, notes = manifest.assign_protocol(grouped, "manifest_leaky", seed=0)
+    assert "LEAKY" in notes[0]
+
+
+def test_splits_are_made_group_disjoint(tmp_path):
+    columns = {"label": list("xy") * 40, "audio": [str(n) for n in range(80)], "group": [n // 4 for n in range(80)]}
+    rows, notes = manifest.assign_protocol(manifest.read_manifest(write(tmp_path, **columns)), "manifest", seed=0)
+    assert rows.groupby("group")["split"].nunique().max() == 1
+    assert set(rows["split"]) == {"train", "validation", "test"}
+    assert not notes
+
+
+def test_unknown_protocol(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, label=["x"], audio=["a"]))
+    with pytest.raises(DataError, match="random_leaky"):
+        manifest.assign_protocol(rows, "actors_16_4_4", seed=0)
+
+
+def test_a_data_set_with_embedded_audio(tmp_path):
+    """As a Hub data set comes: bytes in Parquet, class names in the features, its own splits."""
+    sound = write_clip(tmp_path / "s.wav", audio=tone(0.2, 16000)).read_bytes()
+    features = datasets.Features(
+        {
+            "audio": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
+            "label": datasets.ClassLabel(names=["calm", "angry"]),
+        }
+    )
+    for split in ("train", "test"):
+        data = datasets.Dataset.from_dict(
+            {"audio": [{"path": "s.wav", "bytes": sound}], "label": [1]}, features=features
+        )
+        data = data.cast_column("audio", datasets.Audio(decode=False))
+        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
+        assert isinstance(data.features["audio"], datasets.Audio)
+        data.to_parquet(tmp_path / "set" / "data" / f"{split}-0.parquet")
+    rows = manifest.read_hub_dataset(str(tmp_path / "set"))
+    assert rows["label"].tolist() == ["angry", "angry"]
+    assert sorted(rows["split"]) == ["test", "train"]
+    assert Path(rows["audio"][0]).read_bytes() == sound
+
+
+def test_what_is_nowhere(tmp_path):
+    with pytest.raises(DataError, match="neither 'demo'"):
+        manifest.read_hub_dataset("nobody/nothing")
