@@ -39,11 +39,11 @@ from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification
 from hf_fer.task import ClassificationTask
 
-from . import report_language_id as findings
-from .arguments_language_id import LanguageIdDataArguments, LanguageIdModelArguments
+from . import task_report as findings
 from .pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline
-from .scratch_language_id import scratch_config, train_tokenizer, with_nfkc
-from .training_language_id import TextCollator, TrainingTexts, cut_words, evaluation_windows
+from .task_arguments import LanguageIdDataArguments, LanguageIdModelArguments
+from .task_scratch import scratch_config, train_tokenizer, with_nfkc
+from .task_texts import TextCollator, TrainingTexts, cut_words, evaluation_windows
 from .windows_language_id import pool_windows
 
 logger = logging.getLogger(__name__)
