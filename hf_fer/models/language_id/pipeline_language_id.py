@@ -117,10 +117,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
     ) -> Iterator[Any]:
         items = iter(inputs)
         while chunk := list(islice(items, TEXTS_AT_ONCE)):
-            windows, wordless = self.preprocess(chunk, **preprocess)
-            logits = self._scores(windows, batch_size, **forward)
-            outputs = {"windows": windows, "logits": logits, "wordless": wordless, "num_texts": len(chunk)}
-            yield from self.postprocess(outputs, **postprocess)
+            inputs = self.preprocess(chunk, **preprocess)
+            logits = self._scores(inputs["windows"], batch_size, **forward)
+            yield from self.postprocess({**inputs, "logits": logits}, **postprocess)
 
     def _scores(self, windows: list[Window], batch_size: int, **forward: Any) -> np.ndarray:
         """Logits `(windows, classes)`; windows of like length share a batch."""
@@ -136,9 +135,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     def preprocess(
         self, inputs: list[str | Path], spans: bool = False, max_windows: int | None = 64
-    ) -> tuple[list[Window], list[bool]]:
+    ) -> dict[str, Any]:
         """
-        Texts to windows, and which of the texts have no letter.
+        Texts to `{"texts", "windows", "wordless"}`; a text without a letter is wordless, and is not looked at.
 
         Raises:
             TypeError: one is neither a text nor a path.
@@ -151,7 +150,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
         size = {"max_length": settings["max_length"], "overlap": settings["overlap"], "max_windows": max_windows}
         if spans:
             size = {"max_length": min(SPAN_LENGTH, size["max_length"]), "overlap": SPAN_OVERLAP}
-        return cut_windows(self.tokenizer, texts, **size), wordless
+        return {"texts": texts, "windows": cut_windows(self.tokenizer, texts, **size), "wordless": wordless}
 
     @staticmethod
     def read(item: str | Path) -> str:
@@ -179,14 +178,14 @@ class TextLanguageIdentificationPipeline(Pipeline):
         spans: bool = False,
     ) -> list[Any]:
         """Logits of windows to the answers of their texts."""
-        windows, wordless = model_outputs["windows"], model_outputs["wordless"]
+        texts, windows, wordless = (model_outputs[name] for name in ("texts", "windows", "wordless"))
         settings, names = self.settings, self.model.config.id2label
         classes = list(dict.fromkeys(labels)) if labels else list(range(len(names)))
         threshold = settings["unknown_threshold"] if unknown_threshold is None else unknown_threshold
         logits = model_outputs["logits"][:, classes]
         owners = np.array([window.text for window in windows])
         lengths = np.array([len(window.input_ids) for window in windows])
-        pooled = pool_windows(logits, owners, lengths, model_outputs["num_texts"])
+        pooled = pool_windows(logits, owners, lengths, len(wordless))
         scores = np.exp(log_softmax(pooled / settings["temperature"]))
         codes = [names[index] for index in classes]
         results = [self._ranked(row, codes, top_k, threshold, no) for row, no in zip(scores, wordless, strict=True)]
@@ -195,8 +194,8 @@ class TextLanguageIdentificationPipeline(Pipeline):
         calibrated = log_softmax(logits / settings["temperature"])
         groups = np.split(np.arange(len(windows)), np.cumsum(np.bincount(owners))[:-1])
         return [
-            {"languages": result, "spans": [] if no else self._spans(group, windows, calibrated, codes)}
-            for result, group, no in zip(results, groups, wordless, strict=True)
+            {"languages": result, "spans": [] if no else self._spans(item, group, windows, calibrated, codes)}
+            for result, item, group, no in zip(results, texts, groups, wordless, strict=True)
         ]
 
     @staticmethod
@@ -213,9 +212,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     @staticmethod
     def _spans(
-        group: np.ndarray, windows: list[Window], log_probs: np.ndarray, codes: list[str]
+        text: str, group: np.ndarray, windows: list[Window], log_probs: np.ndarray, codes: list[str]
     ) -> list[dict[str, Any]]:
-        found = merge_spans([windows[index] for index in group], log_probs[group], SWITCH_PENALTY)
+        found = merge_spans(text, [windows[index] for index in group], log_probs[group], SWITCH_PENALTY)
         return [
             {"start": span["start"], "end": span["end"], "label": codes[span["class"]], "score": span["score"]}
             for span in found

@@ -1,10 +1,16 @@
 """Long texts as overlapping windows of tokens, and what their scores say of the whole and of its parts."""
 
+import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+# Full stops, question and exclamation marks, full-width ones too, and danda, with the quotes that close after them.
+SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f\u0964\u0965]+[\"'\u201d\u2019\u00bb)\u300d\u300f]*\\s*|\n+")
+SENTENCE_REACH, WORD_REACH = 24, 16  # characters
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,28 @@ def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
     return np.array(path[::-1])
 
 
-def merge_spans(windows: list[Window], log_probs: np.ndarray, switch_penalty: float) -> list[dict[str, Any]]:
+def natural_break(text: str, place: int, low: int, high: int) -> int:
+    """The sentence end, or else the space, that is nearest to `place` and in reach, between `low` and `high`."""
+    for pattern, reach in ((SENTENCE_END, SENTENCE_REACH), (re.compile(r"\s+"), WORD_REACH)):
+        first, last = max(low + 1, place - reach), min(high - 1, place + reach)
+        ends = [match.end() for match in pattern.finditer(text, max(first - 1, 0), max(last, 0))]
+        inside = [end for end in ends if first <= end <= last]
+        if inside:
+            return min(inside, key=lambda end: abs(end - place))
+    return place
+
+
+def merge_spans(
+    text: str, windows: list[Window], log_probs: np.ndarray, switch_penalty: float
+) -> list[dict[str, Any]]:
     """
-    Runs of windows of one class as spans of characters without overlap; they meet half-way through the shared part.
+    Runs of windows of one class as spans of characters that follow each other.
+
+    They meet half-way through what their windows share, or at a sentence's end or a space near there.
 
     Args:
-        windows: Of one text, in order.
+        text: What the windows are cut from.
+        windows: Of this text, in order.
         log_probs: `(windows, classes)`.
         switch_penalty: See `best_path`.
 
@@ -125,15 +147,15 @@ def merge_spans(windows: list[Window], log_probs: np.ndarray, switch_penalty: fl
         `{"start", "end", "class", "score"}` each; the score is the mean probability of the class over the run.
     """
     path = best_path(log_probs, switch_penalty)
+    starts = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), len(path)]
     spans: list[dict[str, Any]] = []
-    for index, (window, choice) in enumerate(zip(windows, path.tolist(), strict=True)):
-        probability = float(np.exp(log_probs[index, choice]))
-        if spans and spans[-1]["class"] == choice:
-            spans[-1]["end"] = window.end
-            spans[-1]["scores"].append(probability)
-            continue
-        start = window.start
+    for first, end in itertools.pairwise(starts):
+        choice = int(path[first])
+        start = windows[first].start
         if spans:
-            start = spans[-1]["end"] = (max(window.start, spans[-1]["start"]) + spans[-1]["end"]) // 2
-        spans.append({"start": start, "end": window.end, "class": choice, "scores": [probability]})
-    return [{**span, "score": float(np.mean(span.pop("scores")))} for span in spans]
+            before = spans[-1]
+            start = natural_break(text, (start + before["end"]) // 2, before["start"], windows[end - 1].end)
+            before["end"] = start
+        score = float(np.exp(log_probs[first:end, choice]).mean())
+        spans.append({"start": start, "end": windows[end - 1].end, "class": choice, "score": score})
+    return spans
