@@ -77,7 +77,7 @@ class Task:
                 args.metric_for_best_model.removeprefix("eval_"),
                 (*self.metric_names, "loss"),
             )
-        if args.early_stopping_patience is not None and not args.load_best_model_at_end:
+        if args.do_train and args.early_stopping_patience is not None and not args.load_best_model_at_end:
             raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
 
     @classmethod

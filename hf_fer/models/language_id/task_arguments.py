@@ -69,10 +69,11 @@ class LanguageIdDataArguments(DataArguments):
             raise RecipeError(f"overlap must be in [0, max_length - 2), got {self.overlap} of {self.max_length}.")
         if len(self.short_lengths) != 2 or not 1 <= self.short_lengths[0] <= self.short_lengths[1]:
             raise RecipeError(f"short_lengths must be a smallest and a largest number, got {self.short_lengths}.")
-        for name in ("token_dropout", "accepted_fraction", "noise_confidence", "near_duplicate_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise RecipeError(f"{name} must be in [0, 1], got {value}.")
+        for name in ("token_dropout", "accepted_fraction", "noise_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
+        if self.near_duplicate_threshold is not None and not 0.3 <= self.near_duplicate_threshold <= 0.95:
+            raise RecipeError(f"near_duplicate_threshold must be in [0.3, 0.95], got {self.near_duplicate_threshold}.")
 
     def codes(self, name: str) -> list[str]:
         """One of the language lists with its codes as the data has them."""

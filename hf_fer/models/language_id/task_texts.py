@@ -31,7 +31,7 @@ def cut_text(text: str, length: int, rng: random.Random) -> str:
     first = text.rfind(" ", 0, start + 1) + 1
     last = text.find(" ", start + length)
     words = text[first : last if last >= 0 else None].strip()
-    if words and len(words) <= 2 * length + 20:
+    if words and (first > 0 or last >= 0) and len(words) <= 2 * length + 20:
         return words
     return text[start : start + length].strip() or text[:length]
 
