@@ -104,6 +104,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.report_to = self.report_to.split(",")
         if not self.do_train:
             self.load_best_model_at_end = False
+            self.eval_strategy = "no"
         super().__post_init__()
 
     @property
