@@ -1,5 +1,6 @@
 """The report of a run: metrics.json, tables and plots, from what was measured and nothing else."""
 
+import itertools
 import json
 import platform
 import resource
@@ -134,10 +135,11 @@ def plot_curves(path: Path, history: pd.DataFrame, metric_names: tuple[str, ...]
         if column in history:
             points = history.dropna(subset=[column])
             loss_axes.plot(points["epoch"], points[column], marker=".", label=label)
-    for name in metric_names:
+    styles = itertools.cycle(["-", "--", "-.", ":"])  # metrics that coincide stay visible
+    for name, style in zip(metric_names, styles, strict=False):
         if f"eval_{name}" in history:
             points = history.dropna(subset=[f"eval_{name}"])
-            metric_axes.plot(points["epoch"], points[f"eval_{name}"], marker=".", label=name)
+            metric_axes.plot(points["epoch"], points[f"eval_{name}"], style, marker=".", label=name)
     loss_axes.set(xlabel="epoch", ylabel="loss", title="loss")
     metric_axes.set(xlabel="epoch", ylabel="score", title="validation")
     for axes in (loss_axes, metric_axes):

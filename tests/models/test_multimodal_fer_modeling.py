@@ -14,7 +14,7 @@ from models.suite_multimodal_fer import batch, config
 from transformers import set_seed
 
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.modeling_multimodal_fer import (
+from hf_fer.models.multimodal_fer.layers_multimodal_fer import (
     GatedModalityProjection,
     GatedShortConvolution,
     RoiTokenCompression,
@@ -370,5 +370,5 @@ def test_the_checkpoint_loads_where_hf_fer_is_not_installed(model, tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) == 0.0
+    assert float(done.stdout.split()[-1]) < 1e-6
     assert "auto_map" in json.loads((tmp_path / "model" / "config.json").read_text())

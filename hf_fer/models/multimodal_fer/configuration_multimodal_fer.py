@@ -138,7 +138,7 @@ class MultimodalFerConfig(PreTrainedConfig):
         class_weights (`list[float]`, *optional*):
             One weight per class in the cross entropies.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of newly made linear weights.
+            Standard deviation of newly made queries and embeddings; linear weights scale with their fan-in.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value.

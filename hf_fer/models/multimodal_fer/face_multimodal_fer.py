@@ -1,5 +1,6 @@
 """Where the face is in a clip: the whole frame, a centred square, or what YuNet finds."""
 
+import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -43,15 +44,20 @@ def find_yunet(path: str | None) -> Path:
         ) from error
 
 
+# A detector keeps its input size and buffers, and files are checked from several threads.
+_detector_lock = threading.Lock()
+
+
 @lru_cache(maxsize=1)
 def _detector(model: Path) -> "cv2.FaceDetectorYN":
     return cv2.FaceDetectorYN.create(str(model), "", (320, 320))
 
 
 def _largest_face(frame: np.ndarray, model: Path) -> np.ndarray | None:
-    detector = _detector(model)
-    detector.setInputSize((frame.shape[1], frame.shape[0]))
-    _, faces = detector.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    with _detector_lock:
+        detector = _detector(model)
+        detector.setInputSize((frame.shape[1], frame.shape[0]))
+        _, faces = detector.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     if faces is None or not len(faces):
         return None
     return faces[np.argmax(faces[:, 2] * faces[:, 3]), :4]

@@ -12,10 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Lfm2Model, ParakeetEncoder, PreTrainedModel, SiglipVisionModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_multimodal_fer import MultimodalFerConfig
+from .layers_multimodal_fer import (
+    GatedModalityProjection,
+    RoiTokenCompression,
+    SegmentAttentionPooling,
+    TemporalEncoder,
+    TokenPooling,
+)
 
 
 @dataclass
@@ -86,227 +92,14 @@ LEARNED_TOKENS = (
 
 def reset_to_torch_default(module: nn.Module) -> None:
     """
-    Draw convolutions and linear layers anew with torch's own initialisation.
+    Draw convolutions and linear layers anew with torch's own initialisation, which scales with the fan-in.
 
-    Parakeet's normal(0, 0.02) suits loading a checkpoint; trained from scratch it all but closes the subsampling
-    convolutions, whose fan-in is 9, and learning stalls for many epochs.
+    The normal(0, 0.02) of Parakeet and LFM2 suits their own widths. In a small encoder trained from scratch it all
+    but closes the subsampling convolutions, whose fan-in is 9, and learning stalls for many epochs.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
             part.reset_parameters()
-
-
-def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last axis where `mask` is true; a row with no true entry comes out uniform, never NaN."""
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1)
-
-
-class SegmentAttentionPooling(nn.Module):
-    """
-    Summarise a sequence of any length in S tokens.
-
-    The valid frames are cut into S segments (the bounds of adaptive average pooling, so a sequence shorter than
-    S still fills every segment), each segment is averaged with attention weights from its own learned query, and
-    a learned segment embedding says where in the clip it lies.
-    """
-
-    def __init__(self, hidden_size: int, num_segments: int):
-        super().__init__()
-        self.num_segments = num_segments
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.query = nn.Parameter(torch.empty(num_segments, hidden_size))
-        self.segment_embedding = nn.Parameter(torch.empty(num_segments, hidden_size))
-        self.norm = nn.LayerNorm(hidden_size)
-
-    def segment_mask(self, lengths: Tensor, max_length: int) -> Tensor:
-        """True where frame t belongs to segment s: `(B,)` lengths in frames -> `(B, S, max_length)`."""
-        segment = torch.arange(self.num_segments, device=lengths.device)
-        start = (segment * lengths[:, None]) // self.num_segments
-        stop = ((segment + 1) * lengths[:, None] + self.num_segments - 1) // self.num_segments
-        frame = torch.arange(max_length, device=lengths.device)
-        return (frame >= start[..., None]) & (frame < stop[..., None])
-
-    def forward(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, T, D)` and valid lengths `(B,)` -> `(B, S, D)`."""
-        mask = self.segment_mask(lengths, hidden_states.shape[1])
-        scores = torch.einsum("sd,btd->bst", self.query, self.key(hidden_states)) / math.sqrt(hidden_states.shape[-1])
-        pooled = masked_softmax(scores, mask) @ hidden_states
-        return self.norm(pooled + self.segment_embedding)
-
-
-class MultiHeadAttention(nn.Module):
-    """Bidirectional multi-head attention over SDPA, queries and context of the same width."""
-
-    def __init__(self, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`(B, Q, D)`, `(B, T, D)` and a context mask `(B, T)`, true = attend -> `(B, Q, D)`."""
-
-        def split_heads(states: Tensor) -> Tensor:
-            return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        query, key, value = (
-            split_heads(projection(states))
-            for projection, states in ((self.q_proj, queries), (self.k_proj, context), (self.v_proj, context))
-        )
-        bias = None
-        if mask is not None:
-            # An additive finite bias: a clip without any frame must not turn into NaN.
-            bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
-            bias = bias[:, None, None, :].expand(-1, 1, query.shape[2], -1)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-class RoiTokenCompression(nn.Module):
-    """
-    Keep the K patches of each frame that matter and add G tokens that see all of them.
-
-    A small MLP scores the patches. The kept ones are multiplied by the sigmoid of their score, which is the only
-    way the scorer gets a gradient: the choice itself has none. A `roi_mask` (a face box, say) is added to the
-    score; it is never multiplied, because that would demote patches of negative score.
-    """
-
-    def __init__(self, config: MultimodalFerConfig):
-        super().__init__()
-        width = config.vision_config.hidden_size
-        self.top_k = config.roi_top_k
-        self.roi_mask_weight = config.roi_mask_weight
-        self.norm = nn.LayerNorm(width)
-        self.scorer = nn.Sequential(nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, 1))
-        self.num_global_tokens = config.num_global_tokens
-        if config.num_global_tokens:
-            self.global_tokens = nn.Parameter(torch.empty(config.num_global_tokens, width))
-            self.global_attention = MultiHeadAttention(width, config.temporal_num_heads)
-
-    def forward(self, patches: Tensor, roi_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`(M, N, D)` patches of M frames, `roi_mask` `(M, N)` -> tokens `(M, K + G, D)`, kept indices `(M, K)`."""
-        patches = self.norm(patches)
-        scores = self.scorer(patches).squeeze(-1)
-        if roi_mask is not None:
-            scores = scores + self.roi_mask_weight * roi_mask.to(scores.dtype)
-        kept = scores.topk(min(self.top_k, patches.shape[1]), dim=-1).indices.sort(dim=-1).values
-        tokens = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[-1]))
-        tokens = tokens * scores.gather(1, kept).sigmoid()[..., None]
-        if self.num_global_tokens:
-            queries = self.global_tokens.expand(len(patches), -1, -1)
-            tokens = torch.cat([tokens, self.global_attention(queries, patches)], dim=1)
-        return tokens, kept
-
-
-class GatedShortConvolution(nn.Module):
-    """
-    The operator of LFM2 (arXiv 2511.23404), `y = W_out(c * conv(b * h))` with `(b, c, h) = split(W_in x)`.
-
-    Unlike LFM2's it is centred, not causal: the whole clip is there when it runs.
-    """
-
-    def __init__(self, hidden_size: int, kernel_size: int):
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.in_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
-        self.conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, groups=hidden_size, bias=False)
-        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        """`(B, F, D)`, mask `(B, F)` -> `(B, F, D)`; a masked frame never reaches its neighbours."""
-        b, c, h = self.in_proj(hidden_states).chunk(3, dim=-1)
-        gated = (b * h).masked_fill(~mask[..., None], 0.0).transpose(1, 2)
-        left = (self.kernel_size - 1) // 2
-        mixed = self.conv(F.pad(gated, (left, self.kernel_size - 1 - left))).transpose(1, 2)
-        return self.out_proj(c * mixed)
-
-
-class TemporalBlock(GradientCheckpointingLayer):
-    """Pre-norm block over frames: a gated short convolution or full attention, then a two-layer MLP."""
-
-    def __init__(self, config: MultimodalFerConfig, layer_idx: int):
-        super().__init__()
-        width = config.vision_config.hidden_size
-        self.is_attention = (layer_idx + 1) % config.temporal_attention_every == 0
-        self.operator_norm = nn.LayerNorm(width)
-        if self.is_attention:
-            self.operator = MultiHeadAttention(width, config.temporal_num_heads)
-        else:
-            self.operator = GatedShortConvolution(width, config.temporal_kernel_size)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        normed = self.operator_norm(hidden_states)
-        mixed = self.operator(normed, normed, mask) if self.is_attention else self.operator(normed, mask)
-        hidden_states = hidden_states + self.dropout(mixed)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-
-
-class TemporalEncoder(nn.Module):
-    """Frame tokens -> one vector per frame -> GSCB and attention blocks -> S segment tokens."""
-
-    def __init__(self, config: MultimodalFerConfig):
-        super().__init__()
-        width = config.vision_config.hidden_size
-        self.token_score = nn.Linear(width, 1)
-        self.frame_embedding = nn.Parameter(torch.empty(config.num_frames, width))
-        self.layers = nn.ModuleList(TemporalBlock(config, index) for index in range(config.temporal_num_layers))
-        self.norm = nn.LayerNorm(width)
-        self.segment_queries = nn.Parameter(torch.empty(config.num_segments, width))
-        self.segment_attention = MultiHeadAttention(width, config.temporal_num_heads)
-        self.out_norm = nn.LayerNorm(width)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`(B, F, K + G, D)`, frame mask `(B, F)` -> `(B, S, D)`."""
-        weights = self.token_score(tokens).squeeze(-1).softmax(dim=-1)
-        hidden_states = torch.einsum("bfk,bfkd->bfd", weights, tokens) + self.frame_embedding[: tokens.shape[1]]
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, mask)
-        queries = self.segment_queries.expand(len(tokens), -1, -1)
-        return self.out_norm(queries + self.segment_attention(queries, self.norm(hidden_states), mask))
-
-
-class GatedModalityProjection(nn.Module):
-    """`LN(W_o(sigmoid(GELU(W_g x)) * GELU(W_v x)))`, from a modality's width into the fusion width."""
-
-    def __init__(self, in_size: int, out_size: int):
-        super().__init__()
-        self.gate_proj = nn.Linear(in_size, out_size)
-        self.value_proj = nn.Linear(in_size, out_size)
-        self.out_proj = nn.Linear(out_size, out_size)
-        self.norm = nn.LayerNorm(out_size)
-
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, S, D_in)` -> projected `(B, S, D_out)` and the mean gate `(B, S)`."""
-        gate = F.gelu(self.gate_proj(hidden_states)).sigmoid()
-        projected = self.norm(self.out_proj(gate * F.gelu(self.value_proj(hidden_states))))
-        return projected, gate.mean(dim=-1)
-
-
-class TokenPooling(nn.Module):
-    """Fused tokens to one vector: mean, max, last or learned attention over the tokens that are present."""
-
-    def __init__(self, hidden_size: int, kind: str):
-        super().__init__()
-        self.kind = kind
-        if kind == "attention":
-            self.score = nn.Linear(hidden_size, 1)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`(B, T, D)`, mask `(B, T)` -> `(B, D)`. `last` takes the final position: causal fusion has seen all."""
-        if self.kind == "last":
-            return tokens[:, -1]
-        if self.kind == "max":
-            masked = tokens.masked_fill(~mask[..., None], torch.finfo(tokens.dtype).min)
-            return torch.where(mask.any(dim=1)[:, None], masked.amax(dim=1), tokens.amax(dim=1))
-        scores = self.score(tokens).squeeze(-1) if self.kind == "attention" else torch.zeros_like(tokens[..., 0])
-        return torch.einsum("bt,btd->bd", masked_softmax(scores, mask), tokens)
 
 
 class MultimodalFerPreTrainedModel(PreTrainedModel):
@@ -324,6 +117,8 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         for name, parameter in module.named_parameters(recurse=False):
             if name in LEARNED_TOKENS:
                 init.normal_(parameter, std=self.config.initializer_range)
@@ -380,6 +175,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         self.missing_embedding = nn.Parameter(torch.empty(len(config.modalities), fusion_size))
         self.fusion = Lfm2Model._from_config(config.lfm2_config)
         self.fusion.embed_tokens = None
+        reset_to_torch_default(self.fusion)
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 

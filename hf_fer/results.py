@@ -1,0 +1,80 @@
+"""After training: score the splits, write report and card, push."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from huggingface_hub import HfApi
+from transformers import Trainer
+
+from hf_fer import card, report
+from hf_fer.data.loading import LoadedData, read_skipped
+from hf_fer.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict) -> dict[str, dict[str, Any]]:
+    """Metrics of each split that was asked for, with those of its views nested by name."""
+    wanted = {"validation": task.training_args.do_eval, "test": task.training_args.do_predict}
+    results = {}
+    for split in (name for name, asked in wanted.items() if asked and name in splits):
+        prediction = trainer.predict(splits[split], metric_key_prefix=split)
+        metrics = task.split_metrics(split, splits[split], prediction, data.labels)
+        results[split] = {**metrics, "loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
+        for view, dataset in task.evaluation_views(splits[split]).items():
+            prediction = trainer.predict(dataset, metric_key_prefix=view)
+            results[split][view] = {name: prediction.metrics[f"{view}_{name}"] for name in task.metric_names}
+    return results
+
+
+def all_metrics(task: Task, data: LoadedData, results: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    splits = {
+        split: results.get(split, {"absent": data.absent.get(split, "not asked for")})
+        for split in ("validation", "test")
+    }
+    return {
+        "task": task.name(),
+        "protocol": data.protocol,
+        **splits,
+        "data": {
+            "dataset": Path(task.data_args.dataset).name,
+            "counts": data.counts(),
+            "skipped": len(read_skipped(task.skipped_file)),
+            "notes": data.notes,
+            "absent": data.absent,
+        },
+        "runtime": {**runtime, **report.peak_memory()},
+        "environment": report.environment(),
+    }
+
+
+def finish(trainer: Trainer, task: Task, data: LoadedData, results: dict[str, Any], runtime: dict[str, Any]) -> None:
+    """Write report and model card, and push all of it where the recipe says so."""
+    args, folder = task.training_args, task.skipped_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    task.skipped_file.touch()
+    metrics = all_metrics(task, data, results, runtime)
+    captions = task.write_artifacts(folder, data, results)
+    history = report.history_table(trainer.state.log_history)
+    if args.do_train:
+        report.plot_curves(folder / "curves.png", history, task.metric_names)
+        captions["curves.png"] = "Losses, and validation metrics, by epoch."
+    report.write_report(folder, metrics, history, captions)
+    repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
+    card.write_card(Path(args.output_dir), task, metrics, repo_id)
+    if args.push_to_hub:
+        push(args.output_dir, repo_id, args.hub_token)
+
+
+def push(folder: str, repo_id: str, token: str | None) -> None:
+    """One commit with model, code, processor, card and report; checkpoints, logs and arguments stay here."""
+    HfApi(token=token).upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin"],
+        commit_message="Model, processor, card and report",
+    )
+    logger.warning("Pushed to %s.", repo_id)
