@@ -23,6 +23,7 @@ from hf_fer.models.language_id.windows_language_id import (
     best_path,
     cut_windows,
     log_softmax,
+    margins,
     natural_break,
     pool_windows,
 )
@@ -125,17 +126,36 @@ def test_labels_restrict_and_are_any_iso_code(identify):
         identify(VIETNAMESE, labels=[])
 
 
+def margin_of(identify, text, label="vi"):
+    log_probs = identify.log_probs([text])
+    return margins(log_probs, np.array([identify.model.config.label2id[label]]))[0]
+
+
 def test_unknown_below_the_threshold(identify):
-    best = identify(VIETNAMESE, unknown_threshold=0)[0]["score"]
-    answer = identify(VIETNAMESE, unknown_threshold=best + 1e-6, top_k=2)
-    assert answer[0] == {"label": "unknown", "score": pytest.approx(1 - best)}
+    margin = margin_of(identify, VIETNAMESE)
+    answer = identify(VIETNAMESE, unknown_threshold=margin + 1, top_k=2)
+    assert answer[0] == {"label": "unknown", "score": pytest.approx(1 / (1 + np.exp(-1)))}
     assert answer[1]["label"] == "vi"
-    assert identify(VIETNAMESE, unknown_threshold=best - 1e-6)[0]["label"] == "vi"
+    assert identify(VIETNAMESE, unknown_threshold=margin - 1e-6)[0]["label"] == "vi"
+    assert identify(VIETNAMESE, unknown_threshold=0)[0]["label"] == "vi"
+
+
+def test_a_text_in_none_of_the_labels_is_unknown(identify):
+    other = max(margin_of(identify, VIETNAMESE, code) for code in ("ja", "ko"))
+    between = (other + margin_of(identify, VIETNAMESE)) / 2
+    assert identify(VIETNAMESE, labels=["ja", "ko"], unknown_threshold=between)[0]["label"] == "unknown"
+    assert identify(VIETNAMESE, labels=["vi", "ko"], unknown_threshold=between)[0]["label"] == "vi"
+
+
+def test_margins_by_hand():
+    log_probs = np.array([[0.0, -1, -2, -3, -4, -5, -6], [0.0, -1, -2, -3, -4, -5, -6]])
+    assert margins(log_probs, np.array([0, 1])).tolist() == [3.0, -1 + (0 + 2 + 3 + 4 + 5) / 5]
+    assert margins(log_probs[:1, :3], np.array([0])).tolist() == [1.5]
 
 
 def test_the_stored_threshold_is_the_default(checkpoint):
     again = pipeline("text-language-identification", model=str(checkpoint))
-    again.model.config.language_id = {**again.model.config.language_id, "unknown_threshold": 1.1}
+    again.model.config.language_id = {**again.model.config.language_id, "unknown_threshold": 1000.0}
     assert again(VIETNAMESE)[0]["label"] == "unknown"
     lenient = pipeline("text-language-identification", model=str(checkpoint), unknown_threshold=0.0, top_k=2)
     assert lenient(VIETNAMESE)[0]["label"] == "vi"

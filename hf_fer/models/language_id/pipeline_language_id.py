@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import Pipeline
 
-from .windows_language_id import Window, cut_windows, log_softmax, merge_spans, pool_windows
+from .windows_language_id import Window, cut_windows, log_softmax, margins, merge_spans, pool_windows
 
 UNKNOWN = "unknown"
 SETTINGS = {"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0}
@@ -29,14 +29,16 @@ class TextLanguageIdentificationPipeline(Pipeline):
         top_k: How many languages to return, 1 by default.
         labels: The only languages to choose from, as codes of the model, or any ISO 639-1 or 639-3 codes of its
             languages where `iso639-lang` is installed.
-        unknown_threshold: A best score below this is `unknown`; by default what was fitted on validation, 0 for never.
+        unknown_threshold: A text whose best language is less than this above its rivals, in nats, is `unknown` (see
+            `margins`); by default what was fitted on validation, 0 for never. With `labels`, the rivals are still all
+            languages of the model, so that a text in none of `labels` is unknown.
         spans: Say for each part of the text what it is in.
         max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
         batch_size: Windows that go through the model together.
 
     Returns for each input a list of `{"label", "score"}`, best first, `top_k` of them. Scores are calibrated
-    probabilities over the languages to choose from. Where the text is `unknown`, that comes first, scored by 1 minus
-    the best language's score, and `top_k - 1` languages follow. A text without a letter is `unknown` with score 1.
+    probabilities over the languages to choose from. Where the text is `unknown`, that comes first, with a score that
+    goes from 0.5 at the threshold to 1, and `top_k - 1` languages follow. A text without a letter is `unknown`, 1.0.
     With `spans`, a dictionary `{"languages": that list, "spans": [{"start", "end", "label", "score"}]}` in
     characters of the input.
     """
@@ -182,16 +184,17 @@ class TextLanguageIdentificationPipeline(Pipeline):
         settings, names = self.settings, self.model.config.id2label
         classes = list(dict.fromkeys(labels)) if labels else list(range(len(names)))
         threshold = settings["unknown_threshold"] if unknown_threshold is None else unknown_threshold
-        logits = model_outputs["logits"][:, classes]
-        owners = np.array([window.text for window in windows])
-        lengths = np.array([len(window.input_ids) for window in windows])
-        pooled = pool_windows(logits, owners, lengths, len(wordless))
-        scores = np.exp(log_softmax(pooled / settings["temperature"]))
+        pooled = self.pool(model_outputs)
+        chosen = np.array(classes)[pooled[:, classes].argmax(axis=1)]
+        doubts = threshold - margins(pooled, chosen) if threshold > 0 else np.full(len(pooled), -np.inf)
+        doubts[wordless] = np.inf
+        scores = np.exp(log_softmax(pooled[:, classes] / settings["temperature"]))
         codes = [names[index] for index in classes]
-        results = [self._ranked(row, codes, top_k, threshold, no) for row, no in zip(scores, wordless, strict=True)]
+        results = [self._ranked(row, codes, top_k, doubt) for row, doubt in zip(scores, doubts, strict=True)]
         if not spans:
             return results
-        calibrated = log_softmax(logits / settings["temperature"])
+        calibrated = log_softmax(model_outputs["logits"][:, classes] / settings["temperature"])
+        owners = np.array([window.text for window in windows])
         groups = np.split(np.arange(len(windows)), np.cumsum(np.bincount(owners))[:-1])
         return [
             {"languages": result, "spans": [] if no else self._spans(item, group, windows, calibrated, codes)}
@@ -199,15 +202,26 @@ class TextLanguageIdentificationPipeline(Pipeline):
         ]
 
     @staticmethod
-    def _ranked(
-        scores: np.ndarray, codes: list[str], top_k: int, threshold: float, wordless: bool
-    ) -> list[dict[str, Any]]:
-        if wordless:
+    def pool(outputs: dict[str, Any]) -> np.ndarray:
+        """Log-probabilities of whole texts, `(texts, classes)`, not calibrated, from `preprocess` and `logits`."""
+        windows = outputs["windows"]
+        owners = np.array([window.text for window in windows])
+        lengths = np.array([len(window.input_ids) for window in windows])
+        return pool_windows(outputs["logits"], owners, lengths, len(outputs["texts"]))
+
+    def log_probs(self, texts: list[str | Path], batch_size: int = 64) -> np.ndarray:
+        """Log-probabilities of whole texts over all classes, `(texts, classes)`, not calibrated."""
+        inputs = self.preprocess(texts)
+        return self.pool({**inputs, "logits": self._scores(inputs["windows"], batch_size)})
+
+    @staticmethod
+    def _ranked(scores: np.ndarray, codes: list[str], top_k: int, doubt: float) -> list[dict[str, Any]]:
+        if doubt == np.inf:
             return [{"label": UNKNOWN, "score": 1.0}]
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked = [{"label": codes[index], "score": float(scores[index])} for index in order]
-        if ranked[0]["score"] < threshold:
-            ranked = [{"label": UNKNOWN, "score": 1 - ranked[0]["score"]}, *ranked[: top_k - 1]]
+        if doubt > 0:
+            ranked = [{"label": UNKNOWN, "score": float(1 / (1 + np.exp(-doubt)))}, *ranked[: top_k - 1]]
         return ranked
 
     @staticmethod

@@ -44,7 +44,7 @@ from .pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline
 from .task_arguments import LanguageIdDataArguments, LanguageIdModelArguments
 from .task_scratch import scratch_config, train_tokenizer, with_nfkc
 from .task_texts import TextCollator, TrainingTexts, cut_words, evaluation_windows
-from .windows_language_id import pool_windows
+from .windows_language_id import margins, pool_windows
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class LanguageIdTask(ClassificationTask):
         self.held_out = pd.DataFrame()
         self.scored: dict[str, findings.Scored] = {}
         self.temperature, self.threshold = SETTINGS["temperature"], SETTINGS["unknown_threshold"]
+        self.uncalibrated = True
 
     @classmethod
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -247,9 +248,10 @@ class LanguageIdTask(ClassificationTask):
 
     def settle(self, config: PreTrainedConfig) -> None:
         """Put what inference needs into the configuration, and take up what a checkpoint brings."""
-        stored = {**SETTINGS, **(getattr(config, "language_id", None) or {})}
-        if not self.training_args.do_train:
+        stored = getattr(config, "language_id", None)
+        if stored and not self.training_args.do_train:
             self.temperature, self.threshold = stored["temperature"], stored["unknown_threshold"]
+            self.uncalibrated = False
         config.language_id = {
             "max_length": self.data_args.max_length,
             "overlap": self.data_args.overlap,
@@ -320,7 +322,7 @@ class LanguageIdTask(ClassificationTask):
         log_probs = pool_windows(logits, np.array(data["text"]), np.array(data["length"]), len(rows))
         scored = findings.Scored(rows, truth, log_probs)
         self.scored[split] = scored
-        if split == "validation" and self.training_args.do_train:
+        if split == "validation" and self.uncalibrated:
             self.calibrate(scored)
         metrics = classification.classification_metrics(scored.predicted, truth, labels)
         lengths = findings.accuracy_by_length(scored)
@@ -348,19 +350,18 @@ class LanguageIdTask(ClassificationTask):
     def calibrate(self, scored: findings.Scored) -> None:
         """Fit temperature and unknown threshold, and put them into the model's configuration."""
         self.temperature = calibration.fit_temperature(scored.log_probs, scored.labels)
-        confidence = scored.confidence(self.temperature)
-        self.threshold = calibration.acceptance_threshold(confidence, self.data_args.accepted_fraction)
+        self.threshold = calibration.acceptance_threshold(scored.margin, self.data_args.accepted_fraction)
         self.settle(self.model.config)
 
     def unknown_metrics(self, scored: findings.Scored) -> dict[str, Any]:
         """Texts of known languages that pass the threshold, and how well held-out languages are told from them."""
-        known = scored.confidence(self.temperature)
+        known = scored.margin
         metrics = {"threshold": self.threshold, "accepted": float((known >= self.threshold).mean())}
         if self.held_out.empty:
             return metrics
         identify = TextLanguageIdentificationPipeline(model=self.model, tokenizer=self.tokenizer)
-        answers = identify(list(self.held_out["text"]), unknown_threshold=0.0)
-        unknown = np.array([answer[0]["score"] for answer in answers])
+        log_probs = identify.log_probs(list(self.held_out["text"]))
+        unknown = margins(log_probs, log_probs.argmax(axis=1))
         metrics |= {
             "auroc": calibration.unknown_auroc(known, unknown),
             "rejected_held_out": float((unknown < self.threshold).mean()),

@@ -11,6 +11,7 @@ import torch
 # Full stops, question and exclamation marks, full-width ones too, and danda, with the quotes that close after them.
 SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f\u0964\u0965]+[\"'\u201d\u2019\u00bb)\u300d\u300f]*\\s*|\n+")
 SENTENCE_REACH, WORD_REACH = 24, 16  # characters
+RIVALS = 5
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,26 @@ def pool_windows(logits: np.ndarray, texts: np.ndarray, lengths: np.ndarray, num
     pooled = np.zeros((num_texts, logits.shape[1]))
     np.add.at(pooled, texts, log_softmax(logits) * weights[:, None])
     return log_softmax(pooled / total[:, None])
+
+
+def margins(log_probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """
+    How far the chosen class stands above its rivals: its log-probability less the mean of the five highest others.
+
+    A text in an unknown language often has one likely class; what gives it away is that several others are not far.
+
+    Args:
+        log_probs: `(n, classes)`, not calibrated.
+        chosen: Class of each row, `(n,)`.
+
+    Returns:
+        In nats, `(n,)`; below 0 only where the chosen class is not the best.
+    """
+    rows = np.arange(len(log_probs))
+    others = log_probs.copy()
+    others[rows, chosen] = -np.inf
+    rivals = np.sort(others, axis=1)[:, 1:][:, -RIVALS:]
+    return log_probs[rows, chosen] - rivals.mean(axis=1)
 
 
 def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
