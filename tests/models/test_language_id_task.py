@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,16 @@ def test_a_checkpoint_is_evaluated_with_its_own_labels_and_settings(trained, tmp
     assert scores["accuracy"] > 0.95
     stored = AutoModelForSequenceClassification.from_pretrained(trained).config.language_id
     assert scores["calibration"]["temperature"] == stored["temperature"]
+    bare = tmp_path / "bare"
+    shutil.copytree(trained, bare, ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = json.loads((bare / "config.json").read_text(encoding="utf-8"))
+    del config["language_id"]
+    (bare / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_csv(path, rows.assign(split="validation"))
+    run.run(task_of(*arguments, "--model_name_or_path", bare, "--output_dir", tmp_path / "fit"))
+    scores = json.loads((tmp_path / "fit" / "report" / "metrics.json").read_text(encoding="utf-8"))["validation"]
+    assert scores["calibration"]["temperature"] != 1
+    assert scores["unknown"]["threshold"] > 0
     more = write_csv(tmp_path / "b.csv", demo_texts(20).assign(split="test"))
     with pytest.raises(DataError, match=r"does not know \['fr'\]"):
         task_of(*arguments, "--dataset", more).load_data()

@@ -230,6 +230,7 @@ class LanguageIdTask(ClassificationTask):
         for name, value in args.config_overrides.items():
             check_choice("config_overrides field", name, config.to_dict())
             setattr(config, name, value)
+        self.adopt(config)
         self.settle(config)
         if args.model_name_or_path:
             known = list(self._config(args.model_name_or_path).id2label.values())
@@ -246,12 +247,15 @@ class LanguageIdTask(ClassificationTask):
         self.freeze(args.freeze or [])
         return self.model
 
-    def settle(self, config: PreTrainedConfig) -> None:
-        """Put what inference needs into the configuration, and take up what a checkpoint brings."""
+    def adopt(self, config: PreTrainedConfig) -> None:
+        """Take up the temperature and threshold of a checkpoint that is evaluated, if it has been calibrated."""
         stored = getattr(config, "language_id", None)
         if stored and not self.training_args.do_train:
             self.temperature, self.threshold = stored["temperature"], stored["unknown_threshold"]
             self.uncalibrated = False
+
+    def settle(self, config: PreTrainedConfig) -> None:
+        """Put what inference needs into the configuration."""
         config.language_id = {
             "max_length": self.data_args.max_length,
             "overlap": self.data_args.overlap,
@@ -325,6 +329,7 @@ class LanguageIdTask(ClassificationTask):
         if split == "validation" and self.uncalibrated:
             self.calibrate(scored)
         metrics = classification.classification_metrics(scored.predicted, truth, labels)
+        metrics["texts"] = len(rows)
         lengths = findings.accuracy_by_length(scored)
         metrics["by_length"] = dict(zip(lengths["characters"], lengths["accuracy"], strict=True))
         metrics["texts_by_length"] = dict(zip(lengths["characters"], lengths["texts"], strict=True))
