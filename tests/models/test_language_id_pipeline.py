@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from transformers import (
     AutoModelForSequenceClassification,
     XLMRobertaConfig,
@@ -22,10 +23,12 @@ from hf_fer.models.language_id.task_scratch import train_tokenizer
 from hf_fer.models.language_id.windows_language_id import (
     best_path,
     cut_windows,
+    familiarity,
     log_softmax,
     margins,
     natural_break,
     pool_windows,
+    typical_margins,
 )
 
 VIETNAMESE = "Cô giáo hôm nay đọc một quyển sách mới."
@@ -50,7 +53,7 @@ def checkpoint(tmp_path_factory) -> Path:
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
     )
-    config.language_id = {"max_length": 32, "overlap": 8, "temperature": 1.5, "unknown_threshold": 0.5}
+    config.language_id = {"max_length": 32, "overlap": 8, "temperature": 1.5, "unknown_threshold": 0.3}
     model = XLMRobertaForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     order = random.Random(0)
@@ -126,25 +129,35 @@ def test_labels_restrict_and_are_any_iso_code(identify):
         identify(VIETNAMESE, labels=[])
 
 
-def margin_of(identify, text, label="vi"):
-    log_probs = identify.log_probs([text])
-    return margins(log_probs, np.array([identify.model.config.label2id[label]]))[0]
+def familiarity_of(identify, text, label="vi"):
+    label = np.array([identify.model.config.label2id[label]])
+    return familiarity(identify.log_probs([text]), label, None)[0]
 
 
 def test_unknown_below_the_threshold(identify):
-    margin = margin_of(identify, VIETNAMESE)
-    answer = identify(VIETNAMESE, unknown_threshold=margin + 1, top_k=2)
-    assert answer[0] == {"label": "unknown", "score": pytest.approx(1 / (1 + np.exp(-1)))}
+    own = familiarity_of(identify, VIETNAMESE)
+    answer = identify(VIETNAMESE, unknown_threshold=expit(own + 1), top_k=2)
+    assert answer[0] == {"label": "unknown", "score": pytest.approx(expit(1), abs=1e-4)}
     assert answer[1]["label"] == "vi"
-    assert identify(VIETNAMESE, unknown_threshold=margin - 1e-6)[0]["label"] == "vi"
+    assert identify(VIETNAMESE, unknown_threshold=expit(own - 0.01))[0]["label"] == "vi"
     assert identify(VIETNAMESE, unknown_threshold=0)[0]["label"] == "vi"
 
 
 def test_a_text_in_none_of_the_labels_is_unknown(identify):
-    other = max(margin_of(identify, VIETNAMESE, code) for code in ("ja", "ko"))
-    between = (other + margin_of(identify, VIETNAMESE)) / 2
+    other = max(familiarity_of(identify, VIETNAMESE, code) for code in ("ja", "ko"))
+    between = expit((other + familiarity_of(identify, VIETNAMESE)) / 2)
     assert identify(VIETNAMESE, labels=["ja", "ko"], unknown_threshold=between)[0]["label"] == "unknown"
     assert identify(VIETNAMESE, labels=["vi", "ko"], unknown_threshold=between)[0]["label"] == "vi"
+
+
+def test_familiarity_is_relative_to_the_language():
+    log_probs = np.array([[0.0, -4, -4], [-4, 0.0, -4], [0.0, -2, -2]])
+    typical = {"mean": [2.0, 4.0, 0.0], "std": [0.7, 0.7, 0.7]}
+    assert familiarity(log_probs, np.array([0, 1, 0]), typical) == pytest.approx([2.0, 0.0, 0.0])
+    fitted = typical_margins(np.repeat(log_probs, 5, axis=0))
+    assert fitted["mean"][:2] == [3.0, 4.0]
+    assert fitted["std"][:2] == [1.0, 0.0]
+    assert fitted["mean"][2] == pytest.approx(10 / 3)
 
 
 def test_margins_by_hand():
@@ -155,7 +168,7 @@ def test_margins_by_hand():
 
 def test_the_stored_threshold_is_the_default(checkpoint):
     again = pipeline("text-language-identification", model=str(checkpoint))
-    again.model.config.language_id = {**again.model.config.language_id, "unknown_threshold": 1000.0}
+    again.model.config.language_id = {**again.model.config.language_id, "unknown_threshold": 1 - 1e-12}
     assert again(VIETNAMESE)[0]["label"] == "unknown"
     lenient = pipeline("text-language-identification", model=str(checkpoint), unknown_threshold=0.0, top_k=2)
     assert lenient(VIETNAMESE)[0]["label"] == "vi"

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from transformers import Pipeline
 
-from .windows_language_id import Window, cut_windows, log_softmax, margins, merge_spans, pool_windows
+from .windows_language_id import Window, cut_windows, familiarity, log_softmax, merge_spans, pool_windows
 
 UNKNOWN = "unknown"
-SETTINGS = {"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0}
+SETTINGS = {"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0, "typical_margins": None}
 SPAN_LENGTH, SPAN_OVERLAP, SWITCH_PENALTY = 16, 12, 4.0
 TEXTS_AT_ONCE = 2048
 
@@ -29,9 +30,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
         top_k: How many languages to return, 1 by default.
         labels: The only languages to choose from, as codes of the model, or any ISO 639-1 or 639-3 codes of its
             languages where `iso639-lang` is installed.
-        unknown_threshold: A text whose best language is less than this above its rivals, in nats, is `unknown` (see
-            `margins`); by default what was fitted on validation, 0 for never. With `labels`, the rivals are still all
-            languages of the model, so that a text in none of `labels` is unknown.
+        unknown_threshold: A text is `unknown` if its `familiarity`, by the logistic function in (0, 1), is below this; by
+            default what was fitted on validation, 0 for never. With `labels`, the rivals are
+            still all languages of the model, so that a text in none of `labels` is unknown.
         spans: Say for each part of the text what it is in.
         max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
         batch_size: Windows that go through the model together.
@@ -186,7 +187,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
         threshold = settings["unknown_threshold"] if unknown_threshold is None else unknown_threshold
         pooled = self.pool(model_outputs)
         chosen = np.array(classes)[pooled[:, classes].argmax(axis=1)]
-        doubts = threshold - margins(pooled, chosen) if threshold > 0 else np.full(len(pooled), -np.inf)
+        doubts = np.full(len(pooled), -np.inf)
+        if threshold > 0:
+            doubts = logit(threshold) - familiarity(pooled, chosen, settings["typical_margins"])
         doubts[wordless] = np.inf
         scores = np.exp(log_softmax(pooled[:, classes] / settings["temperature"]))
         codes = [names[index] for index in classes]
@@ -221,7 +224,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked = [{"label": codes[index], "score": float(scores[index])} for index in order]
         if doubt > 0:
-            ranked = [{"label": UNKNOWN, "score": float(1 / (1 + np.exp(-doubt)))}, *ranked[: top_k - 1]]
+            ranked = [{"label": UNKNOWN, "score": float(expit(doubt))}, *ranked[: top_k - 1]]
         return ranked
 
     @staticmethod

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
+from scipy.special import expit
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -44,7 +45,7 @@ from .pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline
 from .task_arguments import LanguageIdDataArguments, LanguageIdModelArguments
 from .task_scratch import scratch_config, train_tokenizer, with_nfkc
 from .task_texts import TextCollator, TrainingTexts, cut_words, evaluation_windows
-from .windows_language_id import margins, pool_windows
+from .windows_language_id import familiarity, pool_windows, typical_margins
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class LanguageIdTask(ClassificationTask):
         self.held_out = pd.DataFrame()
         self.scored: dict[str, findings.Scored] = {}
         self.temperature, self.threshold = SETTINGS["temperature"], SETTINGS["unknown_threshold"]
+        self.typical: dict[str, list[float]] | None = None
         self.uncalibrated = True
 
     @classmethod
@@ -252,6 +254,7 @@ class LanguageIdTask(ClassificationTask):
         stored = getattr(config, "language_id", None)
         if stored and not self.training_args.do_train:
             self.temperature, self.threshold = stored["temperature"], stored["unknown_threshold"]
+            self.typical = stored["typical_margins"]
             self.uncalibrated = False
 
     def settle(self, config: PreTrainedConfig) -> None:
@@ -261,6 +264,7 @@ class LanguageIdTask(ClassificationTask):
             "overlap": self.data_args.overlap,
             "temperature": self.temperature,
             "unknown_threshold": self.threshold,
+            "typical_margins": self.typical,
         }
 
     def freeze(self, parts: list[str]) -> None:
@@ -355,18 +359,20 @@ class LanguageIdTask(ClassificationTask):
     def calibrate(self, scored: findings.Scored) -> None:
         """Fit temperature and unknown threshold, and put them into the model's configuration."""
         self.temperature = calibration.fit_temperature(scored.log_probs, scored.labels)
-        self.threshold = calibration.acceptance_threshold(scored.margin, self.data_args.accepted_fraction)
+        self.typical = typical_margins(scored.log_probs)
+        known = familiarity(scored.log_probs, scored.predicted, self.typical)
+        self.threshold = float(expit(calibration.acceptance_threshold(known, self.data_args.accepted_fraction)))
         self.settle(self.model.config)
 
     def unknown_metrics(self, scored: findings.Scored) -> dict[str, Any]:
         """Texts of known languages that pass the threshold, and how well held-out languages are told from them."""
-        known = scored.margin
+        known = expit(familiarity(scored.log_probs, scored.predicted, self.typical))
         metrics = {"threshold": self.threshold, "accepted": float((known >= self.threshold).mean())}
         if self.held_out.empty:
             return metrics
         identify = TextLanguageIdentificationPipeline(model=self.model, tokenizer=self.tokenizer)
         log_probs = identify.log_probs(list(self.held_out["text"]))
-        unknown = margins(log_probs, log_probs.argmax(axis=1))
+        unknown = expit(familiarity(log_probs, log_probs.argmax(axis=1), self.typical))
         metrics |= {
             "auroc": calibration.unknown_auroc(known, unknown),
             "rejected_held_out": float((unknown < self.threshold).mean()),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hf_fer.metrics.calibration import calibration_metrics
 
-from .windows_language_id import log_softmax, margins
+from .windows_language_id import log_softmax
 
 LENGTH_BOUNDS = (10, 20, 50, 100, 200)
 
@@ -33,11 +33,6 @@ class Scored:
     def predicted(self) -> np.ndarray:
         """Best class of each text, `(n,)`."""
         return self.log_probs.argmax(axis=1)
-
-    @property
-    def margin(self) -> np.ndarray:
-        """How far the best class of each text stands above its rivals, `(n,)`; see `margins`."""
-        return margins(self.log_probs, self.predicted)
 
     def confidence(self, temperature: float) -> np.ndarray:
         """Calibrated probability of the best class, `(n,)`."""

@@ -12,6 +12,7 @@ import torch
 SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f\u0964\u0965]+[\"'\u201d\u2019\u00bb)\u300d\u300f]*\\s*|\n+")
 SENTENCE_REACH, WORD_REACH = 24, 16  # characters
 RIVALS = 5
+LEAST_SPREAD = 0.3  # nats, added to each standard deviation
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,36 @@ def margins(log_probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     others[rows, chosen] = -np.inf
     rivals = np.sort(others, axis=1)[:, 1:][:, -RIVALS:]
     return log_probs[rows, chosen] - rivals.mean(axis=1)
+
+
+def familiarity(log_probs: np.ndarray, chosen: np.ndarray, typical: dict[str, list[float]] | None) -> np.ndarray:
+    """
+    How usual a margin is for its class, in standard deviations above the mean.
+
+    A language with a close relative has small margins by nature, another has large ones: a text of an unknown language
+    stands out against the language that it is taken for.
+
+    Args:
+        log_probs: `(n, classes)`, not calibrated.
+        chosen: Class of each row, `(n,)`.
+        typical: `mean` and `std` of the margins of each class on validation; without, the margins as they are.
+
+    Returns:
+        `(n,)`.
+    """
+    found = margins(log_probs, chosen)
+    if typical is None:
+        return found
+    return (found - np.array(typical["mean"])[chosen]) / (np.array(typical["std"])[chosen] + LEAST_SPREAD)
+
+
+def typical_margins(log_probs: np.ndarray) -> dict[str, list[float]]:
+    """`mean` and `std` of the margins of the texts taken for each class; of all texts where these are fewer than 5."""
+    chosen = log_probs.argmax(axis=1)
+    found = margins(log_probs, chosen)
+    groups = [found[chosen == index] for index in range(log_probs.shape[1])]
+    groups = [group if len(group) >= 5 else found for group in groups]
+    return {"mean": [float(group.mean()) for group in groups], "std": [float(group.std()) for group in groups]}
 
 
 def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
