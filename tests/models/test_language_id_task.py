@@ -116,8 +116,8 @@ def test_the_pipeline_agrees_with_the_report(trained, metrics):
 def test_a_checkpoint_is_evaluated_with_its_own_labels_and_settings(trained, tmp_path):
     rows = demo_texts(20).query("label in ['vi', 'en']").assign(split="test")
     path = write_csv(tmp_path / "a.csv", rows)
-    arguments = ["--dataset", path, "--model_name_or_path", trained, "--do_train", "false", "--report_to", "none"]
-    run.run(task_of(*arguments, "--output_dir", tmp_path / "out", "--focus_languages", "vi", "en"))
+    arguments = ["--dataset", path, "--do_train", "false", "--report_to", "none", "--focus_languages", "vi", "en"]
+    run.run(task_of(*arguments, "--model_name_or_path", trained, "--output_dir", tmp_path / "out"))
     scores = json.loads((tmp_path / "out" / "report" / "metrics.json").read_text(encoding="utf-8"))["test"]
     assert scores["samples"] == 40
     assert scores["accuracy"] > 0.95
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_evaluated_with_its_own_labels_and_settings(trained, tmp
     assert scores["unknown"]["threshold"] > 0
     more = write_csv(tmp_path / "b.csv", demo_texts(20).assign(split="test"))
     with pytest.raises(DataError, match=r"does not know \['fr'\]"):
-        task_of(*arguments, "--dataset", more).load_data()
+        task_of(*arguments, "--model_name_or_path", trained, "--dataset", more).load_data()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

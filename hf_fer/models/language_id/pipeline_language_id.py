@@ -30,9 +30,9 @@ class TextLanguageIdentificationPipeline(Pipeline):
         top_k: How many languages to return, 1 by default.
         labels: The only languages to choose from, as codes of the model, or any ISO 639-1 or 639-3 codes of its
             languages where `iso639-lang` is installed.
-        unknown_threshold: A text is `unknown` if its `familiarity`, by the logistic function in (0, 1), is below this; by
-            default what was fitted on validation, 0 for never. With `labels`, the rivals are
-            still all languages of the model, so that a text in none of `labels` is unknown.
+        unknown_threshold: A text is `unknown` if its `familiarity`, by the logistic function in (0, 1), is below this;
+            by default what was fitted on validation, 0 for never. With `labels`, the rivals are still all languages of
+            the model, so that a text in none of `labels` is unknown.
         spans: Say for each part of the text what it is in.
         max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
         batch_size: Windows that go through the model together.
