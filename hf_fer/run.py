@@ -61,7 +61,8 @@ def train(trainer: Trainer, processor: Any, resume: bool | str) -> dict[str, Any
     if trainer.args.should_save:
         processor.save_pretrained(trainer.args.output_dir)
     state = trainer.state
-    return {"epochs": state.epoch, "steps": state.global_step, **outcome.metrics, "best_metric": state.best_metric}
+    speed = {name: value for name, value in outcome.metrics.items() if name.startswith("train_")}
+    return {"epochs": state.epoch, "steps": state.global_step, **speed, "best_metric": state.best_metric}
 
 
 def run(task: Task) -> None:

@@ -17,8 +17,9 @@ from hf_fer.data.demo import make_demo_ravdess
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _few_threads():
+    """Runs inside the tests change the number."""
     torch.set_num_threads(2)
 
 

@@ -41,8 +41,9 @@ assert all(torch.equal(loaded[name], weights) for name, weights in pushed.state_
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A running server, for a client without Xet; it read the variable for that when it was imported."""
+    """A running server, for a client without Xet and online; it read the variables for that when it was imported."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with HubServer(tmp_path / "hub") as server:
         yield server
 

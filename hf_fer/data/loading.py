@@ -255,6 +255,11 @@ def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: 
     )
 
 
+def optional_column(values: Iterable[Any], index: pd.Index) -> pd.Series:
+    """A column in which what is missing is `None`; pandas would infer a string column and put NaN, which is true."""
+    return pd.Series([None if pd.isna(value) else value for value in values], index=index, dtype=object)
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """
     A CSV, TSV, JSONL or Parquet file as a table.

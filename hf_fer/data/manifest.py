@@ -13,6 +13,7 @@ from hf_fer.data.loading import (
     cache_dir,
     check_groups,
     group_disjoint_split,
+    optional_column,
     random_split,
     read_table,
 )
@@ -35,7 +36,8 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     """
     rows = validate(read_table(path), str(path))
     for column in ("video", "audio"):
-        rows[column] = [None if pd.isna(value) else str(Path(path).parent / str(value)) for value in rows[column]]
+        full = (value if pd.isna(value) else str(Path(path).parent / str(value)) for value in rows[column])
+        rows[column] = optional_column(full, rows.index)
     return rows
 
 
@@ -70,7 +72,7 @@ def read_hub_dataset(name: str) -> pd.DataFrame:
         tables.append(table)
     rows = validate(pd.concat(tables, ignore_index=True), name)
     for column in ("video", "audio"):
-        rows[column] = [_local_file(value) for value in rows[column]]
+        rows[column] = optional_column((_local_file(value) for value in rows[column]), rows.index)
     return rows
 
 

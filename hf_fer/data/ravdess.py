@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hf_fer.data.loading import DataError, random_split
+from hf_fer.data.loading import DataError, optional_column, random_split
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -97,7 +97,10 @@ def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFra
     unused = len(files) - int(copies.sum()) - sum(len({row["video"], row["audio"]} - {None}) for row in rows)
     if unused:
         notes.append(f"{unused} files repeat a performance in another modality; left aside.")
-    return pd.DataFrame(rows), notes
+    table = pd.DataFrame(rows)
+    for modality in ("video", "audio"):
+        table[modality] = optional_column(table[modality], table.index)
+    return table, notes
 
 
 def _choose(by_modality: dict[str, str], modalities: list[str]) -> tuple[str | None, str | None]:

@@ -23,6 +23,12 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     assert rows["video"].tolist() == [None, None]
 
 
+def test_what_is_missing_is_none(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, audio=["a.wav", None], video=[None, "b.mp4"], label=["x", "y"]))
+    assert rows["audio"].tolist() == [str(tmp_path / "a.wav"), None]
+    assert rows["video"].tolist() == [None, str(tmp_path / "b.mp4")]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -65,7 +65,8 @@ class TestOnePerformance:
         assert rows["video"][0] is None
 
     def test_sound_only_has_no_video(self, folder):
-        rows, _ = rows_of(folder(f"{self.sound}.flac"))
+        rows, _ = rows_of(folder(f"{self.sound}.flac", "01-01-05-01-01-01-02.mp4"))
+        assert rows["video"].isna().tolist() == [True, False]
         assert rows["video"][0] is None
 
     def test_copies_are_left_aside_and_lossless_is_kept(self, folder):
