@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from hf_fer.data.loading import LoadedData
 from hf_fer.metrics import classification
 
 
-class Task:
+class Task(ABC):
     """
     One system: its arguments, data, model, metrics and report.
 
@@ -91,6 +92,7 @@ class Task:
         return Path(self.training_args.output_dir, "report", "skipped.jsonl")
 
     @classmethod
+    @abstractmethod
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         """
         What `python -m hf_fer.data.check` shows of a folder or manifest.
@@ -98,31 +100,30 @@ class Task:
         Returns:
             One row per file, with `path` and the columns to count by; and the unusable ones as `{"path", "reason"}`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def load_data(self) -> LoadedData:
         """Paths, labels and metadata by split; raises `DataError` before anything is trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_processor(self, data: LoadedData) -> Any:
         """The processor, tokenizer or feature extractor that is saved beside the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_model(self, data: LoadedData, processor: Any) -> PreTrainedModel:
         """The model to train or evaluate, with the recipe's parts frozen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_transforms(self, splits: DatasetDict, processor: Any) -> DatasetDict:
         """The data with its on-the-fly transforms: augmented for training, plain for the rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Examples to a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
         """Numbers logged at every evaluation; the keys are `metric_names`."""
-        raise NotImplementedError
 
     def callbacks(self) -> list[TrainerCallback]:
         """The system's own callbacks, beside those of every run."""
@@ -146,9 +147,9 @@ class Task:
         """Write the system's own tables and plots into the report; returns file name -> caption."""
         return {}
 
+    @abstractmethod
     def card_example(self, repo_id: str) -> str:
         """Python lines that load and use the model, for its card."""
-        raise NotImplementedError
 
 
 class ClassificationTask(Task):
