@@ -20,8 +20,6 @@ def brightness(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp4"])
 def test_any_rate_becomes_16_khz(tmp_path, rate, suffix):
-    if suffix == ".mp4" and rate == 22050:
-        pytest.skip("AAC and 22.05 kHz are covered by the others")
     samples = load_audio(write_clip(tmp_path / f"a{suffix}", audio=tone(1.0, rate), rate=rate), 16000)
     assert samples.dtype == np.float32
     assert abs(len(samples) - 16000) < 2200  # AAC pads to whole frames at either end
