@@ -103,7 +103,8 @@ def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, 
         split: Named in the title.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(max(4.5, 0.72 * len(labels) + 2), 32)
+    # Inches per class: room for a number in each cell, or, past 30 classes, for a label only.
+    side = max(4.5, (0.72 if len(labels) <= 30 else 0.26) * len(labels) + 2)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
