@@ -1,0 +1,308 @@
+"""Concept-based similarity reasoning (CSR, CVPR 2025, arXiv 2503.06873).
+
+Shapes use B (batch), C (backbone channels), H and W (feature map), K (concepts), M (prototypes of a concept),
+D (projected width).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .backbone_csr import BackboneKeysError, build_backbone, feature_map, load_backbone, timm_to_transformers
+from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
+from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
+
+TRAINED = {CONCEPTS: ("backbone", "concept_head"), PROTOTYPES: ("projector", "prototypes"), TASK: ("classifier",)}
+"""The parts that each stage trains."""
+
+REPLACEMENTS = ("zero", "mean", "absent")
+"""What the similarities of a rejected concept become: 0, their training mean, or that of images without it."""
+
+
+@dataclass
+class CsrOutput(ModelOutput):
+    """
+    Output of [`CsrForImageClassification`]. What a stage does not compute is `None`.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): The stage's loss; given with its labels.
+        logits (`torch.Tensor` of shape `(B, classes)`): Class scores, stage 3.
+        concept_logits (`torch.Tensor` of shape `(B, K)`): Concept scores before the sigmoid.
+        concept_peaks (`torch.Tensor` of shape `(B, K, 2)`): x and y of the maximum of each concept map, in [0, 1].
+        similarities (`torch.Tensor` of shape `(B, K, M)`): Highest similarity to each prototype, stage 3.
+        similarity_peaks (`torch.Tensor` of shape `(B, K, M, 2)`): Where it is, x and y in [0, 1].
+        concept_maps (`torch.Tensor` of shape `(B, K, H, W)`): Class activation map of each concept.
+        similarity_maps (`torch.Tensor` of shape `(B, K, M, H, W)`): Cosine similarity to each prototype, stage 3.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    concept_logits: Tensor | None = None
+    concept_peaks: Tensor | None = None
+    similarities: Tensor | None = None
+    similarity_peaks: Tensor | None = None
+    concept_maps: Tensor | None = None
+    similarity_maps: Tensor | None = None
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """Centre of the cell with the maximum: maps `(..., H, W)` -> x and y as shares of the image, `(..., 2)`."""
+    height, width = maps.shape[-2:]
+    place = maps.flatten(-2).argmax(dim=-1)
+    return torch.stack([(place % width + 0.5) / width, (place // width + 0.5) / height], dim=-1)
+
+
+def spatial_weights(
+    positive: list[tuple[float, float, float, float]],
+    negative: list[tuple[float, float, float, float]],
+    size: tuple[int, int],
+    alpha: float,
+) -> Tensor:
+    """
+    The map A that steers similarities in space: 1 in positive boxes, 0 in negative boxes, `alpha` elsewhere.
+
+    A cell belongs to the boxes that its centre lies in, a box smaller than a cell also takes the cell of its own
+    centre, and negative boxes win.
+
+    Args:
+        positive, negative: Boxes as x0, y0, x1, y1, shares of the image.
+        size: H and W of the map.
+        alpha: Weight of what no box covers.
+
+    Returns:
+        `(H, W)`.
+
+    Raises:
+        ValueError: a box has no area or does not lie in the image.
+    """
+    height, width = size
+    y, x = ((torch.arange(side) + 0.5) / side for side in size)
+    weights = torch.full(size, float(alpha))
+    for boxes, value in ((positive, 1.0), (negative, 0.0)):
+        for x0, y0, x1, y1 in boxes:
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError(f"Box {(x0, y0, x1, y1)} does not lie in the image or has no area.")
+            inside = ((y >= y0) & (y <= y1))[:, None] & ((x >= x0) & (x <= x1))[None]
+            inside[int((y0 + y1) / 2 * height), int((x0 + x1) / 2 * width)] = True
+            weights[inside] = value
+    return weights
+
+
+class CsrForImageClassification(PreTrainedModel):
+    """
+    Backbone, concept maps, prototypes of each concept, and a linear classifier on the similarities to them.
+
+    `config.stage` says which parts train and which loss `forward` gives.
+    """
+
+    config: CsrConfig
+    base_model_prefix = "csr"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _no_split_modules = ["ViTMAELayer", "ViTLayer", "ConvNextLayer", "ResNetBasicLayer", "ResNetBottleNeckLayer"]
+
+    def __init__(self, config: CsrConfig):
+        super().__init__(config)
+        size = config.prototype_size
+        self.backbone = build_backbone(config.backbone_config)
+        self.concept_head = nn.Conv2d(config.feature_size, config.num_concepts, kernel_size=1, bias=False)
+        self.projector = nn.Sequential(nn.Linear(config.feature_size, size), nn.GELU(), nn.Linear(size, size))
+        self.prototypes = nn.Parameter(torch.empty(config.num_concepts, config.num_prototypes, size))
+        self.classifier = nn.Linear(config.num_concepts * config.num_prototypes, config.num_labels)
+        self.post_init()
+        self.freeze_for_stage()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if isinstance(module, CsrForImageClassification):
+            init.normal_(module.prototypes, std=self.config.prototype_size**-0.5)
+
+    @classmethod
+    def from_backbone_pretrained(cls, path: str | Path, config: CsrConfig) -> "CsrForImageClassification":
+        """
+        A new model whose backbone starts from a checkpoint.
+
+        Args:
+            path: A weights file or a folder with `model.safetensors`, in transformers' layout, or, for the vision
+                transformers, in timm's or MAE's.
+            config: The whole model's configuration.
+
+        Raises:
+            BackboneKeysError: keys of the checkpoint and of the backbone differ; it lists them.
+        """
+        model = cls(config)
+        model.backbone.load_state_dict(load_backbone(config.backbone_config, path).state_dict())
+        return model
+
+    def freeze_for_stage(self) -> None:
+        """Stop training all that `config.stage` does not train; it also stays in evaluation mode (BatchNorm)."""
+        for name, parameter in self.named_parameters():
+            if name.partition(".")[0] not in TRAINED[self.config.stage]:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.train(False)
+        return self
+
+    @property
+    def kept(self) -> Tensor:
+        """False for pruned prototypes, `(K, M)`."""
+        kept = torch.ones(self.prototypes.shape[:2], dtype=torch.bool)
+        for concept, index in self.config.pruned_prototypes:
+            kept[self.config.concepts.index(concept), index] = False
+        return kept.to(self.prototypes.device)
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """Feature vectors `(..., C)` -> unit vectors `(..., D)`."""
+        return F.normalize(self.projector(vectors), dim=-1)
+
+    def concept_similarities(self, features: Tensor, concept_maps: Tensor) -> Tensor:
+        """
+        How near the vector that each concept pools is to every concept's prototypes.
+
+        Args:
+            features: `(B, C, H, W)`.
+            concept_maps: `(B, K, H, W)`; their softmax over space pools the features.
+
+        Returns:
+            `(B, K, K)`: `[b, i, k]` is the vector of concept `i` against the prototypes of concept `k`.
+        """
+        attention = concept_maps.flatten(2).softmax(dim=-1)
+        vectors = self.project(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2)))
+        cosines = torch.einsum("bid,kmd->bikm", vectors, F.normalize(self.prototypes, dim=-1))
+        return assign(at_least_float32(cosines), self.config.assignment_scale, self.kept)
+
+    def similarity_maps(self, features: Tensor) -> Tensor:
+        """Cosine similarity of every place to every prototype: `(B, C, H, W)` -> `(B, K, M, H, W)`."""
+        places = self.project(features.flatten(2).transpose(1, 2))
+        maps = torch.einsum("bnd,kmd->bkmn", places, F.normalize(self.prototypes, dim=-1))
+        return maps.unflatten(-1, features.shape[-2:])
+
+    def classify(self, similarities: Tensor) -> Tensor:
+        """Logits `(B, classes)` of similarities `(B, K, M)`; pruned prototypes do not count."""
+        return self.classifier((similarities * self.kept).flatten(1))
+
+    def contributions(self, similarities: Tensor) -> Tensor:
+        """
+        Each prototype's share of each logit, `(B, K, M)` -> `(B, classes, K, M)`.
+
+        With the classifier's bias they sum to the logits.
+        """
+        weight = self.classifier.weight.unflatten(1, self.prototypes.shape[:2])
+        return (similarities * self.kept)[:, None] * weight
+
+    def intervene(
+        self, similarities: Tensor, reject: Tensor, confirm: Tensor | None = None, replacement: str = "mean"
+    ) -> Tensor:
+        """
+        Similarities with an expert's word on some concepts.
+
+        Args:
+            similarities: `(B, K, M)`.
+            reject: True where a concept is not there, `(B, K)`.
+            confirm: True where it is; its similarities become the training mean of images that show it.
+            replacement: What rejected ones become, one of `REPLACEMENTS`.
+
+        Raises:
+            ValueError: an unknown replacement, or training means that the checkpoint does not have.
+        """
+        if replacement not in REPLACEMENTS:
+            raise ValueError(f"replacement must be one of {REPLACEMENTS}, got {replacement!r}.")
+        other = torch.zeros_like(similarities)
+        if replacement != "zero":
+            other = self.training_mean("all" if replacement == "mean" else "absent", similarities)
+        changed = torch.where(reject[..., None], other, similarities)
+        if confirm is None or not confirm.any():
+            return changed
+        return torch.where(confirm[..., None], self.training_mean("present", similarities), changed)
+
+    def training_mean(self, kind: str, like: Tensor) -> Tensor:
+        """The training mean `"all"`, `"present"` or `"absent"`, `(K, M)`; raises ValueError where there is none."""
+        if self.config.similarity_means is None:
+            raise ValueError("This checkpoint has no training means; they are set at the end of stages 2 and 3.")
+        return torch.tensor(self.config.similarity_means[kind], dtype=like.dtype, device=like.device)
+
+    def stage_loss(
+        self, features: Tensor, outputs: dict[str, Tensor], labels: Tensor | None, concept_labels: Tensor | None
+    ) -> Tensor | None:
+        """The loss of `config.stage`, or `None` without the labels that it needs."""
+        config = self.config
+        if config.stage == TASK:
+            return None if labels is None else class_loss(at_least_float32(outputs["logits"]), labels)
+        if concept_labels is None:
+            return None
+        if config.stage == CONCEPTS:
+            logits = at_least_float32(outputs["concept_logits"])
+            weight = None if config.pos_weight is None else logits.new_tensor(config.pos_weight)
+            return concept_loss(logits, concept_labels.to(logits.dtype), weight)
+        similarities = self.concept_similarities(features, outputs["concept_maps"])
+        margin = config.margin_sign * config.margin
+        return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
+
+    def task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Similarity maps `(B, K, M, H, W)` to similarities, their places, and the classes that follow: `forward`."""
+        if weights is not None:
+            maps = maps * weights[..., None, None, :, :].to(maps)
+        similarities = maps.flatten(-2).amax(dim=-1)
+        return {
+            "logits": self.classify(similarities),
+            "similarities": similarities,
+            "similarity_peaks": peaks(maps.detach()),
+            "similarity_maps": maps,
+        }
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        concept_labels: Tensor | None = None,
+        spatial_weights: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CsrOutput:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): Normalised images.
+            labels (`torch.Tensor`): Class indices `(B,)`, or, multi-label, targets `(B, classes)`; -100 is ignored.
+            concept_labels (`torch.Tensor` of shape `(B, K)`): Presence of each concept in [0, 1]; -100 is ignored.
+            spatial_weights (`torch.Tensor` of shape `(B, H, W)` or `(H, W)`): The map A of the function of that
+                name; similarities are multiplied with it before their maximum is taken.
+        """
+        features = feature_map(self.backbone, pixel_values)
+        concept_maps = self.concept_head(features)
+        outputs = {
+            "concept_logits": concept_maps.mean(dim=(2, 3)),
+            "concept_peaks": peaks(concept_maps.detach()),
+            "concept_maps": concept_maps,
+        }
+        if self.config.stage == TASK:
+            outputs |= self.task_outputs(self.similarity_maps(features), spatial_weights)
+        output = CsrOutput(loss=self.stage_loss(features, outputs, labels, concept_labels), **outputs)
+        return output if return_dict is not False else output.to_tuple()
+
+
+__all__ = [
+    "IGNORED",
+    "REPLACEMENTS",
+    "BackboneKeysError",
+    "CsrForImageClassification",
+    "CsrOutput",
+    "spatial_weights",
+    "timm_to_transformers",
+]

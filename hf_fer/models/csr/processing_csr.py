@@ -1,0 +1,95 @@
+"""From image files or arrays to the tensors of the CSR model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from .decoding_csr import load_image, stretch
+
+ImageInput = str | Path | Image.Image | np.ndarray
+
+
+class CsrProcessor(ProcessorMixin):
+    r"""
+    Decodes, resizes and normalises images for [`CsrForImageClassification`].
+
+    Args:
+        image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises; it must not rescale, because
+            decoded images are in [0, 1].
+
+    Raises:
+        ValueError: the image processor rescales.
+    """
+
+    def __init__(self, image_processor, **kwargs: Any):
+        if image_processor.do_rescale:
+            raise ValueError("CsrProcessor needs an image processor with do_rescale=False: images are in [0, 1].")
+        super().__init__(image_processor)
+
+    def load_image(self, image: ImageInput) -> Tensor:
+        """
+        A file, Pillow image or array as RGB, `(3, height, width)` in [0, 1].
+
+        Arrays are `(height, width)` or `(height, width, 3)`: `uint8`, floats in [0, 1], or other integers, which are
+        stretched from their lowest to their highest value.
+
+        Raises:
+            UnusableImageError: the file cannot be used.
+            ValueError: the array has another shape, or floats outside [0, 1].
+        """
+        if isinstance(image, str | Path):
+            pixels = load_image(image)
+        else:
+            pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+            pixels = self._to_unit_range(pixels)
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+    @staticmethod
+    def _to_unit_range(pixels: np.ndarray) -> np.ndarray:
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=-1)
+        if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
+            raise ValueError(f"Image arrays are (height, width) or (height, width, 3), got shape {pixels.shape}.")
+        if pixels.dtype == np.uint8:
+            return pixels.astype(np.float32) / 255
+        if not np.issubdtype(pixels.dtype, np.floating):
+            return stretch(pixels)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError("Image arrays of floats must be in [0, 1].")
+        return pixels.astype(np.float32)
+
+    def features(self, image: Tensor) -> Tensor:
+        """RGB `(3, height, width)` in [0, 1] -> normalised pixels of the model's size."""
+        return self.image_processor(image, return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
+
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **kwargs: Any) -> BatchFeature:
+        """
+        Args:
+            images: A file, Pillow image or array as in `load_image`, or a list of them.
+
+        Returns:
+            `pixel_values (B, 3, height, width)`.
+
+        Raises:
+            UnusableImageError: a file cannot be used.
+            ValueError: no image, or a bad array.
+        """
+        given = list(images) if isinstance(images, list | tuple) else [images]
+        if not given:
+            raise ValueError("Give at least one image.")
+        pixels = torch.stack([self.features(self.load_image(image)) for image in given])
+        return BatchFeature({"pixel_values": pixels})
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that `__call__` returns."""
+        return ["pixel_values"]
+
+
+__all__ = ["CsrProcessor"]

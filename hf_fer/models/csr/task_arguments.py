@@ -1,0 +1,72 @@
+"""The recipe fields of csr."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hf_fer.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
+from hf_fer.data.concepts import ConceptFormat
+from hf_fer.data.image_augment import ImageAugmentation
+
+
+@dataclass
+class CsrModelArguments(ModelArguments):
+    """Where the model comes from."""
+
+    stage: Literal[1, 2, 3] = field(
+        default=1, metadata={"help": "What is trained: 1 concepts, 2 prototypes, 3 classes; each from the one before."}
+    )
+    backbone: Literal["medmae", "resnet50", "vit", "convnext"] = field(
+        default="resnet50", metadata={"help": "Backbone of a new model; config_overrides has its sizes."}
+    )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={"help": "Pretrained backbone: a weights file, or a folder with model.safetensors; stage 1."},
+    )
+
+
+@dataclass
+class CsrDataArguments(DataArguments):
+    """Which images, concepts and classes, and how images are augmented."""
+
+    image_folder: str | None = field(default=None, metadata={"help": "Folder of the images; the table's if unset."})
+    concepts: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: concept name to column, or to column=value|value."}
+    )
+    class_columns: list[str] = field(
+        default_factory=list, metadata={"help": "One column of class names, or several of 0 and 1 (multi-label)."}
+    )
+    boxes: str | None = field(default=None, metadata={"help": "Table of boxes in pixels, for the Pointing Game."})
+    image_labels: str | None = field(default=None, metadata={"help": "VinDr-CXR's table of labels per image."})
+    reader_agreement: Literal["any", "majority", "soft"] = field(
+        default="majority", metadata={"help": "What makes a finding of several readers a label; soft: their share."}
+    )
+    min_concept_images: int = field(
+        default=0, metadata={"help": "Concepts with fewer training images are dropped; 0 drops none."}
+    )
+    image_size: int = field(default=224, metadata={"help": "Side of the images the model sees, in pixels."})
+    augment: bool = field(default=True, metadata={"help": "Augment the training split."})
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.image_augment."}
+    )
+
+    def __post_init__(self):
+        self.concepts = json_object("concepts", self.concepts)
+        overrides = json_object("augmentation", self.augmentation)
+        for name in overrides:
+            check_choice("augmentation", name, (item.name for item in dataclasses.fields(ImageAugmentation)))
+        self.augmentation = overrides
+        if self.min_concept_images < 0:
+            raise RecipeError(f"min_concept_images must not be negative, got {self.min_concept_images}.")
+
+    @property
+    def form(self) -> ConceptFormat:
+        """What the table's columns mean."""
+        return ConceptFormat(
+            self.image_folder,
+            self.concepts,
+            self.class_columns,
+            self.boxes,
+            self.image_labels,
+            self.reader_agreement,
+        )

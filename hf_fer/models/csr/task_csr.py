@@ -1,0 +1,368 @@
+"""How run.py trains csr: its data, model, metrics and report, stage by stage."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, ViTImageProcessor
+
+from hf_fer.arguments import RecipeError, check_choice
+from hf_fer.callbacks import EpochCallback
+from hf_fer.data import manifest
+from hf_fer.data.augment import EpochClock
+from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, first_column, image_file, read_concepts
+from hf_fer.data.demo_images import CONCEPTS as DEMO_CONCEPTS
+from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE, make_demo_images
+from hf_fer.data.image_augment import ImageAugmentation
+from hf_fer.data.loading import (
+    DataError,
+    FileCheck,
+    LoadedData,
+    append_skipped,
+    cache_dir,
+    enforce_skip_limit,
+    read_table,
+    take_subset,
+    to_splits,
+)
+from hf_fer.metrics.intervals import interval_metrics
+from hf_fer.report import write_class_scores
+from hf_fer.task import Task
+
+from . import task_atlas as atlas
+from . import task_report as findings
+from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
+from .decoding_csr import IMAGE_SUFFIXES
+from .modeling_csr import BackboneKeysError, CsrForImageClassification
+from .processing_csr import CsrProcessor
+from .task_arguments import CsrDataArguments, CsrModelArguments
+from .task_images import ImageCollator, ImageTransform, drop_unusable, unusable_reason
+
+logger = logging.getLogger(__name__)
+
+MAX_POS_WEIGHT = 20.0
+
+STAGE_METRICS = {
+    CONCEPTS: ("concept_auroc", "concept_f1"),
+    PROTOTYPES: ("prototype_cosine", "concept_auroc"),
+    TASK: ("class_auroc", "macro_f1", "concept_auroc"),
+}
+
+
+def demo_data(seed: int = 0) -> tuple[Path, ConceptFormat]:
+    """The drawn images' table, and what its columns mean."""
+    folder = make_demo_images(cache_dir() / f"demo_images_{seed}", seed)
+    concepts = {name: name for name in DEMO_CONCEPTS}
+    return folder / "concepts.csv", ConceptFormat(
+        concepts=concepts, class_columns=["class"], boxes=str(folder / "boxes.csv")
+    )
+
+
+def positive_weights(labels: np.ndarray) -> list[float]:
+    """Negatives over positives of each concept, `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count as shares."""
+    positives = labels.sum(axis=0)
+    return np.minimum((len(labels) - positives) / positives, MAX_POS_WEIGHT).tolist()
+
+
+class CsrTask(Task):
+    """Concept-based similarity reasoning."""
+
+    model_arguments = CsrModelArguments
+    data_arguments = CsrDataArguments
+    primary_metric = "class_auroc"
+    hub_task = "image-classification"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.metric_names = STAGE_METRICS[self.model_args.stage]
+        self.clock = EpochClock()
+        self.source: ConceptData | None = None
+        self.model: CsrForImageClassification | None = None
+        self.training_images: Dataset | None = None
+        self.survey: atlas.Survey | None = None
+        self.earlier_head: findings.Head | None = None
+
+    @classmethod
+    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        place = Path(path)
+        if place.is_dir():
+            found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            rows = pd.DataFrame({"path": found})
+        else:
+            table = read_table(place)
+            column = first_column(table, IMAGE_COLUMNS)
+            if column is None:
+                raise DataError(f"{path}: no image column; name one of {IMAGE_COLUMNS}.")
+            names = table[column].astype(str).drop_duplicates()
+            rows = table.loc[names.index].assign(
+                path=[str(image_file(place.parent, name, IMAGE_SUFFIXES)) for name in names]
+            )
+        if rows.empty:
+            raise DataError(f"{path}: no images found.")
+        reasons = FileCheck(unusable_reason, settings={"decoder": "csr"}).reasons([(p, "image") for p in rows["path"]])
+        return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        args, stage = self.model_args, self.model_args.stage
+        if args.model_name_or_path is None:
+            if stage != CONCEPTS:
+                raise RecipeError(
+                    f"Stage {stage} starts from a stage-{stage - 1} checkpoint: set model_name_or_path to the "
+                    "output_dir of the recipe before it."
+                )
+            return
+        if args.backbone_weights:
+            raise RecipeError("backbone_weights is for a new model; model_name_or_path brings its own.")
+        found = self.checkpoint_config().stage
+        allowed = {stage, max(stage - 1, 1)} if self.training_args.do_train else {stage}
+        if found not in allowed:
+            raise RecipeError(
+                f"Stage {stage} cannot start from {args.model_name_or_path}, a stage-{found} checkpoint: "
+                + findings.WHY_NOT.get((stage, found), "it has come further already.")
+            )
+
+    def checkpoint_config(self) -> CsrConfig:
+        """The configuration of `model_name_or_path`; raises RecipeError where there is none."""
+        path = self.model_args.model_name_or_path
+        try:
+            # A folder without config.json would come out as the defaults.
+            found = CsrConfig.get_config_dict(path)[0].get("model_type")
+            if found == CsrConfig.model_type:
+                return CsrConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"model_name_or_path: {path} has no csr model ({error}).") from error
+        raise RecipeError(f"model_name_or_path: {path} has no csr model, but {found or 'no config.json'}.")
+
+    def read_source(self) -> tuple[ConceptData, str, list[str]]:
+        """Rows with a `split` column, the protocol's name, and notes."""
+        args = self.data_args
+        path, form, notes = args.dataset, args.form, []
+        if args.dataset == "demo":
+            (path, form), notes = demo_data(), [DEMO_IMAGES_NOTICE]
+        data = read_concepts(path, form, IMAGE_SUFFIXES)
+        protocol = args.protocol or manifest.PROTOCOLS[0]
+        data.rows, more = manifest.assign_protocol(data.rows, protocol, seed=args.split_seed)
+        return data, protocol, [*notes, *more]
+
+    def load_data(self) -> LoadedData:
+        args = self.data_args
+        source, protocol, notes = self.read_source()
+        rows = take_subset(
+            source.rows,
+            label="label",
+            seed=args.split_seed,
+            train_fraction=args.train_fraction,
+            max_train_samples=args.max_train_samples,
+            max_eval_samples=args.max_eval_samples,
+        )
+        total = len(rows)
+        rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers)
+        if self.training_args.should_save and not self.training_args.dry_run:
+            append_skipped(self.skipped_file, skipped)
+        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        if rows.empty:
+            raise DataError(f"{args.dataset}: no usable images are left.")
+        source = dataclasses.replace(source, rows=rows)
+        self.source, dropped = self.choose_concepts(source)
+        notes += [note for note in (depths, dropped) if note]
+        absent = {name: "the table has none" for name in ("validation", "test") if name not in set(rows["split"])}
+        rows = self.source.rows.rename(columns={"targets": "labels"})
+        return LoadedData(to_splits(rows), self.source.classes, protocol, skipped, notes, absent)
+
+    def choose_concepts(self, source: ConceptData) -> tuple[ConceptData, str | None]:
+        """
+        The concepts of the checkpoint, or those with enough training images, and a note on those dropped.
+
+        Raises:
+            DataError: the data lacks a concept of the checkpoint, or one has no positive or no negative to learn from.
+        """
+        if self.model_args.model_name_or_path:
+            known = self.checkpoint_config().concepts
+            missing = [name for name in known if name not in source.concepts]
+            if missing:
+                raise DataError(
+                    f"{self.data_args.dataset}: has no labels for {missing}, which "
+                    f"{self.model_args.model_name_or_path} was trained on."
+                )
+            return findings.select_concepts(source, known), None
+        train = source.rows[source.rows["split"] == "train"]
+        if train.empty:
+            return source, None
+        labels = np.array(train["concept_labels"].tolist())
+        counts = dict(zip(source.concepts, (labels >= 0.5).sum(axis=0).tolist(), strict=True))
+        least = self.data_args.min_concept_images
+        rare = [name for name, count in counts.items() if count < least]
+        kept = [name for name in source.concepts if name not in rare]
+        useless = [name for name in kept if counts[name] in (0, len(train))]
+        if useless or not kept:
+            raise DataError(
+                f"{self.data_args.dataset}: {useless or rare} cannot be learnt: of {len(train)} training images, "
+                f"{[counts[name] for name in useless or rare]} show it. Leave it out of --concepts, or have rare ones "
+                "dropped by --min_concept_images."
+            )
+        note = f"Dropped, with fewer than {least} training images: " + ", ".join(f"{n} ({counts[n]})" for n in rare)
+        return findings.select_concepts(source, kept), f"{note}." if rare else None
+
+    def build_processor(self, data: LoadedData) -> CsrProcessor:
+        """The checkpoint's processor, which knows how its model was trained, or a new one."""
+        if self.model_args.model_name_or_path:
+            return CsrProcessor.from_pretrained(self.model_args.model_name_or_path)
+        side = self.data_args.image_size
+        return CsrProcessor(ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False))
+
+    def build_model(self, data: LoadedData, processor: CsrProcessor) -> PreTrainedModel:
+        args = self.model_args
+        valid = {item.name for item in dataclasses.fields(CsrConfig)}
+        for name in args.config_overrides:
+            check_choice("config_overrides field", name, valid)
+        config = self.make_config(data)
+        if args.model_name_or_path:
+            self.model = self.load(config, data.labels)
+        else:
+            self.model = self.new_model(config)
+        for part in args.freeze or []:
+            check_choice("freeze part", part, dict(self.model.named_children()))
+            getattr(self.model, part).requires_grad_(False)
+        self.model.train(self.model.training)
+        return self.model
+
+    def make_config(self, data: LoadedData) -> CsrConfig:
+        """The checkpoint's configuration or a new one, with what the recipe and the data say."""
+        args = self.model_args
+        names = dict(enumerate(data.labels))
+        fields: dict[str, Any] = {
+            "id2label": names,
+            "label2id": {name: index for index, name in names.items()},
+            "problem_type": f"{'multi' if self.source.multi_label else 'single'}_label_classification",
+            "stage": args.stage,
+            **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
+            **args.config_overrides,
+        }
+        if args.model_name_or_path:
+            fields = {**self.checkpoint_config().to_dict(), **fields}
+        else:
+            sized = {} if args.backbone == "resnet50" else {"image_size": self.data_args.image_size}
+            fields |= {"backbone": args.backbone, "concepts": self.source.concepts}
+            fields["backbone_config"] = {**sized, **fields.get("backbone_config", {})}
+        if args.stage == CONCEPTS and "train" in data.splits:
+            fields["pos_weight"] = positive_weights(np.array(data.splits["train"]["concept_labels"]))
+        try:
+            return CsrConfig(**fields)
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise RecipeError(f"config_overrides: {error}") from error
+
+    def new_model(self, config: CsrConfig) -> CsrForImageClassification:
+        """A new model, its backbone pretrained where the recipe says so."""
+        if self.model_args.backbone_weights is None:
+            return CsrForImageClassification(config)
+        try:
+            return CsrForImageClassification.from_backbone_pretrained(self.model_args.backbone_weights, config)
+        except BackboneKeysError as error:
+            raise RecipeError(f"backbone_weights: {error}") from error
+
+    def load(self, config: CsrConfig, labels: list[str]) -> CsrForImageClassification:
+        """The checkpoint's model; its classifier starts anew where the classes are others and it is to be trained."""
+        path, before = self.model_args.model_name_or_path, self.checkpoint_config()
+        known = list(before.id2label.values())
+        if known != labels and not self.training_args.do_train:
+            raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
+        if known != labels:
+            logger.warning(
+                "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
+            )
+        model = CsrForImageClassification.from_pretrained(path, config=config, ignore_mismatched_sizes=known != labels)
+        model.freeze_for_stage()
+        if before.stage == TASK and known == labels and self.training_args.do_train:
+            self.earlier_head = findings.Head.of(model, before)
+        return model
+
+    def with_transforms(self, splits: DatasetDict, processor: CsrProcessor) -> DatasetDict:
+        args = self.data_args
+        plain = ImageTransform(processor, self.skipped_file)
+        augmentation = ImageAugmentation(**args.augmentation) if args.augment else None
+        augmented = ImageTransform(processor, self.skipped_file, augmentation, self.training_args.seed, self.clock)
+        if "train" in splits:
+            self.training_images = splits["train"].with_transform(plain)
+        return DatasetDict(
+            {split: data.with_transform(augmented if split == "train" else plain) for split, data in splits.items()}
+        )
+
+    def collator(self, processor: CsrProcessor) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return ImageCollator(processor)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [EpochCallback(self.clock)]
+
+    def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
+        scored = findings.Scored.of(prediction, self.model.config)
+        metrics = findings.concept_metrics(scored, self.model.config.concepts)
+        if scored.stage >= PROTOTYPES:
+            metrics |= findings.diversity(self.model)
+        if scored.stage == TASK:
+            metrics |= findings.class_metrics(scored.logits, scored.labels, labels)
+        return metrics
+
+    def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
+        metrics = self.full_metrics(prediction, labels)
+        return {name: metrics[name] for name in self.metric_names}
+
+    def detail_metrics(
+        self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
+    ) -> dict[str, Any]:
+        """Intervals over patients of what single-label classes score."""
+        scored = findings.Scored.of(prediction, self.model.config)
+        if scored.stage != TASK or scored.labels.ndim > 1:
+            return {}
+        read, table = scored.readable, rows.to_pandas()
+        groups = table["group"][read] if "group" in table else None
+        return interval_metrics(scored.logits.argmax(axis=1)[read], scored.labels[read], groups)
+
+    def split_metrics(
+        self, split: str, data: Dataset, prediction: EvalPrediction, labels: list[str]
+    ) -> dict[str, Any]:
+        """Also the Pointing Game where there are boxes, and in stage 3 what an expert's corrections would change."""
+        scored = findings.Scored.of(prediction, self.model.config)
+        metrics = self.full_metrics(prediction, labels)
+        metrics |= findings.pointing(scored, list(data.with_format(None)["boxes"]), self.model)
+        if scored.stage >= PROTOTYPES:
+            self.take_survey()
+        if scored.stage == TASK:
+            metrics |= findings.intervention_metrics(scored, self.model, labels, self.earlier_head)
+        return metrics
+
+    def take_survey(self) -> None:
+        """Look through the training images once, for the atlas and the training means, where this run trained."""
+        if self.survey is None and self.training_args.do_train and self.training_images is not None:
+            size = self.training_args.per_device_eval_batch_size
+            self.survey = atlas.survey(self.model, self.training_images, size)
+            self.model.config.similarity_means = self.survey.means()
+            self.model.config.atlas = self.survey.atlas()
+
+    def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
+        captions = {}
+        if results:
+            findings.write_per_concept(folder / "per_concept.csv", results)
+            captions["per_concept.csv"] = "AUROC, F1, support and Pointing Game by split and concept."
+        if any("confusion_matrix" in metrics for metrics in results.values()):
+            captions |= write_class_scores(folder, results, data.labels)
+        if self.survey is not None:
+            self.model.config.save_pretrained(self.training_args.output_dir)
+            atlas.write_page(folder / "atlas", self.model, self.survey)
+            captions["atlas/index.html"] = "Each prototype beside the training patch that is most similar to it."
+        return captions
+
+    def card_example(self, repo_id: str) -> str:
+        return (
+            "import hf_fer\n"
+            "from transformers import pipeline\n\n"
+            f'explain = pipeline("concept-image-classification", model="{repo_id}")\n'
+            'answer = explain("image.png", top_concepts=3)\n'
+            'explain("image.png", reject=[answer["concepts"][0]["concept"]])  # what if it is not there?'
+        )

@@ -1,0 +1,151 @@
+"""Rows of csr's tables to batches, and images that cannot be used."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torchvision.transforms.v2.functional import resize
+
+from hf_fer.data.augment import EpochClock, seeded
+from hf_fer.data.concepts import relative_boxes
+from hf_fer.data.image_augment import ImageAugmentation, ImageAugmenter
+from hf_fer.data.loading import FileCheck, append_skipped
+
+from .decoding_csr import UnusableImageError, image_facts, load_image
+from .losses_csr import IGNORED
+from .processing_csr import CsrProcessor
+
+MARGIN = 4 / 3
+"""Augmented images are this much larger than the model's, so that a crop does not have to be enlarged."""
+
+MEMORY_BYTES = 256 * 2**20
+"""What a transform keeps of decoded images at the size that it needs, so that a small set is decoded once."""
+
+
+class ImageTransform:
+    """
+    Turns rows of paths into model inputs when they are read.
+
+    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without pixels
+    and with targets of -100, which neither loss nor metrics count.
+
+    Args:
+        processor: Decodes and converts.
+        skipped_file: Where files that fail are listed.
+        augmentation: Strengths, or `None` outside training.
+        seed, clock: With the row's index they decide all of its augmentation.
+    """
+
+    def __init__(
+        self,
+        processor: CsrProcessor,
+        skipped_file: Path,
+        augmentation: ImageAugmentation | None = None,
+        seed: int = 0,
+        clock: EpochClock | None = None,
+    ):
+        self.processor = processor
+        self.skipped_file = skipped_file
+        self.augmenter = augmentation and ImageAugmenter(augmentation)
+        self.seed = seed
+        self.clock = clock
+        self.memory: dict[str, torch.Tensor] = {}
+        self.room = MEMORY_BYTES
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        examples = [self.example(row) for row in rows]
+        return {name: [example[name] for example in examples] for name in ("pixel_values", "labels", "concept_labels")}
+
+    def example(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One row to `pixel_values (3, height, width)`, `labels` and `concept_labels`."""
+        try:
+            image = self.image(row["path"])
+        except UnusableImageError as error:
+            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            lost = [float(IGNORED)] * len(row["labels"]) if isinstance(row["labels"], list) else IGNORED
+            ignored = [float(IGNORED)] * len(row["concept_labels"])
+            return {"pixel_values": None, "labels": lost, "concept_labels": ignored}
+        if self.augmenter:
+            with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
+                image = self.processor.features(self.augmenter(image))
+        return {"pixel_values": image, "labels": row["labels"], "concept_labels": row["concept_labels"]}
+
+    def image(self, path: str) -> torch.Tensor:
+        """What can be done before augmentation: the image, or outside training its features; remembered."""
+        if path not in self.memory:
+            image = self.processor.load_image(path)
+            image = self.shrunk(image) if self.augmenter else self.processor.features(image)
+            if image.nbytes > self.room:
+                return image
+            self.room -= image.nbytes
+            self.memory[path] = image
+        return self.memory[path]
+
+    def shrunk(self, image: torch.Tensor) -> torch.Tensor:
+        """A large image at `MARGIN` times the model's size, and of its shape: augmenting more pixels is waste."""
+        size = self.processor.image_processor.size
+        target = [round(MARGIN * size["height"]), round(MARGIN * size["width"])]
+        if image.shape[1] <= target[0] or image.shape[2] <= target[1]:
+            return image
+        return resize(image, target, antialias=True)
+
+
+class ImageCollator:
+    """Stacks examples; zeros stand in for an image that could not be read."""
+
+    def __init__(self, processor: CsrProcessor):
+        size = processor.image_processor.size
+        self.empty = torch.zeros(3, size["height"], size["width"])
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pixels = [self.empty if example["pixel_values"] is None else example["pixel_values"] for example in examples]
+        return {
+            "pixel_values": torch.stack(pixels),
+            "labels": torch.tensor([example["labels"] for example in examples]),
+            "concept_labels": torch.tensor([example["concept_labels"] for example in examples]),
+        }
+
+
+def unusable_reason(path: str, wanted: str) -> str | None:
+    """Why an image cannot be loaded as training will load it, or `None`."""
+    try:
+        load_image(path)
+    except UnusableImageError as error:
+        return error.reason
+    return None
+
+
+def drop_unusable(
+    rows: pd.DataFrame, concepts: list[str], workers: int
+) -> tuple[pd.DataFrame, list[dict[str, str]], str | None]:
+    """
+    Leave out images that do not decode and those with a box outside the image.
+
+    Returns:
+        The rest, boxes as shares of their image; what was left out; and a note where bit depths differ.
+    """
+    check = FileCheck(unusable_reason, settings={"decoder": "csr"}, workers=workers)
+    reasons = check.reasons([(path, "image") for path in rows["path"]])
+    boxes, skipped, bits = {}, [], {}
+    for (index, row), reason in zip(rows.iterrows(), reasons, strict=True):
+        if reason is None:
+            facts = image_facts(row["path"])
+            try:
+                boxes[index] = relative_boxes(row["boxes"], facts.width, facts.height, concepts)
+                bits.setdefault(facts.bits, []).append(row["image"])
+                continue
+            except ValueError as error:
+                reason = str(error)
+        skipped.append({"path": row["path"], "reason": reason})
+    kept = rows.loc[list(boxes)]
+    return kept.assign(boxes=pd.Series(boxes, dtype=object)), skipped, depth_note(bits)
+
+
+def depth_note(bits: dict[int, list[str]]) -> str | None:
+    """What to say of images of several bit depths; each is scaled by its own."""
+    if len(bits) < 2:
+        return None
+    counts = ", ".join(f"{len(names)} of {depth} bits (such as {names[0]})" for depth, names in sorted(bits.items()))
+    return f"The images differ in bit depth: {counts}. Each was scaled by its own; make sure they are of one kind."

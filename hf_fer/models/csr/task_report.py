@@ -1,0 +1,201 @@
+"""What a report of csr says: concepts, classes, where maps point, prototypes, and an expert's corrections."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit, softmax
+from torch import Tensor
+from transformers import EvalPrediction
+
+from hf_fer.data.concepts import ConceptData
+from hf_fer.metrics.classification import classification_metrics
+from hf_fer.metrics.localization import pointing_game
+from hf_fer.metrics.multilabel import multilabel_metrics
+from hf_fer.metrics.prototypes import prototype_diversity
+
+from .configuration_csr import CONCEPTS, TASK, CsrConfig
+from .losses_csr import IGNORED
+from .modeling_csr import REPLACEMENTS, CsrForImageClassification
+
+WHY_NOT = {
+    (TASK, CONCEPTS): "its prototypes have not been trained. Run stage 2 from it first, and start from its output.",
+}
+
+
+@dataclass
+class Scored:
+    """
+    A split's predictions by name; what the stage does not give is `None`.
+
+    Args:
+        stage: Of the model.
+        labels: Class indices `(n,)`, or targets `(n, classes)`.
+        concept_labels: `(n, K)`; a row of -100 could not be read.
+        concept_logits, concept_peaks: `(n, K)` and `(n, K, 2)`.
+        logits, similarities, similarity_peaks: `(n, classes)`, `(n, K, M)`, `(n, K, M, 2)`.
+    """
+
+    stage: int
+    labels: np.ndarray
+    concept_labels: np.ndarray
+    concept_logits: np.ndarray
+    concept_peaks: np.ndarray
+    logits: np.ndarray | None = None
+    similarities: np.ndarray | None = None
+    similarity_peaks: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, prediction: EvalPrediction, config: CsrConfig) -> "Scored":
+        """From the Trainer's tuples, which are in the order of `CsrOutput` and of `forward`."""
+        names = ["concept_logits", "concept_peaks"]
+        if config.stage == TASK:
+            names = ["logits", *names, "similarities", "similarity_peaks"]
+        return cls(config.stage, *prediction.label_ids, **dict(zip(names, prediction.predictions, strict=True)))
+
+    @property
+    def readable(self) -> np.ndarray:
+        """False for images that could not be read."""
+        return (self.concept_labels != IGNORED).all(axis=1)
+
+
+@dataclass
+class Head:
+    """A classifier as it was before this run: weight `(classes, K * M)`, bias, and kept prototypes `(K, M)`."""
+
+    weight: Tensor
+    bias: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, model: CsrForImageClassification, config: CsrConfig) -> "Head":
+        """The classifier of a model, with the pruning of the configuration that it came with."""
+        kept = torch.ones(config.num_concepts, config.num_prototypes, dtype=torch.bool)
+        for concept, index in config.pruned_prototypes:
+            kept[config.concepts.index(concept), index] = False
+        return cls(model.classifier.weight.detach().cpu().clone(), model.classifier.bias.detach().cpu().clone(), kept)
+
+    def logits(self, similarities: Tensor, kept: Tensor) -> np.ndarray:
+        """Class scores of similarities `(n, K, M)` with these prototypes kept."""
+        return ((similarities * kept).flatten(1) @ self.weight.T + self.bias).numpy()
+
+
+def select_concepts(source: ConceptData, names: list[str]) -> ConceptData:
+    """The same images with these concepts in this order; boxes of others go."""
+    chosen = [source.concepts.index(name) for name in names]
+    place = {old: new for new, old in enumerate(chosen)}
+    rows = source.rows.assign(
+        concept_labels=[[values[index] for index in chosen] for values in source.rows["concept_labels"]],
+        boxes=[[[place[int(k)], *box] for k, *box in boxes if int(k) in place] for boxes in source.rows["boxes"]],
+    )
+    return dataclasses.replace(source, rows=rows, concepts=list(names))
+
+
+def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:
+    """AUROC and F1 of the concepts."""
+    found = multilabel_metrics(expit(scored.concept_logits), scored.concept_labels, concepts)
+    return {
+        "concept_auroc": found["macro_auroc"],
+        "concept_f1": found["macro_f1"],
+        "concepts_scored": found["labels_scored"],
+        "per_concept": found["per_label"],
+    }
+
+
+def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """AUROC (one class against the rest), F1 and what the kind of classes allows; logits `(n, classes)`."""
+    if labels.ndim == 2:
+        found = multilabel_metrics(expit(logits), labels, names)
+        found["class_auroc"], found["per_class"] = found.pop("macro_auroc"), found.pop("per_label")
+        return found
+    metrics = classification_metrics(logits.argmax(axis=1), labels, names)
+    read = labels != IGNORED
+    one_hot = np.eye(len(names), dtype=int)[labels[read]]
+    auroc = multilabel_metrics(softmax(logits[read], axis=1), one_hot, names)["macro_auroc"]
+    return {"class_auroc": auroc, **metrics}
+
+
+def diversity(model: CsrForImageClassification) -> dict[str, float]:
+    """How alike the prototypes of a concept are."""
+    return prototype_diversity(model.prototypes.detach().float().cpu().numpy())
+
+
+def pointing(scored: Scored, boxes: list[list[list[float]]], model: CsrForImageClassification) -> dict[str, Any]:
+    """
+    The Pointing Game with the concept maps, and in stage 3 with the map of each concept's most similar prototype.
+
+    Args:
+        boxes: Of each image, (concept index, x0, y0, x1, y1) as shares of the image; empty where there are none.
+    """
+    boxes = [own if read else [] for own, read in zip(boxes, scored.readable, strict=True)]
+    concepts = model.config.concepts
+    with_maps = pointing_game(scored.concept_peaks, boxes, concepts)
+    if with_maps is None:
+        return {}
+    metrics = {
+        "pointing_game": with_maps["pointing_game"],
+        "pointing_per_concept": {
+            name: counts["hits"] / counts["maps"] for name, counts in with_maps["per_category"].items()
+        },
+    }
+    if scored.stage == TASK:
+        kept = model.kept.cpu().numpy()
+        best = np.where(kept, scored.similarities, -np.inf).argmax(axis=-1)
+        peaks = np.take_along_axis(scored.similarity_peaks, best[..., None, None], axis=2)[:, :, 0]
+        metrics["prototype_pointing_game"] = pointing_game(peaks, boxes, concepts)["pointing_game"]
+    return metrics
+
+
+@torch.no_grad()
+def intervention_metrics(
+    scored: Scored, model: CsrForImageClassification, names: list[str], earlier: Head | None
+) -> dict[str, Any]:
+    """
+    Class metrics after an expert's corrections; beside those without, which the report has already.
+
+    `reject_*` rejects each concept that the model sees and the experts do not, `confirm` also confirms each that the
+    experts see and the model does not. `earlier_*` are the classifier that a retraining started from, with the
+    prototypes that it kept and with those that are kept now.
+    """
+    seen, true = scored.concept_logits > 0, scored.concept_labels >= 0.5
+    reject, confirm = (torch.from_numpy(mask) for mask in (seen & ~true, true & ~seen))
+    similarities = torch.from_numpy(scored.similarities).float()
+
+    def changed(reject: Tensor, confirm: Tensor | None, replacement: str) -> np.ndarray:
+        device = model.classifier.weight.device
+        moved = [None if tensor is None else tensor.to(device) for tensor in (similarities, reject, confirm)]
+        return model.classify(model.intervene(*moved, replacement)).float().cpu().numpy()
+
+    variants: dict[str, np.ndarray] = {}
+    if model.config.similarity_means is not None:
+        variants = {f"reject_{kind}": changed(reject, None, kind) for kind in REPLACEMENTS}
+        variants["confirm"] = changed(reject, confirm, "absent")
+    else:
+        variants["reject_zero"] = changed(reject, None, "zero")
+    if earlier is not None:
+        variants["earlier_classifier"] = earlier.logits(similarities, earlier.kept)
+        variants["earlier_classifier_pruned"] = earlier.logits(similarities, model.kept.cpu())
+    numbers = {}
+    for variant, logits in variants.items():
+        found = class_metrics(logits, scored.labels, names)
+        numbers[variant] = {name: found[name] for name in ("macro_f1", "class_auroc")}
+    counted = torch.from_numpy(scored.readable)
+    return {
+        **numbers,
+        "concepts_rejected": int(reject[counted].sum()),
+        "concepts_confirmed": int(confirm[counted].sum()),
+    }
+
+
+def write_per_concept(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """One row per split and concept as CSV."""
+    rows = [
+        {"split": split, "concept": name, **scores, "pointing_game": metrics.get("pointing_per_concept", {}).get(name)}
+        for split, metrics in results.items()
+        for name, scores in metrics["per_concept"].items()
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")

@@ -1,0 +1,93 @@
+"""Run recipes one after the other, each starting from the output of the one before; finished ones are skipped:
+
+accelerate launch --config_file accelerate_configs/cpu.yaml -m hf_fer.stages training_args/demo/csr_*.json \
+    [--any_field value ...]
+
+A stage that was stopped goes on from its newest checkpoint. Fields given here count for every stage.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_fer.arguments import RecipeError
+from hf_fer.data.loading import write_json_atomically
+from hf_fer.run import one_message, run
+from hf_fer.task import Task, parse_task
+
+RECORD = "stage.json"
+
+# What may change between two calls without making another model of the recipe.
+PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps", "dry_run")
+
+
+def fingerprint(task: Task) -> dict:
+    """What a stage's result depends on: its recipe, and the weights that it starts from."""
+    recipe = {name: value for name, value in task.recipe.items() if name not in PASSING}
+    weights = Path(task.model_args.model_name_or_path or "", "model.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    return {"recipe": json.loads(json.dumps(recipe, default=str)), "starts_from": digest}
+
+
+def progress(task: Task, now: dict) -> str:
+    """
+    How far the stage has come: "new", "stopped" or "finished".
+
+    Raises:
+        RecipeError: what is in its folder is of another recipe, or started from other weights, and nothing allows to
+            overwrite it.
+    """
+    args = task.training_args
+    path = Path(args.output_dir, RECORD)
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if record is None or record["of"] == now:
+        return record["progress"] if record else "stopped"
+    if args.overwrite_output_dir:
+        return "new"
+    raise RecipeError(
+        f"{args.output_dir} is of another recipe, or started from other weights than there are now. Add "
+        "--overwrite_output_dir true to run it again, or set another output_dir in the recipe."
+    )
+
+
+def run_stage(path: str, overrides: list[str]) -> None:
+    """One recipe: skipped if it is finished, resumed if it was stopped, else run."""
+    state, task = PartialState(), parse_task([path, *overrides])
+    now = fingerprint(task)
+    found = progress(task, now)
+    if state.is_main_process:
+        print(f"{path}: {'finished before, skipped' if found == 'finished' else 'runs'}.", flush=True)
+    if found == "finished":
+        return
+    if found == "stopped":
+        task = parse_task([path, *overrides, "--resume_from_checkpoint", "true"])
+    state.wait_for_everyone()
+    record = Path(task.training_args.output_dir, RECORD)
+    if state.is_main_process:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(record, {"of": now, "progress": "stopped"})
+    run(task)
+    if state.is_main_process:
+        write_json_atomically(record, {"of": now, "progress": "finished"})
+    state.wait_for_everyone()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: recipes, then fields; messages and exit status are those of `hf_fer.run`."""
+    argv = sys.argv[1:] if argv is None else argv
+    first_flag = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
+    recipes, overrides = argv[:first_flag], argv[first_flag:]
+    with one_message():
+        if not recipes:
+            raise RecipeError("Give the recipes of the stages in their order.")
+        if any(word.split("=")[0] == "--output_dir" for word in overrides):
+            raise RecipeError("--output_dir would be the same for every stage; set it in the recipes.")
+        for path in recipes:
+            run_stage(path, overrides)
+
+
+if __name__ == "__main__":
+    main()
