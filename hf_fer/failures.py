@@ -1,0 +1,111 @@
+"""How a run ends that cannot go on: memory, disk, or a training that has come apart."""
+
+import errno
+import re
+import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from hf_fer.arguments import TrainingArguments
+from hf_fer.checkpoints import declared
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunError(RuntimeError):
+    """A run that started well and cannot go on; the message says what to change."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator of any device said so."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def in_evaluation(error: BaseException) -> bool:
+    """Whether an error came out of the Trainer's evaluation, not of a training step."""
+    return any(frame.f_code.co_name == "evaluation_loop" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is a write that found no room; torch and safetensors hide the errno."""
+    if error is None:
+        return False
+    text = str(error)
+    return (
+        (isinstance(error, OSError) and error.errno in DISK_FULL)
+        or any(int(code) in DISK_FULL for code in re.findall(r"os error (\d+)", text))
+        or ("inline_container.cc" in text and "PytorchStreamReader" not in text)
+        or is_disk_full(error.__cause__ or error.__context__)
+    )
+
+
+@contextmanager
+def explained(args: TrainingArguments, memory_hints: list[str]) -> Iterator[None]:
+    """
+    Turn errors of memory and disk into one message.
+
+    Args:
+        args: The run's arguments.
+        memory_hints: The system's own settings to lower, most useful first.
+
+    Raises:
+        RunError: memory or disk ran out inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error)))
+            raise RunError(f"Out of memory{_gpu_use()}. Lower, one after the other: {advice}.") from error
+        if is_disk_full(error):
+            whole = declared(args.output_dir)
+            last = f"The last good checkpoint is {whole[-1]}." if whole else "There is no checkpoint yet."
+            place = Path(getattr(error, "filename", None) or args.output_dir).resolve()
+            free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free // 2**20
+            raise RunError(
+                f"The disk is full: writing to {place} failed with {free} MiB free ({error}). {last} Free some space, "
+                "or lower --save_total_limit, and go on with --resume_from_checkpoint true."
+            ) from error
+        raise
+
+
+def smaller_batch(args: TrainingArguments) -> tuple[int, int] | None:
+    """Half the batch size or less, and the accumulation that keeps the effective batch; `None` where it is 1."""
+    size = args.per_device_train_batch_size
+    effective = size * args.gradient_accumulation_steps
+    return next(((part, effective // part) for part in range(size // 2, 0, -1) if effective % part == 0), None)
+
+
+def memory_advice(args: TrainingArguments, hints: list[str], evaluating: bool) -> list[str]:
+    """The next three settings to lower where memory ran out, with their values: batch, the system's, any system's."""
+    advice = []
+    smaller, size = smaller_batch(args), args.per_device_eval_batch_size
+    if evaluating and size > 1:
+        advice.append(f"--per_device_eval_batch_size {size // 2} (now {size})")
+    elif smaller and not evaluating:
+        advice.append(
+            f"--per_device_train_batch_size {smaller[0]} --gradient_accumulation_steps {smaller[1]} "
+            f"(now {args.per_device_train_batch_size} and {args.gradient_accumulation_steps})"
+        )
+    advice += hints
+    if evaluating:
+        advice.append(f"--eval_accumulation_steps 1 (now {args.eval_accumulation_steps})")
+    if not args.gradient_checkpointing:
+        advice.append("--gradient_checkpointing true (now false)")
+    if args.optim != "adafactor":
+        advice.append(f"--optim adafactor (now {args.optim.value})")
+    if not args.bf16:
+        advice.append(f"--bf16 true (now false{', fp16' if args.fp16 else ''})")
+    return advice[:3]
+
+
+def _gpu_use() -> str:
+    if not torch.cuda.is_available():
+        return ""
+    peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties().total_memory
+    return f" (peak {peak // 2**20} of {total // 2**20} MiB)"

@@ -1,0 +1,27 @@
+"""What the processes of a distributed run do together."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def largest(values: torch.Tensor) -> torch.Tensor:
+    """Each value's maximum over the processes, the same in all of them; on the accelerator where NCCL reduces it."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def synchronise_batch_norm(model: nn.Module) -> nn.Module:
+    """
+    Let the BatchNorm layers that train take their statistics over all processes.
+
+    Those of a frozen part stay as they are: they normalise with what they have. Names and tensors of the state dict
+    do not change, so a checkpoint loads with or without.
+    """
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, _BatchNorm) and any(value.requires_grad for value in layer.parameters()):
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))
+    return model

@@ -1,0 +1,57 @@
+"""run.py with accidents, for `torchrun --nproc_per_node 2` in test_distributed.py:
+
+two_processes.py RECIPE.json [fields] --bad_clip INDEX [--stop_at STEP]
+
+The clip with that index has NaN features. At that step the second process alone gets SIGTERM.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hf_fer.models.multimodal_fer.task_clips import ClipTransform
+from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
+from hf_fer.run import main
+
+
+def spoil(index: int) -> None:
+    """Let one clip's features be NaN."""
+    example = ClipTransform.example
+
+    def spoilt(transform: ClipTransform, row: dict) -> dict:
+        features = example(transform, row)
+        if row["index"] == index:
+            features["input_features"] = torch.full_like(features["input_features"], float("nan"))
+        return features
+
+    ClipTransform.example = spoilt
+
+
+class SignalAt(TrainerCallback):
+    """Sends SIGTERM to this process at a step, if it is not the first."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bad_clip", type=int, required=True)
+    parser.add_argument("--stop_at", type=int)
+    accidents, argv = parser.parse_known_args()
+    spoil(accidents.bad_clip)
+    if accidents.stop_at is not None:
+        own = MultimodalFerTask.callbacks
+        MultimodalFerTask.callbacks = lambda task: [*own(task), SignalAt(accidents.stop_at)]
+    main(argv)
