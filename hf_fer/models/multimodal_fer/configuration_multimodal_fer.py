@@ -99,6 +99,12 @@ class MultimodalFerConfig(PreTrainedConfig):
             LFM2 over the interleaved segment tokens. It has no token embeddings.
         modalities (`list[str]`, *optional*, defaults to `["audio", "video"]`):
             Branches that are built. `["audio"]` has no vision parameters at all.
+        visual_feature_size (`int`, *optional*):
+            Width of visual features that were computed elsewhere (action units, say). A linear layer into
+            `vision_config.hidden_size` then takes the place of the vision encoder, which is not built.
+        backbones (`dict[str, str]`, *optional*):
+            Checkpoints that `audio`, `vision` and `fusion` started from. For the record: loading a saved model
+            never reads them.
         num_segments (`int`, *optional*, defaults to 8):
             Number of time segments `S` in which both modalities are summarised.
         num_frames (`int`, *optional*, defaults to 16):
@@ -137,6 +143,11 @@ class MultimodalFerConfig(PreTrainedConfig):
             Temperature of the InfoNCE.
         class_weights (`list[float]`, *optional*):
             One weight per class in the cross entropies.
+        temperature (`float`, *optional*, defaults to 1.0):
+            Fitted on validation after training. The model's logits are not divided by it; the pipeline's are, and
+            `softmax(logits / temperature)` are calibrated probabilities (arXiv 1706.04599).
+        abstention_threshold (`float`, *optional*, defaults to 0.0):
+            Calibrated probability of the best class below which the pipeline abstains where it is asked to.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of newly made queries and embeddings; linear weights scale with their fan-in.
 
@@ -165,6 +176,8 @@ class MultimodalFerConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     lfm2_config: dict | PreTrainedConfig | None = None
     modalities: list[str] | tuple[str, ...] = MODALITIES
+    visual_feature_size: int | None = None
+    backbones: dict | None = None
     num_segments: int = 8
     num_frames: int = 16
     roi_top_k: int = 64
@@ -184,6 +197,8 @@ class MultimodalFerConfig(PreTrainedConfig):
     contrastive_loss_weight: float | int = 0.0
     contrastive_temperature: float | int = 0.07
     class_weights: list[float] | None = None
+    temperature: float | int = 1.0
+    abstention_threshold: float | int = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -216,6 +231,8 @@ class MultimodalFerConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Counts are at least 1, probabilities are in [0, 1), and heads divide the width."""
+        if self.visual_feature_size is not None and self.visual_feature_size < 1:
+            raise ValueError(f"visual_feature_size must be at least 1, got {self.visual_feature_size}.")
         for name in ("num_segments", "num_frames", "roi_top_k", "temporal_attention_every", "temporal_kernel_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -225,8 +242,11 @@ class MultimodalFerConfig(PreTrainedConfig):
         for name in ("auxiliary_loss_weight", "contrastive_loss_weight", "num_global_tokens", "temporal_num_layers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.contrastive_temperature <= 0:
-            raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}.")
+        for name in ("contrastive_temperature", "temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.abstention_threshold <= 1:
+            raise ValueError(f"abstention_threshold must be in [0, 1], got {self.abstention_threshold}.")
         if "video" in self.modalities and self.vision_config.hidden_size % self.temporal_num_heads:
             raise ValueError(
                 f"temporal_num_heads ({self.temporal_num_heads}) must divide vision_config.hidden_size "

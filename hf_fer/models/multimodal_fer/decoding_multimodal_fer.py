@@ -1,9 +1,11 @@
-"""Audio and video of one file as arrays, decoded with PyAV.
+"""Audio and video of one file as arrays, decoded with PyAV, and visual features computed elsewhere.
 
 It sits beside the processor, and not under `hf_fer/data`, because a model pushed to the Hub must decode its own
 input on a machine without hf_fer.
 """
 
+import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -162,4 +164,95 @@ def load_video(path: str | Path, num_frames: int) -> np.ndarray:
     return np.stack([images[index] for index in chosen])
 
 
-__all__ = ["UnusableMediaError", "evenly_spaced", "frame_times", "load_audio", "load_video", "open_media"]
+FEATURE_SEPARATOR = "::"
+
+
+def is_feature_reference(source: object) -> bool:
+    """Whether a string or path names visual features, `clip.npy` or `archive.npz::clip`, and not a video file."""
+    return isinstance(source, str | Path) and str(source).partition(FEATURE_SEPARATOR)[0].endswith((".npy", ".npz"))
+
+
+@lru_cache(maxsize=4)
+def _feature_archive(path: str, modified_ns: int) -> tuple[dict[str, int], np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        names = set(archive.files) - {"keys"}
+        if "keys" not in archive.files or len(names) != 1:
+            raise ValueError(f"needs 'keys' and one array of features, has {sorted(archive.files)}")
+        keys, features = archive["keys"], archive[names.pop()]
+    if len(keys) != len(features):
+        raise ValueError(f"has {len(keys)} keys for {len(features)} rows of features")
+    return {str(key): index for index, key in enumerate(keys)}, features
+
+
+def feature_archive(path: str | Path) -> tuple[dict[str, int], np.ndarray]:
+    """
+    Features of many clips in one `.npz`: `keys (n,)`, clip names, and one array, `(n, ...)`, of any name.
+
+    Returns:
+        Row by clip name, and the array.
+
+    Raises:
+        UnusableMediaError: the file does not exist or holds something else.
+    """
+    try:
+        return _feature_archive(str(path), Path(path).stat().st_mtime_ns)
+    except FileNotFoundError as error:
+        raise UnusableMediaError(path, "file not found") from error
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UnusableMediaError(path, f"is not an archive of features ({error})") from error
+
+
+def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
+    """
+    Visual features of one clip that were computed elsewhere: action units, landmarks, embeddings.
+
+    Args:
+        source: An array, a `.npy` file with one, or `archive.npz::clip`; of shape `(dim,)` for the whole clip,
+            `(frames, dim)`, or `(frames, tokens, dim)`.
+
+    Returns:
+        `float32` features `(frames, tokens, dim)`.
+
+    Raises:
+        UnusableMediaError: the file or the clip in it cannot be found or read, has another number of axes or
+            nothing in it, or values that are not finite.
+    """
+    name = "array" if isinstance(source, np.ndarray) else str(source)
+    if isinstance(source, np.ndarray):
+        features = source
+    else:
+        path, _, clip = str(source).partition(FEATURE_SEPARATOR)
+        if clip:
+            rows, table = feature_archive(path)
+            if clip not in rows:
+                raise UnusableMediaError(source, f"the archive has no clip {clip!r}")
+            features = table[rows[clip]]
+        else:
+            try:
+                features = np.load(path, allow_pickle=False)
+            except FileNotFoundError as error:
+                raise UnusableMediaError(source, "file not found") from error
+            except (ValueError, OSError) as error:
+                raise UnusableMediaError(source, f"not readable as a .npy array ({error})") from error
+    if not 1 <= features.ndim <= 3 or not features.size:
+        raise UnusableMediaError(
+            name, f"features are (dim,), (frames, dim) or (frames, tokens, dim), got {features.shape}"
+        )
+    features = features.astype(np.float32)
+    if not np.isfinite(features).all():
+        raise UnusableMediaError(name, "features are not finite (NaN or infinity)")
+    return features.reshape(-1, 1, features.shape[-1]) if features.ndim < 3 else features
+
+
+__all__ = [
+    "FEATURE_SEPARATOR",
+    "UnusableMediaError",
+    "evenly_spaced",
+    "feature_archive",
+    "frame_times",
+    "is_feature_reference",
+    "load_audio",
+    "load_video",
+    "load_visual_features",
+    "open_media",
+]

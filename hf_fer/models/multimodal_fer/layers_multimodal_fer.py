@@ -206,6 +206,21 @@ class GatedModalityProjection(nn.Module):
         return projected, gate.mean(dim=-1)
 
 
+class ModalityEmbedding(nn.Module):
+    """What tells the modalities' tokens apart, and stands in for those of a missing one; `(modalities, D)` each."""
+
+    def __init__(self, num_modalities: int, hidden_size: int):
+        super().__init__()
+        self.type_embedding = nn.Parameter(torch.empty(num_modalities, hidden_size))
+        self.missing_embedding = nn.Parameter(torch.empty(num_modalities, hidden_size))
+
+    def forward(self, index: int, tokens: Tensor | None, shown: Tensor, num_tokens: int) -> Tensor:
+        """Tokens `(B, S, D)` of modality `index`, or `None`, and which examples show them `(B,)` -> `(B, S, D)`."""
+        missing = self.missing_embedding[index].expand(len(shown), num_tokens, -1)
+        given = missing if tokens is None else torch.where(shown[:, None, None], tokens, missing)
+        return given + self.type_embedding[index]
+
+
 class TokenPooling(nn.Module):
     """Fused tokens to one vector: mean, max, last or learned attention over the tokens that are present."""
 
@@ -229,6 +244,7 @@ class TokenPooling(nn.Module):
 __all__ = [
     "GatedModalityProjection",
     "GatedShortConvolution",
+    "ModalityEmbedding",
     "MultiHeadAttention",
     "RoiTokenCompression",
     "SegmentAttentionPooling",

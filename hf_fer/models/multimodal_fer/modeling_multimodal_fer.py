@@ -6,6 +6,7 @@ Shapes use B (batch), F (frames), N (patches of a frame), S (segments), D (width
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from transformers import Lfm2Model, ParakeetEncoder, PreTrainedModel, SiglipVisi
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .backbones_multimodal_fer import load_backbone, with_backbones
 from .configuration_multimodal_fer import MultimodalFerConfig
 from .layers_multimodal_fer import (
     GatedModalityProjection,
+    ModalityEmbedding,
     RoiTokenCompression,
     SegmentAttentionPooling,
     TemporalEncoder,
@@ -123,6 +126,47 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
             if name in LEARNED_TOKENS:
                 init.normal_(parameter, std=self.config.initializer_range)
 
+    @classmethod
+    def from_backbones_pretrained(
+        cls,
+        config: MultimodalFerConfig | None = None,
+        *,
+        audio: str | None = None,
+        vision: str | None = None,
+        fusion: str | None = None,
+        fusion_num_layers: int | None = None,
+        **hub: Any,
+    ) -> "MultimodalFerPreTrainedModel":
+        """
+        A new model whose encoders start from checkpoints; what joins them is drawn anew.
+
+        Args:
+            config: The rest; the `light` preset by default.
+            audio: FastConformer: any Parakeet checkpoint, of which the encoder is taken.
+            vision: SigLIP2 of fixed resolution, such as `google/siglip2-base-patch16-224`; the image tower is taken.
+            fusion: LFM2, such as `LiquidAI/LFM2-700M`; its token embeddings are left behind.
+            fusion_num_layers: Keep the first layers of LFM2 only.
+            hub: `token`, `revision`, `cache_dir`, ... for the Hub.
+
+        Raises:
+            ValueError: a part that the configuration does not have, a checkpoint of another kind, or weights that do
+                not match, listed.
+            OSError: there is no such checkpoint.
+        """
+        given = {"audio": audio, "vision": vision, "fusion": fusion}
+        backbones = {part: name for part, name in given.items() if name is not None}
+        model = cls(with_backbones(config or MultimodalFerConfig(), backbones, fusion_num_layers, **hub))
+        parts = model.encoders()
+        for part, name in backbones.items():
+            if part not in parts:
+                raise ValueError(f"Cannot load {name} into {part!r}; this model has {sorted(parts)}.")
+            load_backbone(parts[part], part, name, **hub)
+        return model
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoders that can be loaded, frozen and unfrozen, by name."""
+        return getattr(self, self.base_model_prefix, self).parts()
+
     def freeze(self, parts: Iterable[str]) -> None:
         """
         Stop training the named encoders. They also stay in evaluation mode, so that BatchNorm keeps its statistics.
@@ -133,18 +177,23 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: a part is unknown, or the model was built without it.
         """
-        base = getattr(self, self.base_model_prefix, self)
+        self._set_trainable(parts, False)
+
+    def unfreeze(self, parts: Iterable[str]) -> None:
+        """Train the named encoders again; see `freeze`."""
+        self._set_trainable(parts, True)
+
+    def _set_trainable(self, parts: Iterable[str], trainable: bool) -> None:
+        encoders = self.encoders()
         for part in parts:
-            encoder = base.parts().get(part)
-            if encoder is None:
-                raise ValueError(f"Cannot freeze {part!r}; this model has {sorted(base.parts())}.")
-            encoder.requires_grad_(False)
+            if part not in encoders:
+                raise ValueError(f"Cannot freeze {part!r}; this model has {sorted(encoders)}.")
+            encoders[part].requires_grad_(trainable)
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        base = getattr(self, self.base_model_prefix, self)
-        for encoder in base.parts().values():
+        for encoder in self.encoders().values():
             if not any(parameter.requires_grad for parameter in encoder.parameters()):
                 nn.Module.train(encoder, False)
         return self
@@ -167,12 +216,16 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
             self.audio_pooling = SegmentAttentionPooling(config.audio_config.hidden_size, config.num_segments)
             self.audio_projection = GatedModalityProjection(config.audio_config.hidden_size, fusion_size)
         if "video" in config.modalities:
-            self.vision_encoder = SiglipVisionModel._from_config(config.vision_config)
+            if config.visual_feature_size:
+                self.visual_feature_projection = nn.Linear(
+                    config.visual_feature_size, config.vision_config.hidden_size
+                )
+            else:
+                self.vision_encoder = SiglipVisionModel._from_config(config.vision_config)
             self.roi_compression = RoiTokenCompression(config)
             self.temporal_encoder = TemporalEncoder(config)
             self.video_projection = GatedModalityProjection(config.vision_config.hidden_size, fusion_size)
-        self.type_embedding = nn.Parameter(torch.empty(len(config.modalities), fusion_size))
-        self.missing_embedding = nn.Parameter(torch.empty(len(config.modalities), fusion_size))
+        self.modality_embedding = ModalityEmbedding(len(config.modalities), fusion_size)
         self.fusion = Lfm2Model._from_config(config.lfm2_config)
         self.fusion.embed_tokens = None
         reset_to_torch_default(self.fusion)
@@ -188,14 +241,29 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         named = {"audio": "audio_encoder", "vision": "vision_encoder", "fusion": "fusion"}
         return {part: getattr(self, name) for part, name in named.items() if hasattr(self, name)}
 
-    def encode_audio(self, input_features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mels `(B, T, mel_bins)` and mask `(B, T)` -> tokens `(B, S, D)`, gate `(B, S)`, present `(B,)`."""
-        if attention_mask is None:
-            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.bool, device=input_features.device)
+    def encode_sound(self, input_features: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mels `(B, T, mel_bins)` and mask `(B, T)` -> the encoder's frames `(B, T', D_a)` and mask `(B, T')`."""
         encoded = self.audio_encoder(input_features=input_features, attention_mask=attention_mask.bool())
-        lengths = encoded.attention_mask.sum(dim=-1)
-        tokens, gate = self.audio_projection(self.audio_pooling(encoded.last_hidden_state, lengths))
-        return tokens, gate, attention_mask.any(dim=-1)
+        return encoded.last_hidden_state, encoded.attention_mask
+
+    def encode_audio(
+        self, input_features: Tensor | None, attention_mask: Tensor | None, audio_hidden_states: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mels or their encoded frames, with a mask -> tokens `(B, S, D)`, gate `(B, S)`, present `(B,)`."""
+        given = input_features if audio_hidden_states is None else audio_hidden_states
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        present = attention_mask.any(dim=-1)
+        if audio_hidden_states is None:
+            audio_hidden_states, attention_mask = self.encode_sound(input_features, attention_mask)
+        states = audio_hidden_states.to(self.dtype)
+        tokens, gate = self.audio_projection(self.audio_pooling(states, attention_mask.sum(dim=-1)))
+        return tokens, gate, present
+
+    def encode_pictures(self, pixel_values: Tensor) -> Tensor:
+        """Frames of any clips `(M, 3, height, width)` -> the encoder's patches `(M, N, D_v)`."""
+        resized = pixel_values.shape[-1] != self.config.vision_config.image_size
+        return self.vision_encoder(pixel_values=pixel_values, interpolate_pos_encoding=resized).last_hidden_state
 
     def encode_video(
         self,
@@ -207,10 +275,12 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         """Frames or their patch features -> tokens `(B, S, D)`, gate `(B, S)`, kept `(B, F, K)`, present `(B,)`."""
         if visual_features is None:
             batch, frames = pixel_values.shape[:2]
-            visual_features = self.vision_encoder(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state
+            visual_features = self.encode_pictures(pixel_values.flatten(0, 1))
         else:
             batch, frames = visual_features.shape[:2]
-            visual_features = visual_features.flatten(0, 1)
+            visual_features = visual_features.flatten(0, 1).to(self.dtype)
+            if self.config.visual_feature_size:
+                visual_features = self.visual_feature_projection(visual_features)
         if frames > self.config.num_frames:
             raise ValueError(f"Got {frames} frames per clip; this model takes at most {self.config.num_frames}.")
         if frame_mask is None:
@@ -236,10 +306,8 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         """Per-modality tokens `(B, S, D)` -> fused, interleaved `(B, S * modalities, D)` and their mask."""
         sequence, masks = [], []
         for index, modality in enumerate(self.config.modalities):
-            missing = self.missing_embedding[index].expand_as(next(iter(tokens.values())))
-            given = tokens.get(modality, missing)
             shown = visible.get(modality, torch.zeros_like(next(iter(visible.values()))))
-            sequence.append(torch.where(shown[:, None, None], given, missing) + self.type_embedding[index])
+            sequence.append(self.modality_embedding(index, tokens.get(modality), shown, self.config.num_segments))
             masks.append(shown[:, None].expand(-1, self.config.num_segments))
         hidden_states = self.dropout(torch.stack(sequence, dim=2).flatten(1, 2))
         fused = self.fusion(inputs_embeds=hidden_states, use_cache=False).last_hidden_state
@@ -253,33 +321,42 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         frame_mask: Tensor | None = None,
         visual_features: Tensor | None = None,
         roi_mask: Tensor | None = None,
+        audio_hidden_states: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> MultimodalFerModelOutput:
         """
         Args:
             input_features (`torch.Tensor` of shape `(B, mel_frames, mel_bins)`): Log-mel features.
             attention_mask (`torch.Tensor` of shape `(B, mel_frames)`): 1 on valid mel frames.
-            pixel_values (`torch.Tensor` of shape `(B, F, 3, height, width)`): Normalised frames.
+            pixel_values (`torch.Tensor` of shape `(B, F, 3, height, width)`): Normalised frames; of a size other than
+                `config.vision_config.image_size`, the encoder interpolates its position embedding.
             frame_mask (`torch.Tensor` of shape `(B, F)`): 1 on valid video frames.
-            visual_features (`torch.Tensor` of shape `(B, F, N, D_v)`): Patch features computed elsewhere; they
-                take the place of `pixel_values`.
+            visual_features (`torch.Tensor` of shape `(B, F, N, D_v)`): Features computed elsewhere, in place of
+                `pixel_values`: the vision encoder's own patches, or, where the model was built with
+                `config.visual_feature_size`, features of that width.
             roi_mask (`torch.Tensor` of shape `(B, F, N)`): Region of interest, added to the patch scores.
+            audio_hidden_states (`torch.Tensor` of shape `(B, T', D_a)`): The audio encoder's frames, in place of
+                `input_features`; `attention_mask` is then `(B, T')`.
 
         Raises:
-            ValueError: neither modality is given, one is given that the model was built without, or there are
-                more frames than `config.num_frames`.
+            ValueError: neither modality is given, one is given that the model was built without, pixels are given
+                to a model that was built for features, or there are more frames than `config.num_frames`.
         """
-        has_audio = input_features is not None
+        has_audio = input_features is not None or audio_hidden_states is not None
         has_video = pixel_values is not None or visual_features is not None
         for given, modality in ((has_audio, "audio"), (has_video, "video")):
             if given and modality not in self.config.modalities:
                 raise ValueError(f"Got {modality}, but this model was built for {self.config.modalities}.")
+        if pixel_values is not None and self.config.visual_feature_size:
+            raise ValueError("This model was built for visual_features and has no encoder for pixel_values.")
         if not (has_audio or has_video):
             raise ValueError(f"Give at least one of {self.config.modalities}: input_features or pixel_values.")
         tokens, present = {}, {}
         audio_gate = video_gate = kept = None
         if has_audio:
-            tokens["audio"], audio_gate, present["audio"] = self.encode_audio(input_features, attention_mask)
+            tokens["audio"], audio_gate, present["audio"] = self.encode_audio(
+                input_features, attention_mask, audio_hidden_states
+            )
         if has_video:
             tokens["video"], video_gate, kept, present["video"] = self.encode_video(
                 pixel_values, frame_mask, visual_features, roi_mask
@@ -379,6 +456,7 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
         frame_mask: Tensor | None = None,
         visual_features: Tensor | None = None,
         roi_mask: Tensor | None = None,
+        audio_hidden_states: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> EmotionClassifierOutput:
@@ -388,7 +466,15 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
 
         The other arguments and the errors are those of [`MultimodalFerModel`].
         """
-        output = self.model(input_features, attention_mask, pixel_values, frame_mask, visual_features, roi_mask)
+        output = self.model(
+            input_features,
+            attention_mask,
+            pixel_values,
+            frame_mask,
+            visual_features,
+            roi_mask,
+            audio_hidden_states,
+        )
         logits = self.classifier(self.pooling(output.last_hidden_state, output.token_mask))
         segments = output.last_hidden_state.unflatten(1, (self.config.num_segments, -1)).mean(dim=2)
         auxiliary = self.auxiliary_logits(output)

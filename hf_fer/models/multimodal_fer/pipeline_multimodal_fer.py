@@ -8,6 +8,8 @@ from transformers import Pipeline
 
 from .decoding_multimodal_fer import UnusableMediaError, open_media
 
+ABSTAIN = "abstain"
+
 
 class AudioVisualEmotionRecognitionPipeline(Pipeline):
     """
@@ -15,9 +17,18 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
 
     Inputs are a file (video, or sound alone), or a dictionary with `audio` (a file, or mono samples at the
     processor's rate) and `video` (a file, or `uint8` RGB frames `(frames, height, width, 3)`), either of which may
-    be missing; or a list or generator of them.
+    be missing; or a list or generator of them. For a model of visual features, `video` is an array of them or a
+    `.npy` file, and a media file on its own gives its sound only.
 
-    Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them.
+    Args (of the call, or of `pipeline` as defaults):
+        top_k: How many labels to return; all if not given.
+        abstain: `True` abstains where the best score is below the threshold that was fitted on validation and is
+            stored with the model; a number in [0, 1] is a threshold of your own.
+        batch_size: Clips that go through the model together.
+
+    Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
+    the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`
+    comes first, with the probability that the best label is wrong as its `score`, and the labels follow.
     """
 
     _load_processor = True
@@ -25,12 +36,25 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, top_k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, top_k: int | None = None, abstain: bool | float | None = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
         if kwargs:
-            raise TypeError(f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k and batch_size.")
+            raise TypeError(f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k, abstain and batch_size.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
+        given = {"top_k": top_k, "threshold": None if abstain is None else self._threshold(abstain)}
+        return {}, {}, {name: value for name, value in given.items() if value is not None}
+
+    def _threshold(self, abstain: bool | float) -> float:
+        """The calibrated probability below which to abstain; 0 for never."""
+        if not 0 <= abstain <= 1:
+            raise ValueError(f"abstain must be True, False or a threshold in [0, 1], got {abstain}.")
+        if abstain is not True:
+            return float(abstain)
+        if not self.model.config.abstention_threshold:
+            raise ValueError("This model has no abstention threshold stored; give one, like abstain=0.5.")
+        return self.model.config.abstention_threshold
 
     def preprocess(self, inputs: str | Path | dict[str, Any]) -> dict[str, Any]:
         """
@@ -57,7 +81,9 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     def _file_modalities(self, path: str | Path) -> dict[str, str]:
         with open_media(path) as container:
             streams = {"audio": container.streams.audio, "video": container.streams.video}
-        found = {name: str(path) for name in self.model.config.modalities if streams[name]}
+        if self.model.config.visual_feature_size:
+            streams.pop("video")
+        found = {name: str(path) for name in self.model.config.modalities if streams.get(name)}
         if not found:
             raise UnusableMediaError(path, f"has none of {self.model.config.modalities}")
         return found
@@ -69,15 +95,19 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         return {"logits": self.model(**model_inputs).logits}
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
-        """Logits `(1, C)` to labels with scores that sum to 1 over all classes."""
-        scores = model_outputs["logits"][0].float().softmax(dim=-1)
+    def postprocess(
+        self, model_outputs: dict[str, Any], top_k: int | None = None, threshold: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """Logits `(1, C)` to labels with calibrated scores that sum to 1 over all classes."""
+        scores = (model_outputs["logits"][0].float() / self.model.config.temperature).softmax(dim=-1)
         best = scores.topk(min(top_k or len(scores), len(scores)))
         labels = self.model.config.id2label
-        return [
+        ranked = [
             {"label": labels[index], "score": score}
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
+        unsure = ranked[0]["score"] < threshold
+        return [{"label": ABSTAIN, "score": 1 - ranked[0]["score"]}, *ranked] if unsure else ranked
 
 
 __all__ = ["AudioVisualEmotionRecognitionPipeline"]

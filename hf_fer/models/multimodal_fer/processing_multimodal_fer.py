@@ -12,7 +12,13 @@ from torch import Tensor
 from transformers import BatchFeature, ParakeetFeatureExtractor, ProcessorMixin
 from transformers.models.parakeet.feature_extraction_parakeet import EPSILON
 
-from .decoding_multimodal_fer import UnusableMediaError, load_audio, load_video
+from .decoding_multimodal_fer import (
+    UnusableMediaError,
+    is_feature_reference,
+    load_audio,
+    load_video,
+    load_visual_features,
+)
 from .face_multimodal_fer import FACE_CROPS, NoFaceError, face_cropper
 
 NORMALIZATIONS = ("utterance", "global")
@@ -141,6 +147,10 @@ class MultimodalFerProcessor(ProcessorMixin):
         num_frames (`int`, *optional*, defaults to 16): Frames sampled from a clip.
         face_crop (`str`, *optional*, defaults to `"none"`): `"none"`, `"center"` or `"yunet"`.
         yunet_path (`str`, *optional*): YuNet's ONNX file, where it is not taken from the Hub.
+        visual_feature_mean, visual_feature_std (`list[float]`, *optional*):
+            Mean and standard deviation of each visual feature over the training split, for models that take
+            features in place of pixels.
+        visual_feature_tokens (`int`, *optional*, defaults to 1): Tokens per frame of such features.
 
     Raises:
         ValueError: unknown face crop, or fewer than one frame.
@@ -153,6 +163,9 @@ class MultimodalFerProcessor(ProcessorMixin):
         num_frames: int = 16,
         face_crop: str = "none",
         yunet_path: str | None = None,
+        visual_feature_mean: list[float] | None = None,
+        visual_feature_std: list[float] | None = None,
+        visual_feature_tokens: int = 1,
         **kwargs: Any,
     ):
         if face_crop not in FACE_CROPS:
@@ -163,6 +176,9 @@ class MultimodalFerProcessor(ProcessorMixin):
         self.num_frames = num_frames
         self.face_crop = face_crop
         self.yunet_path = yunet_path
+        self.visual_feature_mean = visual_feature_mean
+        self.visual_feature_std = visual_feature_std
+        self.visual_feature_tokens = visual_feature_tokens
 
     @cached_property
     def _crop(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -225,28 +241,63 @@ class MultimodalFerProcessor(ProcessorMixin):
             frames = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         return self.image_processor(frames, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
 
+    def video_inputs(self, video: VideoInput) -> dict[str, Tensor]:
+        """The video branch's input of one clip by its name: `visual_features` or `pixel_values`."""
+        if self.visual_feature_mean is not None:
+            return {"visual_features": self.visual_features(video)}
+        return {"pixel_values": self.video_features(self.load_video(video))}
+
+    def visual_features(self, features: str | Path | np.ndarray) -> Tensor:
+        """
+        Features computed elsewhere, standardised: see `load_visual_features` -> `(F, tokens, dim)`.
+
+        More than `num_frames` frames are thinned out evenly.
+
+        Raises:
+            UnusableMediaError: they cannot be read, or their width or tokens are not those of training.
+        """
+        if isinstance(features, str | Path) and not is_feature_reference(features):
+            raise UnusableMediaError(
+                features, "this model takes visual features (.npy) for its video, not a media file"
+            )
+        loaded = load_visual_features(features)
+        if self.visual_feature_mean is not None:
+            expected = (self.visual_feature_tokens, len(self.visual_feature_mean))
+            if loaded.shape[1:] != expected:
+                name = "array" if isinstance(features, np.ndarray) else features
+                raise UnusableMediaError(name, f"frames have features {loaded.shape[1:]}, the model takes {expected}")
+            loaded = (loaded - np.float32(self.visual_feature_mean)) / np.float32(self.visual_feature_std)
+        if len(loaded) > self.num_frames:
+            loaded = loaded[((np.arange(self.num_frames) + 0.5) * len(loaded) / self.num_frames).astype(int)]
+        return torch.from_numpy(loaded)
+
     def pad(self, examples: Sequence[dict[str, Tensor | None]], modalities: Sequence[str] = ()) -> BatchFeature:
         """
-        Batch examples of `audio_features` and `video_features`, each under its model input name.
+        Batch examples of `audio_features`, and `video_features` or `visual_features`, by model input name.
 
         An example may lack a modality; its mask is then all zero. A modality that all lack is left out, unless
         `modalities` names it: batches of one run then always have the same tensors.
         """
         size = self.image_processor.size
         empty = {
-            "audio": torch.zeros(1, self.feature_extractor.feature_size),
+            # Two frames after subsampling by 8: BatchNorm takes no batch of one value per channel.
+            "audio": torch.zeros(16, self.feature_extractor.feature_size),
             "video": torch.zeros(self.num_frames, 3, size["height"], size["width"]),
         }
+        video_names = ("pixel_values", "visual_features")
+        if self.visual_feature_mean is not None:
+            video_names = ("visual_features",)
+            empty["video"] = torch.zeros(1, self.visual_feature_tokens, len(self.visual_feature_mean))
         batch = {}
-        for modality, name, mask_name in (
-            ("audio", "input_features", "attention_mask"),
-            ("video", "pixel_values", "frame_mask"),
+        for modality, names, mask_name in (
+            ("audio", ("input_features", "audio_hidden_states"), "attention_mask"),
+            ("video", video_names, "frame_mask"),
         ):
-            tensors = [example.get(name) for example in examples]
-            if any(tensor is not None for tensor in tensors):
-                batch[name], batch[mask_name] = pad_first_axis(tensors)
-            elif modality in modalities:
-                batch[name], mask = pad_first_axis([empty[modality]] * len(examples))
+            given = [name for name in names if any(example.get(name) is not None for example in examples)]
+            for name in given:
+                batch[name], batch[mask_name] = pad_first_axis([example.get(name) for example in examples])
+            if not given and modality in modalities:
+                batch[names[0]], mask = pad_first_axis([empty[modality]] * len(examples))
                 batch[mask_name] = torch.zeros_like(mask)
         return BatchFeature(batch)
 
@@ -261,13 +312,15 @@ class MultimodalFerProcessor(ProcessorMixin):
         """
         Args:
             audio: A file, mono samples `(samples,)`, or a list of them; `None` in the list where there is none.
-            videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of them, likewise.
+            videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of them, likewise; or, for a
+                model that takes them, visual features as `visual_features` takes them.
             sampling_rate: Rate of audio arrays in Hz; checked if given. Files are resampled.
             modalities: Modalities whose tensors are returned even if no clip has them; see `pad`.
 
         Returns:
             `input_features (B, mel_frames, mel_bins)`, `attention_mask (B, mel_frames)`,
-            `pixel_values (B, num_frames, 3, height, width)`, `frame_mask (B, num_frames)`, for what was given.
+            `pixel_values (B, num_frames, 3, height, width)` or `visual_features (B, F, tokens, dim)`,
+            `frame_mask (B, F)`, for what was given.
 
         Raises:
             UnusableMediaError: a file cannot be used.
@@ -287,13 +340,13 @@ class MultimodalFerProcessor(ProcessorMixin):
                 example["input_features"] = self.audio_features(self.load_audio(item))
         for example, item in zip(examples, video_list, strict=False):
             if item is not None:
-                example["pixel_values"] = self.video_features(self.load_video(item))
+                example.update(self.video_inputs(item))
         return self.pad(examples, modalities)
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `__call__` returns."""
-        return ["input_features", "attention_mask", "pixel_values", "frame_mask"]
+        return ["input_features", "attention_mask", "pixel_values", "visual_features", "frame_mask"]
 
 
 def _as_list(value: Any) -> list:

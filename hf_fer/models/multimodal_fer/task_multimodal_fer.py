@@ -1,22 +1,22 @@
-"""How run.py trains multimodal_fer: its recipe fields, data, model and report."""
+"""How run.py trains multimodal_fer: its data, model and report."""
 
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, SiglipImageProcessor, TrainerCallback
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel, TrainerCallback
 
-from hf_fer.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
+from hf_fer.adapters import is_adapter, load_adapter_model
+from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
-from hf_fer.data import manifest, ravdess
-from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
+from hf_fer.data import manifest, ravdess, visual_features
+from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
 from hf_fer.data.loading import (
     DataError,
@@ -25,207 +25,27 @@ from hf_fer.data.loading import (
     append_skipped,
     cache_dir,
     enforce_skip_limit,
+    read_skipped,
     take_subset,
     to_splits,
 )
 from hf_fer.task import ClassificationTask
 
+from .backbones_multimodal_fer import PARTS, encoder_config
 from .configuration_multimodal_fer import MODALITIES, MultimodalFerConfig
-from .decoding_multimodal_fer import UnusableMediaError, open_media
+from .decoding_multimodal_fer import (
+    UnusableMediaError,
+    feature_archive,
+    is_feature_reference,
+    load_visual_features,
+)
 from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
-from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+from .processing_multimodal_fer import MultimodalFerProcessor
+from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
+from .task_cache import DecodedClips, EncodedClips
+from .task_clips import ClipCollator, ClipTransform, media_files, tracks, unusable_reason
 
 logger = logging.getLogger(__name__)
-
-PARAKEET_PREEMPHASIS = 0.97
-
-CLIP_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".ogg", ".m4a")
-
-
-@dataclass
-class MultimodalFerModelArguments(ModelArguments):
-    """Where the model comes from."""
-
-    model_size: Literal["tiny", "light", "full"] = field(
-        default="light", metadata={"help": "Preset that a new model is built from."}
-    )
-    balance_classes: bool = field(
-        default=False, metadata={"help": "Weight classes in the loss by the inverse of their training counts."}
-    )
-
-
-@dataclass
-class MultimodalFerDataArguments(DataArguments):
-    """Which clips, which of their modalities, and how they are decoded and augmented."""
-
-    modalities: list[str] = field(default_factory=lambda: list(MODALITIES), metadata={"help": "audio, video or both."})
-    missing_modality: Literal["skip", "keep"] = field(
-        default="skip", metadata={"help": "Clips that lack one of several modalities: skip, or keep what they have."}
-    )
-    channel: Literal["speech", "song", "both"] = field(default="speech", metadata={"help": "RAVDESS vocal channel."})
-    num_frames: int = field(default=16, metadata={"help": "Frames sampled from a clip."})
-    image_size: int = field(default=224, metadata={"help": "Side of the frames the model sees, in pixels."})
-    face_crop: Literal["none", "center", "yunet"] = field(default="center", metadata={"help": "Where the face is."})
-    yunet_path: str | None = field(default=None, metadata={"help": "YuNet's ONNX file; from the Hub if unset."})
-    audio_normalization: Literal["global", "utterance"] = field(
-        default="global", metadata={"help": "Log-mel normalisation; pretrained Parakeet encoders need utterance."}
-    )
-    trim_silence_db: float | None = field(
-        default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
-    )
-    augment: bool = field(default=True, metadata={"help": "Augment the training split."})
-    augmentation: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
-    )
-
-    def __post_init__(self):
-        for modality in self.modalities:
-            check_choice("modality", modality, MODALITIES)
-        overrides = json_object("augmentation", self.augmentation)
-        for name in overrides:
-            check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
-        self.augmentation = overrides
-
-
-def new_processor(args: MultimodalFerDataArguments) -> MultimodalFerProcessor:
-    """A processor as the recipe wants it."""
-    return MultimodalFerProcessor(
-        MultimodalFerFeatureExtractor(
-            normalize=args.audio_normalization,
-            trim_db=args.trim_silence_db,
-            preemphasis=PARAKEET_PREEMPHASIS if args.audio_normalization == "utterance" else None,
-        ),
-        SiglipImageProcessor(size={"height": args.image_size, "width": args.image_size}),
-        num_frames=args.num_frames,
-        face_crop=args.face_crop,
-        yunet_path=args.yunet_path,
-    )
-
-
-def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
-    """Why a modality of a file cannot be loaded as training will load it, or `None`."""
-    try:
-        processor.load_audio(path) if modality == "audio" else processor.load_video(path)
-    except UnusableMediaError as error:
-        return error.reason
-    return None
-
-
-class ClipTransform:
-    """
-    Turns rows of paths into model inputs when they are read.
-
-    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without
-    features and with label -100, which neither loss nor metrics count.
-
-    Args:
-        processor: Decodes and converts.
-        modalities: What to load; the others are treated as absent.
-        skipped_file: Where files that fail are listed.
-        augmentation: Strengths, or `None` outside training.
-        seed, clock: With the row's index they decide all of its augmentation.
-    """
-
-    def __init__(
-        self,
-        processor: MultimodalFerProcessor,
-        modalities: list[str],
-        skipped_file: Path,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        clock: EpochClock | None = None,
-    ):
-        self.processor = processor
-        self.modalities = modalities
-        self.skipped_file = skipped_file
-        self.seed = seed
-        self.clock = clock
-        self.audio_augmenter = augmentation and AudioAugmenter(augmentation, processor.sampling_rate)
-        self.video_augmenter = augmentation and VideoAugmenter(augmentation)
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        examples = [self.example(row) for row in rows]
-        return {
-            name: [example.get(name) for example in examples] for name in ("input_features", "pixel_values", "labels")
-        }
-
-    def example(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row to `input_features (mel_frames, mel_bins)`, `pixel_values (F, 3, H, W)` and `labels`."""
-        try:
-            with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
-                features = {}
-                if "audio" in self.modalities and row["audio"]:
-                    features["input_features"] = self.audio(row["audio"])
-                if "video" in self.modalities and row["video"]:
-                    features["pixel_values"] = self.video(row["video"])
-        except UnusableMediaError as error:
-            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
-            return {"labels": -100}
-        return {**features, "labels": row["labels"]}
-
-    def audio(self, path: str) -> torch.Tensor:
-        """A file's sound as log-mel features, augmented in training."""
-        samples = self.processor.load_audio(path)
-        if not self.audio_augmenter:
-            return self.processor.audio_features(samples)
-        return self.audio_augmenter.features(self.processor.audio_features(self.audio_augmenter.waveform(samples)))
-
-    def video(self, path: str) -> torch.Tensor:
-        """A file's frames as pixels, augmented in training."""
-        frames = torch.from_numpy(self.processor.load_video(path).copy()).permute(0, 3, 1, 2)
-        if self.video_augmenter:
-            frames = self.video_augmenter(frames)
-        return self.processor.video_features(frames)
-
-
-class ClipCollator:
-    """Pads examples into a batch that has every modality of the model, absent or not."""
-
-    def __init__(self, processor: MultimodalFerProcessor, modalities: list[str]):
-        self.processor = processor
-        self.modalities = modalities
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self.processor.pad(examples, self.modalities)
-        return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
-
-
-def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """
-    The files of a RAVDESS folder, a manifest or any folder of clips, and those whose name is out of pattern.
-
-    The column `must_have` has the modalities that a file's name or manifest row promises.
-    """
-    if path.is_file():
-        rows, _ = manifest.assign_protocol(manifest.read_manifest(path), "manifest", seed=0)
-        long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
-        files = long.dropna(subset="path")
-        return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind"), []
-    try:
-        files, unusable = ravdess.scan(path, "both")
-    except DataError:
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in CLIP_SUFFIXES)
-        if not found:
-            raise
-        return pd.DataFrame({"path": found, "must_have": [set()] * len(found)}), []
-    promise = {"01": {"audio", "video"}, "02": {"video"}, "03": {"audio"}}
-    files = files.assign(
-        label=[ravdess.EMOTIONS[int(code) - 1] for code in files["emotion"]],
-        must_have=[promise[code] for code in files["modality"]],
-        actor=files["actor"].astype(int),
-    )
-    rows, _ = ravdess.assign_protocol(files, ravdess.PROTOCOLS[0], fold=0, seed=0)
-    return rows[["path", "label", "actor", "split", "must_have"]], unusable
-
-
-def tracks(path: str) -> tuple[str, ...]:
-    """Which modalities a file has; none where it does not open."""
-    try:
-        with open_media(path) as container:
-            return tuple(name for name in MODALITIES if getattr(container.streams, name))
-    except UnusableMediaError:
-        return ("audio",)
 
 
 class MultimodalFerTask(ClassificationTask):
@@ -234,10 +54,33 @@ class MultimodalFerTask(ClassificationTask):
     model_arguments = MultimodalFerModelArguments
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
+    searched_fields = ("model_size", "balance_classes")
+    lora_targets = (
+        r"model\.fusion\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|conv\.(in|out)_proj|feed_forward\.w[123])"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.clock = EpochClock()
+        self.decoded: DecodedClips | None = None
+        self.encoded: EncodedClips | None = None
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if self.data_args.cache == "features" and self.training_args.hp_trials:
+            raise RecipeError(
+                "cache 'features' does not go with hp_trials: the trials' models differ, and one model's features are "
+                "cached. Set cache to 'decoded'."
+            )
+        if self.data_args.cache == "features" and not self.frozen_encoders():
+            raise RecipeError(
+                "cache 'features' keeps what frozen encoders compute, and none is frozen: add vision or audio to "
+                "freeze, or set cache to 'decoded'."
+            )
+
+    def frozen_encoders(self) -> set[str]:
+        """Encoders that the recipe freezes for good; their outputs can be cached."""
+        return {"audio", "vision"} & (set(self.model_args.freeze or []) - self.model_args.unfreeze.keys())
 
     @classmethod
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -265,22 +108,46 @@ class MultimodalFerTask(ClassificationTask):
             path, notes = make_demo_ravdess(cache_dir() / "demo"), [DEMO_NOTICE]
         protocol = args.protocol or ravdess.PROTOCOLS[0]
         files, skipped = ravdess.scan(path, args.channel)
-        rows, pairing = ravdess.performances(files, args.modalities)
+        rows, pairing = ravdess.performances(
+            # Features that take the place of video may be those of clips of which only the sound is there.
+            files,
+            list(MODALITIES) if args.visual_features else args.modalities,
+        )
+        self.breakdown_columns = ravdess.FACTORS
         rows, leaks = ravdess.assign_protocol(rows, protocol, fold=args.fold, seed=args.split_seed)
-        name = f"{protocol}, fold {args.fold}" if protocol == "luna_5fold" else protocol
-        return rows, skipped, [*notes, *pairing, *leaks], list(ravdess.EMOTIONS), name, ravdess.absent_splits(rows)
+        notes += [*pairing, *leaks]
+        name = self.protocol_name(protocol)
+        return rows, skipped, notes, list(ravdess.EMOTIONS), name, ravdess.absent_splits(rows)
 
     def _from_manifest(self, rows: pd.DataFrame) -> tuple:
-        protocol = self.data_args.protocol or manifest.PROTOCOLS[0]
-        rows, notes = manifest.assign_protocol(rows, protocol, seed=self.data_args.split_seed)
+        args = self.data_args
+        protocol = args.protocol or manifest.PROTOCOLS[0]
+        rows, notes = manifest.assign_protocol(
+            rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
+        )
         absent = {
             split: "the manifest has none" for split in ("validation", "test") if split not in set(rows["split"])
         }
-        return rows, [], notes, sorted(set(rows["label"])), protocol, absent
+        return rows, [], notes, sorted(set(rows["label"])), self.protocol_name(protocol), absent
+
+    def num_folds(self) -> int:
+        return {"luna_5fold": len(ravdess.LUNA_FOLDS), "group_kfold": self.data_args.num_folds}.get(
+            self.data_args.protocol, 0
+        )
+
+    def protocol_name(self, protocol: str) -> str:
+        """The protocol, with its fold where it has folds."""
+        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
 
     def load_data(self) -> LoadedData:
         args = self.data_args
         rows, skipped, notes, labels, protocol, absent = self.read_source()
+        if args.breakdown is not None:
+            for column in args.breakdown:
+                check_choice("breakdown column", column, rows.columns)
+            self.breakdown_columns = tuple(args.breakdown)
+        if args.visual_features:
+            rows = self.with_visual_features(rows)
         rows = rows.assign(labels=rows["label"].map({name: index for index, name in enumerate(labels)}))
         rows = take_subset(
             rows,
@@ -300,15 +167,24 @@ class MultimodalFerTask(ClassificationTask):
             raise DataError(f"{args.dataset}: no usable clips are left.")
         return LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)
 
+    def with_visual_features(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The recipe's archive of features in the place of video files; raises `DataError` where none fits."""
+        path = self.data_args.visual_features
+        try:
+            names, _ = feature_archive(path)
+        except UnusableMediaError as error:
+            raise DataError(f"visual_features: {error}") from error
+        rows = visual_features.attach(rows, path, names)
+        if not rows["video"].notna().any():
+            raise DataError(
+                f"{path}: has features of none of the {len(rows)} clips; its first is {next(iter(names))!r}."
+            )
+        return rows
+
     def drop_unusable(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         """Decode every file as training will, and leave out rows that lack what the recipe needs."""
         args = self.data_args
-        processor = new_processor(args)
-        check = FileCheck(
-            partial(unusable_reason, processor),
-            settings={"num_frames": args.num_frames, "face_crop": args.face_crop},
-            workers=args.check_workers,
-        )
+        check = self.file_check()
         wanted = [(index, row[modality], modality) for index, row in rows.iterrows() for modality in args.modalities]
         present = [item for item in wanted if item[1]]
         answers = check.reasons([(path, modality) for _, path, modality in present])
@@ -329,11 +205,118 @@ class MultimodalFerTask(ClassificationTask):
             skipped.append({"path": str(path), "reason": "; ".join(dict.fromkeys(why for _, why in reasons.values()))})
         return rows.drop(index=dropped), skipped
 
-    def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
+    def file_check(self) -> FileCheck | DecodedClips:
+        """What finds out whether files can be used; where the recipe has a cache, it is filled by that."""
+        args, processor = self.data_args, self.base_processor()
+        if args.cache != "none" and not self.training_args.dry_run:
+            self.decoded = self.decoded_clips(processor)
+            return self.decoded
+        settings = {"num_frames": processor.num_frames, "face_crop": processor.face_crop}
+        return FileCheck(partial(unusable_reason, processor), settings=settings, workers=args.check_workers)
+
+    def decoded_clips(self, processor: MultimodalFerProcessor) -> DecodedClips:
+        """The caches of decoded media."""
+        args = self.training_args
+        return DecodedClips(
+            processor,
+            workers=self.data_args.check_workers,
+            main_process=args.local_process_index == 0,
+            disable_tqdm=args.disable_tqdm,
+        )
+
+    def encoded_clips(
+        self, model: PreTrainedModel, processor: MultimodalFerProcessor, decoded: DecodedClips
+    ) -> EncodedClips:
+        """The caches of frozen encoders' outputs."""
+        return EncodedClips(model, processor, decoded, self.training_args, self.skipped_file)
+
+    def media_paths(self, data: LoadedData) -> dict[str, list[str]]:
+        """Every split's media files, by modality."""
+        return {
+            modality: [
+                path
+                for split in data.splits.values()
+                for path in split[modality]
+                if path and not is_feature_reference(path)
+            ]
+            for modality in self.data_args.modalities
+        }
+
+    def fill_caches(
+        self, data: LoadedData, new_model: Callable[[], PreTrainedModel], processor: MultimodalFerProcessor
+    ) -> None:
+        if self.data_args.cache != "features":
+            return
+        self.encoded = self.encoded_clips(new_model(), processor, self.decoded)
+        self.encoded.fill(self.media_paths(data))
+        data.notes.extend(self.augmentation_notes(self.encoded))
+        total = sum(len(split) for split in data.splits.values()) + len(data.skipped)
+        enforce_skip_limit(read_skipped(self.skipped_file), total, self.data_args.max_skipped_fraction)
+
+    def cache_plan(self, data: LoadedData, model: PreTrainedModel, processor: MultimodalFerProcessor) -> list[str]:
+        if self.data_args.cache == "none":
+            return []
+        paths, decoded = self.media_paths(data), self.decoded_clips(processor)
+        if self.data_args.cache == "decoded":
+            return decoded.plan(paths)
+        encoded = self.encoded_clips(model, processor, decoded)
+        return [*decoded.plan(paths), *encoded.plan(paths), *self.augmentation_notes(encoded)]
+
+    def augmentation_notes(self, encoded: EncodedClips) -> list[str]:
+        """What of the recipe's augmentation cannot apply, because encoders' outputs are read from a cache."""
+        if not (self.data_args.augment and self.training_args.do_train):
+            return []
+        lost = {"audio": "sound (gain, noise, shift, stretch, masks)", "video": "pictures (flip, colour, crop)"}
+        return [
+            f"No augmentation of {lost[modality]}: the frozen encoder's outputs were computed once and cached."
+            for modality in encoded.caches
+        ]
+
+    def base_processor(self) -> MultimodalFerProcessor:
         """The checkpoint's processor, which knows how its model was trained, or a new one."""
         if self.model_args.model_name_or_path:
             return MultimodalFerProcessor.from_pretrained(self.model_args.model_name_or_path)
-        return new_processor(self.data_args)
+        return self.new_processor()
+
+    def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
+        """The base processor, which learns the scale of visual features from the training split."""
+        processor = self.base_processor()
+        if self.model_args.model_name_or_path:
+            return processor
+        features = self.feature_sources(data)
+        if features:
+            mean, std, tokens = visual_features.statistics(features, load_visual_features)
+            processor.visual_feature_mean, processor.visual_feature_std = mean, std
+            processor.visual_feature_tokens = tokens
+        return processor
+
+    def new_processor(self) -> MultimodalFerProcessor:
+        """A processor as the recipe, and the checkpoint that the audio encoder starts from, want it."""
+        if not self.model_args.audio_backbone:
+            return new_processor(self.data_args)
+        try:
+            mel_bins = encoder_config("audio", self.model_args.audio_backbone).num_mel_bins
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"audio_backbone: {error}") from error
+        return new_processor(self.data_args, mel_bins, default_normalization="utterance")
+
+    def feature_sources(self, data: LoadedData) -> list[str]:
+        """
+        The training clips' visual features, where features take the place of video.
+
+        Raises:
+            DataError: some clips have features and some have files.
+        """
+        if "video" not in self.data_args.modalities or "train" not in data.splits:
+            return []
+        sources = [source for split in data.splits.values() for source in split["video"] if source]
+        kinds = [is_feature_reference(source) for source in sources]
+        if any(kinds) and not all(kinds):
+            raise DataError(
+                f"{sources[kinds.index(False)]} is a file and {sources[kinds.index(True)]} are features: the 'video' "
+                "column must hold one or the other."
+            )
+        return [source for source in data.splits["train"]["video"] if source] if any(kinds) else []
 
     def build_model(self, data: LoadedData, processor: MultimodalFerProcessor) -> PreTrainedModel:
         args = self.model_args
@@ -350,12 +333,58 @@ class MultimodalFerTask(ClassificationTask):
         if args.model_name_or_path:
             model = self._load(args.model_name_or_path, data.labels, {**overrides, **naming})
         else:
-            model = MultimodalFerForEmotionClassification(self.new_config(overrides, naming))
+            if processor.visual_feature_mean is not None:
+                overrides["visual_feature_size"] = len(processor.visual_feature_mean)
+            model = self.new_model(self.new_config(overrides, naming))
+        for part in (*(args.freeze or []), *args.unfreeze):
+            check_choice("part to freeze", part, model.encoders())
         model.freeze(args.freeze or [])
+        model.unfreeze(args.unfreeze)
+        self.check_adapter_base(model)
         return model
+
+    def new_model(self, config: MultimodalFerConfig) -> PreTrainedModel:
+        """A model of this configuration, its encoders from the recipe's checkpoints, or `RecipeError`."""
+        args = self.model_args
+        if not args.backbones:
+            return MultimodalFerForEmotionClassification(config)
+        try:
+            return MultimodalFerForEmotionClassification.from_backbones_pretrained(
+                config, **args.backbones, fusion_num_layers=args.fusion_num_layers
+            )
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"Pretrained parts: {error}") from error
+
+    def check_adapter_base(self, model: PreTrainedModel) -> None:
+        """
+        Make sure that what adapters are saved without can be had again.
+
+        Raises:
+            RecipeError: a part is frozen as it was drawn, and neither saved nor loaded from a checkpoint.
+        """
+        if not self.lora or self.lora.save == "merged" or self.model_args.model_name_or_path:
+            return
+        frozen = {
+            part
+            for part, encoder in model.encoders().items()
+            if not any(p.requires_grad for p in encoder.parameters())
+        }
+        lost = sorted(frozen - self.model_args.backbones.keys())
+        if lost:
+            raise RecipeError(
+                f"lora save 'adapter': {', '.join(lost)} is frozen but came from no checkpoint, so it could not be "
+                f"loaded again. Name a {lost[0]}_backbone, let it train, or save 'merged'."
+            )
 
     def new_config(self, overrides: dict[str, Any], naming: dict[str, Any]) -> MultimodalFerConfig:
         """The preset with the recipe's sizes and overrides."""
+        for part in self.model_args.backbones:
+            name = PARTS[part][0]
+            shape = [key for key in overrides.get(name, {}) if "dropout" not in key and key != "layerdrop"]
+            if shape:
+                raise RecipeError(
+                    f"config_overrides: {name}.{shape[0]} is that of {part}_backbone; only dropouts change."
+                )
         vision = {"image_size": self.data_args.image_size, **overrides.pop("vision_config", {})}
         try:
             return MultimodalFerConfig.from_preset(
@@ -368,7 +397,7 @@ class MultimodalFerTask(ClassificationTask):
                     **naming,
                 },
             )
-        except (ValueError, TypeError) as error:
+        except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
 
     def _load(self, path: str, labels: list[str], overrides: dict[str, Any]) -> PreTrainedModel:
@@ -379,9 +408,17 @@ class MultimodalFerTask(ClassificationTask):
             logger.warning(
                 "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
             )
-        return MultimodalFerForEmotionClassification.from_pretrained(
-            path, ignore_mismatched_sizes=known != labels, **overrides
-        )
+        if is_adapter(path):
+            model = load_adapter_model(path)
+        else:
+            model = MultimodalFerForEmotionClassification.from_pretrained(
+                path, ignore_mismatched_sizes=known != labels, **overrides
+            )
+        if self.training_args.do_train:
+            # Training changes what they were fitted to.
+            model.config.temperature = overrides.get("temperature", 1.0)
+            model.config.abstention_threshold = overrides.get("abstention_threshold", 0.0)
+        return model
 
     def balanced_weights(self, data: LoadedData) -> list[float]:
         """Class weights inverse to the training counts, with a mean of 1 over the training examples."""
@@ -392,10 +429,12 @@ class MultimodalFerTask(ClassificationTask):
 
     def with_transforms(self, splits: DatasetDict, processor: MultimodalFerProcessor) -> DatasetDict:
         args = self.data_args
-        plain = ClipTransform(processor, args.modalities, self.skipped_file)
+        stages = [stage.caches.values() for stage in (self.decoded, self.encoded) if stage]
+        caches = {cache.kind: cache for stage in stages for cache in stage}
+        plain = ClipTransform(processor, args.modalities, self.skipped_file, caches=caches)
         augmentation = Augmentation(**args.augmentation) if args.augment else None
         augmented = ClipTransform(
-            processor, args.modalities, self.skipped_file, augmentation, self.training_args.seed, self.clock
+            processor, args.modalities, self.skipped_file, augmentation, self.training_args.seed, self.clock, caches
         )
         return DatasetDict(
             {split: data.with_transform(augmented if split == "train" else plain) for split, data in splits.items()}
@@ -405,14 +444,27 @@ class MultimodalFerTask(ClassificationTask):
         """The same clips with one modality withheld, where the model has two."""
         if len(self.data_args.modalities) < 2:
             return {}
-        transform = data.format["format_kwargs"]["transform"]
+        plain = data.format["format_kwargs"]["transform"]
         return {
-            f"{modality}_only": data.with_transform(ClipTransform(transform.processor, [modality], self.skipped_file))
+            f"{modality}_only": data.with_transform(
+                ClipTransform(plain.processor, [modality], self.skipped_file, caches=plain.caches)
+            )
             for modality in self.data_args.modalities
         }
 
     def collator(self, processor: MultimodalFerProcessor) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return ClipCollator(processor, self.data_args.modalities)
+
+    def memory_hints(self) -> list[str]:
+        args, hints = self.data_args, []
+        if "video" in args.modalities and args.num_frames > 1:
+            hints.append(f"--num_frames {args.num_frames // 2} (now {args.num_frames})")
+        if "video" in args.modalities and args.image_size >= 128:
+            hints.append(f"--image_size {args.image_size // 2} (now {args.image_size})")
+        if self.model_args.model_size != "tiny" and not self.model_args.model_name_or_path:
+            smaller = {"full": "light", "light": "tiny"}[self.model_args.model_size]
+            hints.append(f"--model_size {smaller} (now {self.model_args.model_size})")
+        return hints
 
     def callbacks(self) -> list[TrainerCallback]:
         return [EpochCallback(self.clock)]

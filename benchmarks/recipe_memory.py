@@ -1,0 +1,149 @@
+"""Memory of each RAVDESS recipe with full-size random weights: reckoned, and on a GPU measured over real steps.
+
+python benchmarks/recipe_memory.py [--recipes ravdess_4gb ...] [--steps 20]
+
+Nothing is downloaded: the parts that a recipe takes from a checkpoint get that checkpoint's shape and random weights.
+Clips are random tensors of 4 s at the recipe's frames and size. Measured is `torch.cuda.max_memory_allocated` over
+forward, backward and AdamW steps at the recipe's batch size under its fp16 or bf16, losses and weights checked to be
+finite; reckoned is what `--dry_run true` prints.
+"""
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, set_seed
+
+from hf_fer.dry_run import estimate_memory
+from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
+from hf_fer.models.multimodal_fer.backbones_multimodal_fer import PARTS, first_layers
+from hf_fer.models.multimodal_fer.configuration_multimodal_fer import PRESETS
+from hf_fer.report import MIB, markdown_table
+from hf_fer.task import Task, parse_task
+
+RECIPES = Path(__file__).parent.parent / "training_args"
+MEL_FRAMES = 400
+# Shapes of the checkpoints that recipes name, from their published configurations.
+SHAPES: dict[str, dict[str, Any]] = {
+    "google/siglip2-base-patch16-224": {},
+    "LiquidAI/LFM2-350M": PRESETS["full"]["lfm2_config"],
+}
+
+
+# What the composite asks of a part whatever its checkpoint.
+DEFAULTS = {
+    "audio": {"layerdrop": 0.0},
+    "vision": {"vision_use_head": False},
+    "fusion": {"vocab_size": 1, "use_cache": False, "bos_token_id": None, "eos_token_id": None},
+}
+
+
+def build(task: Task) -> PreTrainedModel:
+    """The recipe's model with random weights of full size, frozen and adapted as the recipe says."""
+    args, data = task.model_args, task.data_args
+    fields = {**args.config_overrides, "modalities": data.modalities, "num_frames": data.num_frames}
+    size = "light" if args.model_name_or_path else args.model_size
+    if data.visual_features:
+        fields["visual_feature_size"] = 35
+    for part, name in args.backbones.items():
+        field, config_class, _, _ = PARTS[part]
+        shape = dict(SHAPES[name])
+        if part == "fusion" and args.fusion_num_layers:
+            shape |= first_layers(config_class(**shape), args.fusion_num_layers)
+            shape.pop("full_attn_idxs", None)
+        fields[field] = config_class(**{**DEFAULTS[part], **shape})
+    if not args.backbones.get("vision"):
+        fields["vision_config"] = {"image_size": data.image_size, **fields.get("vision_config", {})}
+    model = MultimodalFerForEmotionClassification(MultimodalFerConfig.from_preset(size, **fields))
+    model.freeze(args.freeze or [])
+    if task.training_args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return task.adapted(model)
+
+
+def make_batch(task: Task, size: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Random clips as the recipe's model takes them."""
+    data, batch = task.data_args, {}
+    if "audio" in data.modalities:
+        batch["input_features"] = torch.randn(size, MEL_FRAMES, 80, device=device)
+        batch["attention_mask"] = torch.ones(size, MEL_FRAMES, dtype=torch.long, device=device)
+    if "video" in data.modalities:
+        frames = (size, data.num_frames)
+        pixels = (*frames, 3, data.image_size, data.image_size)
+        named = ("visual_features", (*frames, 1, 35)) if data.visual_features else ("pixel_values", pixels)
+        batch[named[0]] = torch.randn(*named[1], device=device)
+        batch["frame_mask"] = torch.ones(frames, dtype=torch.long, device=device)
+    return {**batch, "labels": torch.arange(size, device=device) % 8}
+
+
+def measure(task: Task, steps: int) -> dict[str, Any]:
+    """Peak memory in MiB, clips per second and whether all stayed finite, on the GPU."""
+    args = task.training_args
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
+    accelerator = Accelerator(mixed_precision=precision)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model = build(task)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(trained, lr=1e-5))
+    finite, start = True, 0.0
+    for step in range(steps + 2):
+        if step == 2:  # the first steps choose kernels
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        for _ in range(args.gradient_accumulation_steps):
+            batch = make_batch(task, args.per_device_train_batch_size, accelerator.device)
+            loss = model(**batch).loss
+            accelerator.backward(loss / args.gradient_accumulation_steps)
+            finite &= bool(torch.isfinite(loss))
+        accelerator.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    finite &= all(bool(torch.isfinite(parameter).all()) for parameter in trained)
+    clips = steps * args.gradient_accumulation_steps * args.per_device_train_batch_size
+    peak = torch.cuda.max_memory_allocated() / MIB
+    accelerator.free_memory()
+    return {"measured MiB": round(peak), "clips/s": round(clips / seconds, 1), "finite": finite}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=sorted(path.stem for path in RECIPES.glob("ravdess*.json")))
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    rows = []
+    for name in options.recipes:
+        set_seed(0)
+        with contextlib.redirect_stdout(None):
+            task = parse_task([str(RECIPES / f"{name}.json"), "--report_to", "none"])
+        args, model = task.training_args, build(task)
+        half = task.recipe.get("fp16", False) or task.recipe.get("bf16", False)
+        batch = make_batch(task, 2, torch.device("cpu"))
+        reckoned = estimate_memory(model, batch, args.per_device_train_batch_size, half)
+        row = {
+            "recipe": name,
+            "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}",
+            "parameters M": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
+            "trained M": round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 1),
+            "activations MiB": round(reckoned["activations"]),
+            "reckoned MiB": round(reckoned["total"]),
+        }
+        del model
+        if torch.cuda.is_available():
+            row |= measure(task, options.steps)
+        rows.append(row)
+        print(name, "done", flush=True)
+    print(markdown_table(pd.DataFrame(rows)))
+    if not torch.cuda.is_available():
+        print("No GPU: reckoned only, nothing was measured.")
+
+
+if __name__ == "__main__":
+    main()

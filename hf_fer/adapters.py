@@ -1,0 +1,157 @@
+"""LoRA (arXiv 2106.09685) through peft: adapters on the frozen layers that a pattern names.
+
+The whole model is wrapped, so that a checkpoint holds the adapters and every part that trains beside them.
+"""
+
+import dataclasses
+import importlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, Trainer
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from hf_fer.arguments import RecipeError, check_choice
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """
+    The recipe's `lora` object.
+
+    Args:
+        rank: Rank of the update.
+        alpha: Its scale is `alpha / rank`.
+        dropout: On the adapter's input.
+        targets: Regular expression that the full path of an adapted linear layer matches; the system's own if unset.
+        save: `merged`, an ordinary model, or `adapter`, the trained weights and the name of what they are added to.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: str | None = None
+    save: str = "merged"
+
+    @classmethod
+    def from_recipe(cls, fields: dict[str, Any], default_targets: str | None) -> "LoraSettings":
+        """
+        Check the recipe's object.
+
+        Raises:
+            RecipeError: an unknown field, an impossible value, or no targets.
+        """
+        names = [item.name for item in dataclasses.fields(cls)]
+        for name in fields:
+            check_choice("lora field", name, names)
+        settings = cls(**{"targets": default_targets, **fields})
+        check_choice("lora save", settings.save, ("merged", "adapter"))
+        if settings.targets is None:
+            raise RecipeError("lora needs 'targets' for this system: a regular expression on full layer paths.")
+        if settings.rank < 1 or settings.alpha <= 0 or not 0 <= settings.dropout < 1:
+            raise RecipeError("lora needs rank of at least 1, alpha above 0 and dropout in [0, 1).")
+        try:
+            re.compile(settings.targets)
+        except re.error as error:
+            raise RecipeError(f"lora targets {settings.targets!r} is not a regular expression ({error}).") from error
+        return settings
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """
+    Put adapters on the targets. What trains now goes on training, and is saved with them.
+
+    Args:
+        model: With the parts frozen that do not train in full, those of the targets among them.
+        settings: See `LoraSettings`.
+
+    Raises:
+        RecipeError: no linear layer matches, or one that matches is not frozen.
+    """
+    targets = [name for name, module in model.named_modules() if re.fullmatch(settings.targets, name)]
+    adaptable = [name for name in targets if isinstance(model.get_submodule(name), nn.Linear)]
+    if not adaptable:
+        raise RecipeError(f"lora targets {settings.targets!r} match no linear layer of this model.")
+    trained = [name for name in adaptable if model.get_submodule(name).weight.requires_grad]
+    if trained:
+        raise RecipeError(f"lora: {trained[0]} would train in full beside its adapter; freeze its part in the recipe.")
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        modules_to_save=list(trained_modules(model, "", set(adaptable))) or None,
+    )
+    wrapped = get_peft_model(model, config)
+    wrapped.train(model.training)
+    return wrapped
+
+
+def trained_modules(module: nn.Module, path: str, targets: set[str]) -> Iterator[str]:
+    """Paths of the largest modules that train and hold no target; raises `RecipeError` for what peft cannot save."""
+    own = [name for name, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
+    if own:
+        raise RecipeError(
+            f"lora: the parameters {own} of {path or 'the model'} train beside adapted layers; freeze them."
+        )
+    for name, child in module.named_children():
+        below = f"{path}.{name}" if path else name
+        if below in targets:
+            continue
+        # peft does not wrap containers, which have no forward
+        container = isinstance(child, nn.ModuleDict | nn.ModuleList)
+        if container or any(target.startswith(f"{below}.") for target in targets):
+            yield from trained_modules(child, below, targets)
+        elif any(parameter.requires_grad for parameter in child.parameters()):
+            yield below
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """The model itself, without peft's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def merge(trainer: Trainer, settings: LoraSettings | None) -> None:
+    """After training: add the adapters to their weights, so that an ordinary model is evaluated, saved and pushed."""
+    if settings is not None and settings.save == "merged":
+        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a folder holds adapters and not a whole model."""
+    return Path(path, ADAPTER_CONFIG_NAME).is_file()
+
+
+def load_adapter_model(path: str) -> PreTrainedModel:
+    """
+    The model of a folder that was saved with `save: adapter`: its base is loaded anew, the adapters merged into it.
+
+    Raises:
+        RecipeError: a file is missing, the model is not one of ours, or the base cannot be found again.
+    """
+    missing = [name for name in ("config.json", ADAPTER_CONFIG_NAME) if not Path(path, name).is_file()]
+    if missing:
+        raise RecipeError(f"{path}: an adapter folder needs {missing[0]}.")
+    adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path)
+    names = adapter.auto_mapping
+    if names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
+        raise RecipeError(f"{path}: its model class is of {names['parent_library']}, which is not loaded from here.")
+    model_class = getattr(importlib.import_module(names["parent_library"]), names["base_model_class"])
+    backbones = getattr(config, "backbones", None)
+    try:
+        if adapter.base_model_name_or_path:
+            base = model_class.from_pretrained(adapter.base_model_name_or_path, config=config)
+        else:
+            layers = config.lfm2_config.num_hidden_layers if "fusion" in (backbones or {}) else None
+            base = model_class.from_backbones_pretrained(config, **(backbones or {}), fusion_num_layers=layers)
+    except OSError as error:
+        raise RecipeError(f"{path}: the model that its adapters belong to cannot be loaded ({error}).") from error
+    return PeftModel.from_pretrained(base, path).merge_and_unload()

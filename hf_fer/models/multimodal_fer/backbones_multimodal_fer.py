@@ -1,0 +1,147 @@
+"""Pretrained encoders for the parts of the audio-visual emotion model."""
+
+import copy
+import re
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    Lfm2Config,
+    Lfm2Model,
+    ParakeetEncoder,
+    ParakeetEncoderConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from .configuration_multimodal_fer import MultimodalFerConfig
+
+# Part -> field of our configuration, class of that configuration, encoder, where larger checkpoints keep it.
+PARTS: dict[str, tuple[str, type[PreTrainedConfig], type[PreTrainedModel], str]] = {
+    "audio": ("audio_config", ParakeetEncoderConfig, ParakeetEncoder, "encoder_config"),
+    "vision": ("vision_config", SiglipVisionConfig, SiglipVisionModel, "vision_config"),
+    "fusion": ("lfm2_config", Lfm2Config, Lfm2Model, "text_config"),
+}
+
+# What a checkpoint may hold beyond the encoder: heads, the text tower, token embeddings.
+LEFT_BEHIND = {
+    "audio": re.compile(r"(ctc_head|decoder|joint|encoder_projector)\b.*"),
+    "vision": re.compile(r"(vision_model\.)?head\..*|text_model\..*|logit_(scale|bias)"),
+    "fusion": re.compile(r"(model\.)?embed_tokens\.weight|lm_head\..*"),
+}
+
+
+def encoder_config(part: str, name: str, **hub: Any) -> PreTrainedConfig:
+    """
+    The configuration of a checkpoint's encoder.
+
+    Args:
+        part: `"audio"`, `"vision"` or `"fusion"`.
+        name: Checkpoint folder or Hub model.
+        hub: `token`, `revision`, `cache_dir`, ... for the Hub.
+
+    Raises:
+        ValueError: the checkpoint is of another kind.
+        OSError: there is no such checkpoint.
+    """
+    _, config_class, _, nested = PARTS[part]
+    found = AutoConfig.from_pretrained(name, **hub)
+    for candidate in (found, getattr(found, nested, None)):
+        if getattr(candidate, "model_type", None) == config_class.model_type:
+            return candidate
+    raise ValueError(
+        f"{name} is a {found.model_type!r} checkpoint; the {part} part needs one with a {config_class.model_type!r}"
+        + (", a fixed-resolution SigLIP2, not NaFlex." if found.model_type.startswith("siglip2") else ".")
+    )
+
+
+def with_backbones(
+    config: MultimodalFerConfig, backbones: dict[str, str], fusion_num_layers: int | None = None, **hub: Any
+) -> MultimodalFerConfig:
+    """
+    A configuration in which the named parts have the shape of their checkpoints.
+
+    Args:
+        config: The rest. What it says of a named part is replaced, dropouts and layerdrop excepted.
+        backbones: Checkpoint by part.
+        fusion_num_layers: Keep the first layers of LFM2 only.
+        hub: See `encoder_config`.
+
+    Raises:
+        ValueError: a checkpoint of another kind, or with fewer layers than asked for.
+    """
+    config = copy.deepcopy(config)
+    for part, name in backbones.items():
+        field, config_class, _, _ = PARTS[part]
+        shape = encoder_config(part, name, **hub).to_diff_dict()
+        # The composite trains in fp32 under autocast; a bf16 checkpoint must not set the dtype of the whole.
+        for key in ("dtype", "torch_dtype", "transformers_version", "architectures", "_name_or_path"):
+            shape.pop(key, None)
+        own = getattr(config, field)
+        shape |= {key: value for key, value in own.to_dict().items() if "dropout" in key or key == "layerdrop"}
+        if part == "vision":
+            shape["vision_use_head"] = False
+        if part == "fusion":
+            shape |= {"vocab_size": 1, "use_cache": False, "bos_token_id": None, "eos_token_id": None}
+            shape |= {"pad_token_id": None}
+            shape |= first_layers(config_class(**shape), fusion_num_layers or 0)
+        setattr(config, field, config_class(**shape))
+    config.backbones = {**(config.backbones or {}), **backbones}
+    return config
+
+
+def first_layers(config: Lfm2Config, count: int) -> dict[str, Any]:
+    """What changes in an LFM2 configuration that keeps its first `count` layers; nothing for 0."""
+    if not count:
+        return {}
+    if not 1 <= count <= config.num_hidden_layers:
+        raise ValueError(f"fusion_num_layers must be in 1 to {config.num_hidden_layers}, got {count}.")
+    return {"num_hidden_layers": count, "layer_types": config.layer_types[:count]}
+
+
+def load_backbone(encoder: nn.Module, part: str, name: str, **hub: Any) -> None:
+    """
+    Copy a checkpoint's encoder weights, in fp32, into a part of the same shape.
+
+    Args:
+        encoder: The part; for `"fusion"`, without token embeddings.
+        part, name, hub: See `encoder_config`.
+
+    Raises:
+        ValueError: weights are missing, have another shape or have no place; it lists them.
+    """
+    _, _, encoder_class, _ = PARTS[part]
+    loaded, report = encoder_class.from_pretrained(
+        name,
+        config=copy.deepcopy(encoder.config),
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **hub,
+    )
+    layers = getattr(encoder.config, "num_hidden_layers", 0)
+
+    def allowed(key: str) -> bool:
+        cut = re.match(r"(?:model\.)?layers\.(\d+)\.", key) if part == "fusion" else None
+        return bool(LEFT_BEHIND[part].fullmatch(key)) or (cut is not None and int(cut[1]) >= layers)
+
+    problems = [f"missing: {key}" for key in sorted(report["missing_keys"])]
+    problems += [
+        f"shape: {key} is {tuple(theirs)} in the checkpoint, {tuple(ours)} here"
+        for key, theirs, ours in sorted(report["mismatched_keys"])
+        if not allowed(key)
+    ]
+    problems += [f"unexpected: {key}" for key in sorted(report["unexpected_keys"]) if not allowed(key)]
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise ValueError(f"{name} does not fit the {part} part; {len(problems)} weights do not match:{shown}{more}")
+    own = encoder.state_dict().keys()
+    encoder.load_state_dict({key: value for key, value in loaded.state_dict().items() if key in own})
+
+
+__all__ = ["LEFT_BEHIND", "PARTS", "encoder_config", "first_layers", "load_backbone", "with_backbones"]

@@ -1,0 +1,110 @@
+"""Recipe fields of multimodal_fer, and the processor that they describe."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import SiglipImageProcessor
+
+from hf_fer.arguments import ClassificationDataArguments, ModelArguments, check_choice, json_object
+from hf_fer.data.augment import Augmentation
+
+from .configuration_multimodal_fer import MODALITIES
+from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+
+PARAKEET_PREEMPHASIS = 0.97
+
+
+@dataclass
+class MultimodalFerModelArguments(ModelArguments):
+    """Where the model comes from."""
+
+    model_size: Literal["tiny", "light", "full"] = field(
+        default="light", metadata={"help": "Preset that a new model is built from."}
+    )
+    audio_backbone: str | None = field(
+        default=None, metadata={"help": "Parakeet checkpoint that the audio encoder starts from."}
+    )
+    vision_backbone: str | None = field(
+        default=None, metadata={"help": "SigLIP2 checkpoint of fixed resolution that the vision encoder starts from."}
+    )
+    fusion_backbone: str | None = field(
+        default=None, metadata={"help": "LFM2 checkpoint that the fusion starts from."}
+    )
+    fusion_num_layers: int | None = field(
+        default=None, metadata={"help": "Keep the first layers of fusion_backbone only."}
+    )
+    balance_classes: bool = field(
+        default=False, metadata={"help": "Weight classes in the loss by the inverse of their training counts."}
+    )
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Checkpoint by part, for the parts that start from one."""
+        named = {part: getattr(self, f"{part}_backbone") for part in ("audio", "vision", "fusion")}
+        return {part: name for part, name in named.items() if name}
+
+
+@dataclass
+class MultimodalFerDataArguments(ClassificationDataArguments):
+    """Which clips, which of their modalities, and how they are decoded and augmented."""
+
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES), metadata={"help": "audio, video or both."})
+    missing_modality: Literal["skip", "keep"] = field(
+        default="skip", metadata={"help": "Clips that lack one of several modalities: skip, or keep what they have."}
+    )
+    channel: Literal["speech", "song", "both"] = field(default="speech", metadata={"help": "RAVDESS vocal channel."})
+    visual_features: str | None = field(
+        default=None,
+        metadata={"help": "Archive (.npz of 'keys' and one array) of features in the place of video; see the docs."},
+    )
+    num_frames: int = field(default=16, metadata={"help": "Frames sampled from a clip."})
+    image_size: int = field(default=224, metadata={"help": "Side of the frames the model sees, in pixels."})
+    face_crop: Literal["none", "center", "yunet"] = field(default="center", metadata={"help": "Where the face is."})
+    yunet_path: str | None = field(default=None, metadata={"help": "YuNet's ONNX file; from the Hub if unset."})
+    audio_normalization: Literal["global", "utterance"] | None = field(
+        default=None, metadata={"help": "Log-mel normalisation; utterance with an audio_backbone, else global."}
+    )
+    trim_silence_db: float | None = field(
+        default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
+    )
+    augment: bool = field(default=True, metadata={"help": "Augment the training split."})
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
+    )
+
+    cache: Literal["none", "decoded", "features"] = field(
+        default="none",
+        metadata={
+            "help": "Keep on disk, for later epochs and runs: decoded sound and frames, or also what frozen encoders "
+            "make of them."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for modality in self.modalities:
+            check_choice("modality", modality, MODALITIES)
+        overrides = json_object("augmentation", self.augmentation)
+        for name in overrides:
+            check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
+        self.augmentation = overrides
+
+
+def new_processor(
+    args: MultimodalFerDataArguments, mel_bins: int = 80, default_normalization: str = "global"
+) -> MultimodalFerProcessor:
+    """A processor as the recipe wants it."""
+    normalization = args.audio_normalization or default_normalization
+    return MultimodalFerProcessor(
+        MultimodalFerFeatureExtractor(
+            feature_size=mel_bins,
+            normalize=normalization,
+            trim_db=args.trim_silence_db,
+            preemphasis=PARAKEET_PREEMPHASIS if normalization == "utterance" else None,
+        ),
+        SiglipImageProcessor(size={"height": args.image_size, "width": args.image_size}),
+        num_frames=args.num_frames,
+        face_crop=args.face_crop,
+        yunet_path=args.yunet_path,
+    )

@@ -1,0 +1,186 @@
+"""Clips on their way into multimodal_fer: finding them, checking them, and turning rows into batches."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hf_fer.data import manifest, ravdess
+from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
+from hf_fer.data.cache import ArrayCache
+from hf_fer.data.loading import DataError, append_skipped
+
+from .configuration_multimodal_fer import MODALITIES
+from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference, load_visual_features, open_media
+from .processing_multimodal_fer import MultimodalFerProcessor
+
+CLIP_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".ogg", ".m4a")
+
+
+def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
+    """Why a modality of a file cannot be loaded as training will load it, or `None`."""
+    try:
+        if is_feature_reference(path):
+            load_visual_features(path)
+        elif modality == "audio":
+            processor.load_audio(path)
+        else:
+            processor.load_video(path)
+    except UnusableMediaError as error:
+        return error.reason
+    return None
+
+
+class ClipTransform:
+    """
+    Turns rows of paths into model inputs when they are read.
+
+    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without
+    features and with label -100, which neither loss nor metrics count.
+
+    Args:
+        processor: Decodes and converts.
+        modalities: What to load; the others are treated as absent.
+        skipped_file: Where files that fail are listed.
+        augmentation: Strengths, or `None` outside training.
+        seed, clock: With the row's index they decide all of its augmentation.
+        caches: What is read in the place of files, by name: see `task_cache`.
+    """
+
+    def __init__(
+        self,
+        processor: MultimodalFerProcessor,
+        modalities: list[str],
+        skipped_file: Path,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        clock: EpochClock | None = None,
+        caches: dict[str, ArrayCache] | None = None,
+    ):
+        self.processor = processor
+        self.modalities = modalities
+        self.skipped_file = skipped_file
+        self.seed = seed
+        self.clock = clock
+        self.caches = caches or {}
+        self.audio_augmenter = augmentation and AudioAugmenter(augmentation, processor.sampling_rate)
+        self.video_augmenter = augmentation and VideoAugmenter(augmentation)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        examples = [self.example(row) for row in rows]
+        names = ("input_features", "audio_hidden_states", "pixel_values", "visual_features", "labels")
+        return {name: [example.get(name) for example in examples] for name in names}
+
+    def example(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One row to what `audio` and `video` give, and `labels`."""
+        try:
+            with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
+                features = {}
+                if "audio" in self.modalities and row["audio"]:
+                    features.update(self.audio(row["audio"]))
+                if "video" in self.modalities and row["video"]:
+                    features.update(self.video(row["video"]))
+        except UnusableMediaError as error:
+            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            return {"labels": -100}
+        return {**features, "labels": row["labels"]}
+
+    def audio(self, path: str) -> dict[str, torch.Tensor]:
+        """A file's sound as `input_features (mel_frames, mel_bins)`, augmented, or as `audio_hidden_states (T, D)`."""
+        states = self.cached("audio_hidden_states", path)
+        if states is not None:
+            return {"audio_hidden_states": torch.from_numpy(states)}
+        samples = self.cached("audio_samples", path)
+        if samples is None:
+            samples = self.processor.load_audio(path)
+        if self.audio_augmenter:
+            samples = self.audio_augmenter.waveform(samples)
+        features = self.processor.audio_features(samples)
+        return {"input_features": self.audio_augmenter.features(features) if self.audio_augmenter else features}
+
+    def video(self, path: str) -> dict[str, torch.Tensor]:
+        """
+        A file's frames as `pixel_values (F, 3, H, W)`, or its `visual_features (F, N, dim)`; augmented.
+
+        A cached encoder's output is as it was computed, without augmentation.
+        """
+        if is_feature_reference(path):
+            features = self.processor.visual_features(path)
+            return {"visual_features": self.video_augmenter.features(features) if self.video_augmenter else features}
+        features = self.cached("visual_features", path)
+        if features is not None:
+            return {"visual_features": torch.from_numpy(features)}
+        frames = self.cached("video_frames", path)
+        if frames is None:
+            pixels = torch.from_numpy(self.processor.load_video(path).copy()).permute(0, 3, 1, 2)
+        else:
+            pixels = torch.from_numpy(frames)
+        if self.video_augmenter:
+            pixels = self.video_augmenter(pixels)
+        return {"pixel_values": self.processor.video_features(pixels)}
+
+    def cached(self, name: str, path: str) -> np.ndarray | None:
+        """
+        A copy of what a cache has of a file; `None` where there is no such cache.
+
+        Raises:
+            UnusableMediaError: the cache could not be filled with this file.
+        """
+        cache = self.caches.get(name)
+        if cache is None:
+            return None
+        if path not in cache:
+            raise UnusableMediaError(path, f"it has no {name}")
+        return cache[path].copy()
+
+
+class ClipCollator:
+    """Pads examples into a batch that has every modality of the model, absent or not."""
+
+    def __init__(self, processor: MultimodalFerProcessor, modalities: list[str]):
+        self.processor = processor
+        self.modalities = modalities
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.processor.pad(examples, self.modalities)
+        return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
+
+
+def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """
+    The files of a RAVDESS folder, a manifest or any folder of clips, and those whose name is out of pattern.
+
+    The column `must_have` has the modalities that a file's name or manifest row promises.
+    """
+    if path.is_file():
+        rows, _ = manifest.assign_protocol(manifest.read_manifest(path), "manifest", seed=0)
+        long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
+        files = long.dropna(subset="path")
+        return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind"), []
+    try:
+        files, unusable = ravdess.scan(path, "both")
+    except DataError:
+        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in CLIP_SUFFIXES)
+        if not found:
+            raise
+        return pd.DataFrame({"path": found, "must_have": [set()] * len(found)}), []
+    promise = {"01": {"audio", "video"}, "02": {"video"}, "03": {"audio"}}
+    files = files.assign(
+        label=[ravdess.EMOTIONS[int(code) - 1] for code in files["emotion"]],
+        must_have=[promise[code] for code in files["modality"]],
+        actor=files["actor"].astype(int),
+    )
+    rows, _ = ravdess.assign_protocol(files, ravdess.PROTOCOLS[0], fold=0, seed=0)
+    return rows[["path", "label", "actor", "split", "must_have"]], unusable
+
+
+def tracks(path: str) -> tuple[str, ...]:
+    """Which modalities a file has; none where it does not open."""
+    try:
+        with open_media(path) as container:
+            return tuple(name for name in MODALITIES if getattr(container.streams, name))
+    except UnusableMediaError:
+        return ("audio",)
