@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
@@ -63,6 +64,53 @@ def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float:
         return -float(log_softmax(log_probs / np.exp(log_temperature), axis=1)[rows, labels].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.5, 20]), method="bounded").x))
+
+
+def calibration_report(log_probs: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, float]:
+    """ECE and mean confidence of log-probabilities `(n, classes)` before and after division by `temperature`."""
+    before = calibration_metrics(log_probs, labels)
+    after = calibration_metrics(log_softmax(log_probs / temperature, axis=1), labels)
+    return {
+        "temperature": temperature,
+        **{f"{name}_before": value for name, value in before.items()},
+        **{f"{name}_after": value for name, value in after.items()},
+    }
+
+
+def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> pd.DataFrame:
+    """
+    The error rate of the answers that are given, as ever more of the less confident ones are withheld.
+
+    Geifman & El-Yaniv 2017 (arXiv 1705.08500). Answers of equal confidence come in no order: among them the errors
+    count as evenly spread.
+
+    Args:
+        confidence: `(n,)`.
+        correct: Whether each answer is right, `(n,)`.
+
+    Returns:
+        `coverage` (k / n), `risk` (error rate of the k most confident) and `threshold` (their lowest confidence), for
+        k from 1 to n.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked, errors = confidence[order], np.cumsum(~np.asarray(correct, dtype=bool)[order])
+    counts = np.arange(1, len(ranked) + 1)
+    ends = np.append(ranked[1:] != ranked[:-1], True)
+    expected = np.interp(counts, np.append(0, counts[ends]), np.append(0, errors[ends]))
+    return pd.DataFrame({"coverage": counts / len(ranked), "risk": expected / counts, "threshold": ranked})
+
+
+def aurc(curve: pd.DataFrame) -> float:
+    """Area under the risk-coverage curve (Geifman et al. 2019, arXiv 1805.08206): its mean risk; lower is better."""
+    return float(curve["risk"].mean())
+
+
+def threshold_for_risk(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
+    """The lowest confidence at which answers that reach it are wrong at most at this rate; `None` if none is."""
+    curve = risk_coverage(confidence, correct)
+    whole = curve[curve["threshold"] != curve["threshold"].shift(-1)]
+    allowed = whole["threshold"][whole["risk"] <= risk]
+    return float(allowed.min()) if len(allowed) else None
 
 
 def acceptance_threshold(confidence: np.ndarray, accepted: float) -> float:

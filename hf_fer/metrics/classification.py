@@ -1,8 +1,11 @@
 """Single-label classification."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
+import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 NAMES = ("accuracy", "uar", "macro_f1", "weighted_f1")
@@ -75,3 +78,31 @@ def classification_metrics(predictions: np.ndarray, references: np.ndarray, labe
         raise ValueError("No example could be read, so there is nothing to score; see report/skipped.jsonl.")
     metric = ClassificationMetrics(labels, keep_in_memory=True)
     return metric.compute(predictions=predictions[scored], references=references[scored])
+
+
+def breakdown(
+    predictions: np.ndarray, references: np.ndarray, values: Sequence[object], labels: list[str]
+) -> dict[str, dict[str, float]]:
+    """
+    Scores of the examples that share a value, by that value.
+
+    Args:
+        predictions, references: Class indices `(n,)`.
+        values: Of one metadata column, `(n,)`; `None` where an example has none.
+        labels: Class names in index order.
+
+    Returns:
+        Value -> `n`, `classes` (how many of them occur; the UAR averages over these), `accuracy` and `uar`.
+    """
+    names = np.array(["not given" if pd.isna(value) else str(value) for value in values], dtype=object)
+    scores = {}
+    for name in sorted(set(names)):
+        chosen = names == name
+        metrics = classification_metrics(predictions[chosen], references[chosen], labels)
+        scores[name] = {
+            "n": int(chosen.sum()),
+            "classes": len(set(references[chosen])),
+            "accuracy": metrics["accuracy"],
+            "uar": metrics["uar"],
+        }
+    return scores

@@ -6,8 +6,12 @@ import pytest
 from hf_fer.metrics.calibration import (
     CalibrationMetrics,
     acceptance_threshold,
+    aurc,
     calibration_metrics,
+    calibration_report,
     fit_temperature,
+    risk_coverage,
+    threshold_for_risk,
     unknown_auroc,
 )
 
@@ -42,3 +46,39 @@ def test_threshold_and_auroc():
     threshold = acceptance_threshold(known, 0.9)
     assert (known >= threshold).mean() == pytest.approx(0.9, abs=0.01)
     assert unknown_auroc(np.array([0.9, 0.8]), np.array([0.1, 0.85])) == pytest.approx(0.75)
+
+
+def test_report_before_and_after():
+    log_probs = np.log([[0.9, 0.1], [0.9, 0.1]])
+    report = calibration_report(log_probs, np.array([0, 1]), temperature=1e6)
+    assert report["ece_before"] == pytest.approx(0.4)
+    assert report["ece_after"] == pytest.approx(0, abs=1e-5)
+    assert report["mean_confidence_after"] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_risk_coverage_by_hand():
+    curve = risk_coverage(np.array([0.5, 0.9, 0.7, 0.8]), np.array([True, True, False, True]))
+    assert curve["coverage"].tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve["risk"].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 4])
+    assert curve["threshold"].tolist() == [0.9, 0.8, 0.7, 0.5]
+    assert aurc(curve) == pytest.approx((1 / 3 + 1 / 4) / 4)
+
+
+def test_equal_confidences_have_no_order():
+    right = np.array([True, False, True, False])
+    curves = [risk_coverage(np.full(4, 0.6), order) for order in (right, right[::-1], np.sort(right))]
+    for curve in curves:
+        assert curve["risk"].tolist() == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize(("risk", "threshold"), [(0.0, 0.9), (0.3, 0.4), (0.25, 0.6), (0.2, 0.9)])
+def test_the_threshold_of_a_risk_answers_as_much_as_it_may(risk, threshold):
+    confidence = np.array([0.9, 0.9, 0.6, 0.6, 0.4, 0.4, 0.4])
+    right = np.array([True, True, False, True, True, False, True])
+    assert threshold_for_risk(confidence, right, risk) == threshold
+    answered = confidence >= threshold
+    assert 1 - right[answered].mean() <= risk
+
+
+def test_a_risk_that_cannot_be_had():
+    assert threshold_for_risk(np.array([0.9, 0.8]), np.array([False, True]), 0.1) is None

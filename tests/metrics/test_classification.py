@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from hf_fer.metrics.classification import ClassificationMetrics, classification_metrics
+from hf_fer.metrics.classification import ClassificationMetrics, breakdown, classification_metrics
 
 LABELS = ["a", "b", "c"]
 
@@ -51,3 +51,12 @@ def test_it_is_an_evaluate_metric_that_adds_batches():
     metric.add_batch(predictions=[0, 1], references=[0, 1])
     metric.add(prediction=0, reference=2)
     assert metric.compute()["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_breakdown_scores_each_value_by_itself():
+    predictions, references = np.array([0, 1, 1, 2, 0]), np.array([0, 0, 1, 2, 2])
+    found = breakdown(predictions, references, ["f", "f", "f", "m", None], LABELS)
+    assert list(found) == ["f", "m", "not given"]
+    assert found["f"] == {"n": 3, "classes": 2, "accuracy": pytest.approx(2 / 3), "uar": pytest.approx(0.75)}
+    assert found["m"] == {"n": 1, "classes": 1, "accuracy": 1.0, "uar": 1.0}
+    assert found["not given"]["accuracy"] == 0.0

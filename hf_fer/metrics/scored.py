@@ -1,0 +1,71 @@
+"""A split after evaluation: what every closer look at a classifier starts from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+from transformers import EvalPrediction
+
+
+@dataclass
+class Scored:
+    """
+    A split after evaluation.
+
+    Args:
+        rows: Metadata of each example.
+        labels: Its class, `(n,)`.
+        log_probs: Not calibrated, `(n, classes)`.
+    """
+
+    rows: pd.DataFrame
+    labels: np.ndarray
+    log_probs: np.ndarray
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, prediction: EvalPrediction) -> "Scored":
+        """
+        The examples that could be read, from the split's rows and its logits `(n, classes)`.
+
+        Raises:
+            RuntimeError: rows and predictions are in different orders.
+        """
+        labels = np.asarray(prediction.label_ids)
+        read = labels != -100
+        if len(rows) != len(labels) or not np.array_equal(rows["labels"].to_numpy()[read], labels[read]):
+            raise RuntimeError("The Trainer evaluated in another order than that of the data.")
+        log_probs = log_softmax(np.asarray(prediction.predictions, dtype=np.float64)[read], axis=1)
+        return cls(rows[read].reset_index(drop=True), labels[read], log_probs)
+
+    def table(self, names: list[str], temperature: float) -> pd.DataFrame:
+        """
+        Each example's answer.
+
+        Args:
+            names: Class names in index order.
+            temperature: What log-probabilities are divided by.
+
+        Returns:
+            `group` and `clip` where the rows have them, `label`, `predicted` and `confidence`.
+        """
+        known = [name for name in ("group", "clip") if name in self.rows]
+        return self.rows[known].assign(
+            label=[names[index] for index in self.labels],
+            predicted=[names[index] for index in self.predicted],
+            confidence=self.confidence(temperature),
+        )
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Best class of each example, `(n,)`."""
+        return self.log_probs.argmax(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether it is the true one, `(n,)`."""
+        return self.predicted == self.labels
+
+    def confidence(self, temperature: float) -> np.ndarray:
+        """Calibrated probability of the best class, `(n,)`."""
+        return np.exp(log_softmax(self.log_probs / temperature, axis=1).max(axis=1))
