@@ -36,10 +36,17 @@ class ModelArguments:
         default=None, metadata={"help": "JSON object of model configuration fields that replace the preset's."}
     )
     freeze: list[str] | None = field(default=None, metadata={"help": "Names of model parts that do not train."})
+    unfreeze: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: part -> epoch from which it trains; frozen until then."}
+    )
+    lora: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: rank, alpha, dropout, targets, save; see hf_fer.adapters."}
+    )
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default) or eager."})
 
     def __post_init__(self):
-        self.config_overrides = json_object("config_overrides", self.config_overrides)
+        for name in ("config_overrides", "unfreeze", "lora"):
+            setattr(self, name, json_object(name, getattr(self, name)))
 
 
 @dataclass
@@ -50,7 +57,10 @@ class DataArguments:
     protocol: str | None = field(
         default=None, metadata={"help": "How the data is split; the source's default if unset."}
     )
-    fold: int = field(default=0, metadata={"help": "Test fold of a cross-validation protocol, from 0."})
+    fold: int | str | None = field(
+        default=0, metadata={"help": "Test fold of a cross-validation protocol, from 0, or all."}
+    )
+    num_folds: int = field(default=5, metadata={"help": "Folds of a protocol that draws them, at least 3."})
     split_seed: int = field(default=0, metadata={"help": "Seed of splits and subsets that are drawn."})
     train_fraction: float = field(default=1.0, metadata={"help": "Part of the training split, stratified, in (0, 1]."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Most training examples, stratified."})
@@ -59,6 +69,37 @@ class DataArguments:
         default=0.01, metadata={"help": "Part of the examples that may be unusable before the run refuses to start."}
     )
     check_workers: int = field(default=4, metadata={"help": "Threads that check files before training."})
+
+    def __post_init__(self):
+        if self.fold != "all":
+            if not str(self.fold).isdecimal():
+                raise RecipeError(f"fold must be a number from 0, or 'all', got {self.fold!r}.")
+            self.fold = int(self.fold)
+        if self.num_folds < 3:
+            raise RecipeError(f"num_folds must be at least 3: test, validation and training; got {self.num_folds}.")
+
+
+@dataclass
+class ClassificationDataArguments(DataArguments):
+    """Data whose single-label scores are looked at closely."""
+
+    breakdown: list[str] | None = field(
+        default=None, metadata={"help": "Metadata columns to report scores by; those of a known data set if unset."}
+    )
+    abstention_coverage: float = field(
+        default=0.9, metadata={"help": "Part of validation that the abstention threshold answers."}
+    )
+    abstention_risk: float | None = field(
+        default=None,
+        metadata={"help": "Choose the threshold by the error rate of the answers on validation instead."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.abstention_coverage <= 1:
+            raise RecipeError(f"abstention_coverage must be in (0, 1], got {self.abstention_coverage}.")
+        if self.abstention_risk is not None and not 0 <= self.abstention_risk < 1:
+            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
 
 
 @dataclass
@@ -81,7 +122,19 @@ class TrainingArguments(transformers.TrainingArguments):
         default=0.0, metadata={"help": "How much metric_for_best_model must improve to count."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "true for the newest in output_dir, or a checkpoint folder."}
+        default=None, metadata={"help": "true for the newest whole one in output_dir, or a checkpoint folder."}
+    )
+    skip_grad_norm: float | None = field(
+        default=None, metadata={"help": "Skip a step whose gradient norm, before clipping, is over this."}
+    )
+    max_skipped_steps: int = field(
+        default=25, metadata={"help": "Skipped steps in a row after which training stops with advice."}
+    )
+    hp_trials: int = field(
+        default=0, metadata={"help": "Trials of a hyperparameter search over hp_space; 0 trains once."}
+    )
+    hp_space: dict | str | None = field(
+        default=None, metadata={"help": 'JSON object: field -> list of choices, or {"low", "high", "log", "step"}.'}
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
@@ -91,15 +144,22 @@ class TrainingArguments(transformers.TrainingArguments):
     report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})
 
     def __post_init__(self):
+        self.hp_space = json_object("hp_space", self.hp_space)
         if self.warmup_ratio is not None:
             if not 0 <= self.warmup_ratio < 1:
                 raise RecipeError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}.")
             self.warmup_steps = self.warmup_ratio
+        if self.skip_grad_norm is not None and not self.skip_grad_norm > 0:
+            raise RecipeError(f"skip_grad_norm must be positive, got {self.skip_grad_norm}.")
+        if self.max_skipped_steps < 1:
+            raise RecipeError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}.")
         if self.remove_unused_columns:
             raise RecipeError("remove_unused_columns must stay false: it would remove what the transforms read.")
-        if self.fp16 and not torch.accelerator.is_available():
-            logger.warning("fp16 needs an accelerator and there is none: training in fp32.")
-            self.fp16 = False
+        for name in ("fp16", "bf16"):
+            asked_of_cpu = name == "bf16" and self.use_cpu
+            if getattr(self, name) and not torch.accelerator.is_available() and not asked_of_cpu:
+                logger.warning("%s needs an accelerator and there is none: training in fp32.", name)
+                setattr(self, name, False)
         if isinstance(self.report_to, str):
             self.report_to = self.report_to.split(",")
         if not self.do_train:
@@ -129,6 +189,12 @@ def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise RecipeError(f"{name} must be a JSON object, got {value!r}.")
     return value or {}
+
+
+def recipe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Fields in which two recipes differ, the first of which was read from JSON."""
+    now = json.loads(json.dumps(now, default=str))
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -3,12 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+import torch
+from accelerate.data_loader import get_sampler
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_fer.adapters import base_model
 from hf_fer.arguments import TrainingArguments
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import enforce_skip_limit, read_skipped
+from hf_fer.report import peak_memory
+
+
+def restore_state(callback: ExportableState, state: TrainerState) -> None:
+    """Take a callback's counts from the checkpoint that a run resumes; its settings stay those of the recipe."""
+    saved = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+    for name, value in saved["attributes"].items():
+        setattr(callback, name, value)
+
+
+def add_to_log(state: TrainerState, logs: dict[str, float], numbers: dict[str, float]) -> None:
+    """Put numbers into a log entry, for the history and for the loggers whose turn comes after."""
+    logs.update(numbers)
+    state.log_history[-1].update(numbers)
 
 
 class EpochCallback(TrainerCallback):
@@ -24,9 +43,71 @@ class EpochCallback(TrainerCallback):
         self.clock.epoch = int(state.epoch + 1e-6)
 
 
+class RepeatableRandomness(TrainerCallback):
+    """
+    Keeps what a resumed process does anew out of the generator that dropout draws from.
+
+    Each data loader draws a seed when its workers start, which persistent ones do once in a process, and the sampler
+    that groups by length draws an epoch's order: both get generators of their own, a function of seed and epoch.
+    Evaluation leaves the generator as it found it.
+    """
+
+    def __init__(self):
+        self._before_evaluation: torch.Tensor | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loader, seed = kwargs["train_dataloader"], args.seed + int(state.epoch + 1e-6)
+        # accelerate iterates over a loader inside its own
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
+        sampler = get_sampler(loader)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.generator = torch.Generator().manual_seed(seed)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_evaluate:
+            self._before_evaluation = torch.get_rng_state()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_evaluate:
+            self._before_evaluation = torch.get_rng_state()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._before_evaluation is not None:
+            torch.set_rng_state(self._before_evaluation)
+
+
+class UnfreezeCallback(TrainerCallback):
+    """
+    Keeps parts frozen until their epoch.
+
+    They are trainable when the optimizer is made, which would else not know them, and freeze as training begins.
+
+    Args:
+        epochs: Part -> epoch from which it trains; a resumed run does as the uninterrupted one.
+    """
+
+    def __init__(self, epochs: dict[str, float]):
+        self.epochs = epochs
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, now = base_model(kwargs["model"]), int(state.epoch + 1e-6)
+        model.freeze(part for part, epoch in self.epochs.items() if epoch > now)
+        model.unfreeze(part for part, epoch in self.epochs.items() if epoch <= now)
+
+
 class SaveProcessorCallback(TrainerCallback):
     """
-    Puts the processor into every checkpoint.
+    Puts the processor into every checkpoint, and the model's configuration, which peft leaves out of its own.
 
     The Trainer would, as its `processing_class`, but it takes for granted that a processor has a tokenizer.
     """
@@ -36,7 +117,9 @@ class SaveProcessorCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save:
-            self.processor.save_pretrained(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            self.processor.save_pretrained(folder)
+            base_model(kwargs["model"]).config.save_pretrained(folder)
 
 
 class SkipLimitCallback(TrainerCallback):
@@ -50,4 +133,49 @@ class SkipLimitCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        args.distributed_state.wait_for_everyone()  # so that all processes read, and decide, the same
         enforce_skip_limit(read_skipped(self.skipped_file), self.total, self.max_fraction)
+
+
+class PeakMemoryCallback(TrainerCallback):
+    """Writes the highest memory use so far into the training log, in MiB."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if "loss" in logs:
+            add_to_log(state, logs, {f"peak_{name}": value for name, value in peak_memory().items()})
+
+
+class ResumedEarlyStopping(EarlyStoppingCallback):
+    """
+    Early stopping that goes on from the checkpoint's count of evaluations without improvement.
+
+    A run that had stopped, and was killed before its report, stops again: it takes one step more, which is neither
+    evaluated nor saved.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        restore_state(self, state)
+        self.had_stopped = self.early_stopping_patience_counter >= self.early_stopping_patience
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.had_stopped:
+            control.should_training_stop = True
+            control.should_evaluate = control.should_save = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.had_stopped:
+            control.should_evaluate = control.should_save = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_fer.report import markdown_table, results_table
+from hf_fer.report import markdown_table, remarks, results_table
 from hf_fer.task import Task
 
 LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "yunet_path", "run_name")
@@ -70,6 +70,7 @@ def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) 
         about=(cards_folder() / f"{task.name()}.md").read_text(encoding="utf-8"),
         example=task.card_example(repo_id),
         results=markdown_table(results_table(results)) if results else "Not evaluated.",
+        remarks=remarks(results),
         metrics=metrics,
         recipe=json.dumps(shareable_recipe(task), indent=2, default=str),
     )

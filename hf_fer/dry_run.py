@@ -23,7 +23,8 @@ def saved_activations(model: PreTrainedModel, batch: dict[str, torch.Tensor]) ->
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
+        # A transposed weight is a view of a parameter and no tensor of its own.
+        if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
@@ -76,6 +77,7 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
         *data.notes,
         f"Left out: {len(data.skipped)}",
         *(f"  {entry['path']}: {entry['reason']}" for entry in data.skipped[:20]),
+        *(["# Caches", *plan] if (plan := task.cache_plan(data, model, processor)) else []),
         "# Parameters",
         markdown_table(parameters),
         "# Memory per device, estimated (MiB)",

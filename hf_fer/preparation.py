@@ -1,6 +1,7 @@
 """What a run makes sure of before it reads any data."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import psutil
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_fer.arguments import RecipeError, TrainingArguments
+from hf_fer.checkpoints import check_named, checkpoint_folders, newest_whole
 
 logger = logging.getLogger(__name__)
 
@@ -24,28 +25,43 @@ def prepare_output(args: TrainingArguments) -> bool | str:
 
     Raises:
         RecipeError: the folder holds an earlier run and nothing says what to do with it, or the named checkpoint
-            does not exist.
+            cannot be resumed from.
     """
     folder, resume = Path(args.output_dir), args.resume
-    newest = get_last_checkpoint(folder) if folder.is_dir() else None
     if isinstance(resume, str):
-        if not Path(resume).is_dir():
-            raise RecipeError(f"resume_from_checkpoint: {resume} is not a folder.")
+        check_named(Path(resume))
         return resume
     if resume:
+        newest = newest_whole(folder)
         logger.warning("Resuming from %s.", newest) if newest else logger.warning("No checkpoint yet: a new run.")
-        return newest or False
-    if newest and args.do_train and not args.overwrite_output_dir:
+        return str(newest) if newest else False
+    if checkpoint_folders(folder) and args.do_train and not args.overwrite_output_dir:
         raise RecipeError(
             f"{folder} holds the checkpoints of an earlier run. Add --resume_from_checkpoint true to go on with it, "
             "--overwrite_output_dir true to start again, or another --output_dir."
         )
     if args.should_save and args.do_train and folder.is_dir():
-        for old in [*folder.glob("checkpoint-*"), folder / "report"]:
+        for old in [*checkpoint_folders(folder), folder / "report"]:
             shutil.rmtree(old, ignore_errors=True)
     if args.should_save:
         (folder / "report" / "skipped.jsonl").unlink(missing_ok=True)
     return False
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """
+    Make sure that a launcher that was asked for several processes has started them.
+
+    Raises:
+        RecipeError: `accelerate launch --cpu --num_processes N` without MPI, which starts one.
+    """
+    asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
+    if asked and args.world_size == 1 and "RANK" not in os.environ:
+        raise RecipeError(
+            "accelerate launch --cpu was asked for several processes and has started one: it needs MPI for more. Use "
+            "torchrun --nproc_per_node N hf_fer/run.py RECIPE.json --use_cpu true, or accelerate launch --multi_gpu "
+            "--num_processes N hf_fer/run.py RECIPE.json --use_cpu true, which need no GPU."
+        )
 
 
 def share_cores(args: TrainingArguments) -> None:

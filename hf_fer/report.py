@@ -15,6 +15,8 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
+from hf_fer.adapters import base_model
+
 MIB = 2**20
 PACKAGES = ("hf_fer", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "av")
 
@@ -37,7 +39,8 @@ def peak_memory() -> dict[str, float]:
     """
     Highest memory use so far, in MiB.
 
-    `cpu_mib` is of this process, `workers_mib` of the largest child that has ended (a data loader worker).
+    `cpu_mib` is of this process, `workers_mib` of the largest child that has ended (a data loader worker), `gpu_mib`
+    of tensors and `gpu_reserved_mib` of what the allocator holds, which is what other programs see.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {
@@ -46,12 +49,13 @@ def peak_memory() -> dict[str, float]:
     }
     if torch.cuda.is_available():
         peaks["gpu_mib"] = torch.cuda.max_memory_allocated() / MIB
+        peaks["gpu_reserved_mib"] = torch.cuda.max_memory_reserved() / MIB
     return {name: round(value, 1) for name, value in peaks.items()}
 
 
 def parameter_table(model: torch.nn.Module) -> pd.DataFrame:
     """Trainable and frozen parameters of each part, two levels deep below a wrapper of one child, and the total."""
-    rows = []
+    rows, model = [], base_model(model)
     for name, child in model.named_children():
         inner = list(child.named_children()) if name == getattr(model, "base_model_prefix", None) else []
         own = [(f"{name} (own)", child, False)] if inner else []
@@ -89,6 +93,19 @@ def write_per_class(path: Path, results: dict[str, dict[str, Any]]) -> None:
         for name, scores in metrics["per_class"].items()
     ]
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
+
+
+def write_class_scores(folder: Path, results: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, str]:
+    """`per_class.csv` and the confusion matrix of the last split as two PNGs; returns file name -> caption."""
+    split = "test" if "test" in results else "validation"
+    write_per_class(folder / "per_class.csv", results)
+    captions = {"per_class.csv": "Precision, recall, F1 and support by split and class."}
+    matrix = np.array(results[split]["confusion_matrix"])
+    for kind in ("counts", "percent"):
+        name = f"confusion_matrix_{kind}.png"
+        plot_confusion_matrix(folder / name, matrix, labels, percent=kind == "percent", split=split)
+        captions[name] = f"Confusion matrix of the {split} split, {kind}."
+    return captions
 
 
 def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, percent: bool, split: str) -> None:
@@ -150,15 +167,37 @@ def plot_curves(path: Path, history: pd.DataFrame, metric_names: tuple[str, ...]
     figure.savefig(path, dpi=130)
 
 
-def flat_numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """The plain numbers of one split, those of its views as `view.name`."""
+def flat_numbers(metrics: dict[str, Any]) -> dict[str, float | str]:
+    """The plain numbers of one split, its intervals as text, and the numbers of its views as `view.name`."""
     numbers = {}
     for name, value in metrics.items():
         if isinstance(value, int | float):
             numbers[name] = value
-        elif isinstance(value, dict) and name != "per_class":
+        elif name.endswith("_ci95"):
+            numbers[name] = f"{value[0]:.4f} to {value[1]:.4f}"
+        elif isinstance(value, dict) and name not in ("per_class", "bootstrap"):
             numbers.update({f"{name}.{key}": item for key, item in value.items() if isinstance(item, int | float)})
     return numbers
+
+
+def breakdown_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per split, metadata column and value, with `n`, `classes`, `accuracy` and `uar`."""
+    rows = [
+        {"split": split, "column": column, "value": value, **scores}
+        for split, metrics in results.items()
+        for column, values in metrics.get("breakdown", {}).items()
+        for value, scores in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def remarks(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What is to be said of the figures, each sentence once, with the splits that it is about."""
+    about: dict[str, list[str]] = {}
+    for split, metrics in results.items():
+        for remark in metrics.get("remarks", []):
+            about.setdefault(remark, []).append(split)
+    return [f"{' and '.join(splits).capitalize()}: {remark}" for remark, splits in about.items()]
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -176,8 +215,14 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row per metric, one column per split."""
-    table = pd.DataFrame({split: flat_numbers(metrics) for split, metrics in results.items()})
+    table = pd.DataFrame({split: pd.Series(flat_numbers(metrics), dtype=object) for split, metrics in results.items()})
     return table.rename_axis("metric").reset_index()
+
+
+def results_page(results: dict[str, dict[str, Any]], notes: list[str]) -> str:
+    """What the console shows at the end: the notes on the data, a leaky split among them, and the results."""
+    table = markdown_table(results_table(results)) if results else "Nothing was evaluated."
+    return "\n\n".join([*(f"> {note}" for note in notes), table])
 
 
 def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
@@ -186,7 +231,8 @@ def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
     parts = [f"# {metrics['task']}, protocol {metrics['protocol']}"]
     parts += [f"> {note}" for note in metrics["data"]["notes"]]
     if results:
-        parts += ["## Results", markdown_table(results_table(results))]
+        parts += ["## Results", markdown_table(results_table(results)), *remarks(results)]
+        parts += ["## Breakdown", markdown_table(table)] if len(table := breakdown_table(results)) else []
     parts += [f"No {split} scores: {reason}." for split, reason in metrics["data"]["absent"].items()]
     counts = pd.DataFrame(metrics["data"]["counts"]).rename_axis("class").reset_index()
     parts += ["## Data", markdown_table(counts), f"Left out: {metrics['data']['skipped']} (skipped.jsonl)."]

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 
 from hf_fer import card, report
+from hf_fer.adapters import base_model
 from hf_fer.data.loading import LoadedData, read_skipped
 from hf_fer.task import Task
 
@@ -22,6 +23,7 @@ def evaluate(trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict
     for split in (name for name, asked in wanted.items() if asked and name in splits):
         prediction = trainer.predict(splits[split], metric_key_prefix=split)
         metrics = task.split_metrics(split, splits[split], prediction, data.labels)
+        metrics |= task.detail_metrics(split, data.splits[split], prediction, base_model(trainer.model))
         results[split] = {**metrics, "loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
         for view, dataset in task.evaluation_views(splits[split]).items():
             prediction = trainer.predict(dataset, metric_key_prefix=view)
@@ -70,11 +72,15 @@ def finish(trainer: Trainer, task: Task, data: LoadedData, results: dict[str, An
 
 
 def push(folder: str, repo_id: str, token: str | None) -> None:
-    """One commit with model, code, processor, card and report; checkpoints, logs and arguments stay here."""
+    """
+    One commit with model, code, processor, card and report.
+
+    Checkpoints, logs and arguments stay here, and so does the answer to every example: its groups may be people.
+    """
     HfApi(token=token).upload_folder(
         repo_id=repo_id,
         folder_path=folder,
-        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin"],
+        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin", "report/predictions.csv"],
         commit_message="Model, processor, card and report",
     )
     logger.warning("Pushed to %s.", repo_id)

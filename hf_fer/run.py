@@ -6,21 +6,34 @@ accelerate launch --config_file accelerate_configs/cpu.yaml hf_fer/run.py traini
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import transformers
 from datasets import DatasetDict
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 
-from hf_fer import report
+from hf_fer import adapters, cross_validation, report
 from hf_fer.arguments import RecipeError
-from hf_fer.callbacks import SaveProcessorCallback, SkipLimitCallback
+from hf_fer.callbacks import (
+    RepeatableRandomness,
+    ResumedEarlyStopping,
+    SaveProcessorCallback,
+    SkipLimitCallback,
+    UnfreezeCallback,
+)
 from hf_fer.data.loading import DataError, LoadedData
 from hf_fer.dry_run import describe
-from hf_fer.preparation import check_hub_access, prepare_output, share_cores
+from hf_fer.failures import RunError, explained
+from hf_fer.hyperparameter_search import prepare_search, search
+from hf_fer.interruption import Interrupted, exit_on_sigterm
+from hf_fer.preparation import check_hub_access, check_processes, prepare_output, share_cores
+from hf_fer.processes import synchronise_batch_norm
 from hf_fer.results import evaluate, finish
 from hf_fer.task import Task, general_help, parse_task
+from hf_fer.training import fit
 
 
 def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTrainedModel, processor: Any) -> Trainer:
@@ -38,11 +51,15 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
         *task.callbacks(),
         SaveProcessorCallback(processor),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
+        RepeatableRandomness(),
     ]
+    if task.model_args.unfreeze:
+        callbacks.append(UnfreezeCallback(task.model_args.unfreeze))
     if args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+        callbacks.append(ResumedEarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
+    spread = args.world_size > 1 and args.device.type == "cuda"
     return Trainer(
-        model=model,
+        model=synchronise_batch_norm(model) if spread else model,
         args=args,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
@@ -52,56 +69,100 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
     )
 
 
-def train(trainer: Trainer, processor: Any, resume: bool | str) -> dict[str, Any]:
-    """Train, save the best checkpoint with its processor, and return what there is to say of the run."""
-    outcome = trainer.train(resume_from_checkpoint=resume)
+def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
+    """Save the best checkpoint's model with its processor, and return what there is to say of the training."""
+    adapters.merge(trainer, task.lora)
     # Not pushed here: the one push, with card and report, comes last.
     trainer.save_model(_internal_call=True)
     trainer.save_state()
-    if trainer.args.should_save:
-        processor.save_pretrained(trainer.args.output_dir)
-    state = trainer.state
-    speed = {name: value for name, value in outcome.metrics.items() if name.startswith("train_")}
-    return {"epochs": state.epoch, "steps": state.global_step, **speed, "best_metric": state.best_metric}
+    args, state = trainer.args, trainer.state
+    if args.should_save:
+        processor.save_pretrained(args.output_dir)
+        adapters.base_model(trainer.model).config.save_pretrained(args.output_dir)
+    speed = {name: value for name, value in state.log_history[-1].items() if name.startswith("train_")}
+    return {
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "skipped_steps": state.stateful_callbacks["NonFiniteGuard"]["attributes"]["skipped"],
+        "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}",
+        **speed,
+        "best_metric": state.best_metric,
+    }
 
 
 def run(task: Task) -> None:
-    """One run, start to end."""
+    """One run, start to end; a cross-validation is several."""
     args = task.training_args
+    if task.data_args.fold == "all":
+        return cross_validation.train_folds(task, run)
+    check_processes(args)
     if not args.dry_run:
         check_hub_access(args)
+        if args.hp_trials:
+            prepare_search(args)
     resume = False if args.dry_run else prepare_output(args)
     set_seed(args.seed)
     share_cores(args)
     with args.main_process_first(local=False, desc="reading the data"):
         data = task.load_data()
     processor = task.build_processor(data)
-    model = task.build_model(data, processor)
-    splits = task.with_transforms(data.splits, processor)
+
+    def new_model() -> PreTrainedModel:
+        set_seed(args.seed)
+        return task.adapted(task.build_model(data, processor))
+
     if args.dry_run:
-        print(describe(task, data, splits, model, processor))
+        print(describe(task, data, task.with_transforms(data.splits, processor), new_model(), processor))
         return
-    trainer = make_trainer(task, data, splits, model, processor)
-    runtime = train(trainer, processor, resume) if args.do_train else {}
-    results = evaluate(trainer, task, data, splits)
-    if trainer.is_world_process_zero():
-        finish(trainer, task, data, results, runtime)
-        print(report.markdown_table(report.results_table(results)) if results else "Nothing was evaluated.")
+    with explained(args, task.memory_hints()):
+        task.fill_caches(data, new_model, processor)
+        splits = task.with_transforms(data.splits, processor)
+
+        def new_trainer() -> Trainer:
+            return make_trainer(task, data, splits, new_model(), processor)
+
+        if args.hp_trials:
+            return search(new_trainer(), task, data, processor)
+        trainer = fit(new_trainer, args, resume) if args.do_train else new_trainer()
+        runtime = save(trainer, task, processor) if args.do_train else {}
+        results = evaluate(trainer, task, data, splits)
+        if trainer.is_world_process_zero():
+            finish(trainer, task, data, results, runtime)
+            print(report.results_page(results, data.notes))
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """What the user can mend as one message and an exit status; see `main`."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    transformers.utils.logging.set_verbosity_warning()
+    try:
+        with exit_on_sigterm():
+            yield
+    except (RecipeError, DataError, RunError) as error:
+        print(f"hf_fer: error: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, RunError) else 2)
+    except Interrupted as stop:
+        print(f"hf_fer: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_status)
+    except KeyboardInterrupt:
+        print("hf_fer: interrupted; nothing was saved since the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line: exit status 2 and one message for what the user can mend, a traceback for what is our fault."""
+    """
+    Command line. What the user can mend is one message; a traceback is our fault.
+
+    Exit status 2 for a recipe or data that cannot be run, 3 for a run that could not go on (memory, disk, a training
+    that came apart), 143 and 130 for one that SIGTERM or Ctrl-C ended; see docs/robustness.md.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(general_help())
         return
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    transformers.utils.logging.set_verbosity_warning()
-    try:
+    with one_message():
         run(parse_task(argv))
-    except (RecipeError, DataError) as error:
-        print(f"hf_fer: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

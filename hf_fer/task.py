@@ -1,6 +1,6 @@
 """What a system brings to the one training entry: the Task, and how it is found."""
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
@@ -14,7 +14,9 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from hf_fer import models, report
+from hf_fer.adapters import LoraSettings, add_lora
 from hf_fer.arguments import (
+    ClassificationDataArguments,
     DataArguments,
     ModelArguments,
     RecipeError,
@@ -24,8 +26,11 @@ from hf_fer.arguments import (
     parse,
     read_recipe,
 )
+from hf_fer.confidence import Calibration
 from hf_fer.data.loading import LoadedData
-from hf_fer.metrics import classification
+from hf_fer.metrics import classification, intervals
+from hf_fer.metrics.scored import Scored
+from hf_fer.search_space import TRAINING_FIELDS, Dimension, read_space
 
 
 class Task(ABC):
@@ -42,6 +47,8 @@ class Task(ABC):
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
         primary_metric: The one it is chosen by unless the recipe says otherwise; higher is better.
         hub_task: The Hub's name for the kind of task.
+        searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
+        lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -49,6 +56,8 @@ class Task(ABC):
     metric_names: ClassVar[tuple[str, ...]]
     primary_metric: ClassVar[str]
     hub_task: ClassVar[str]
+    searched_fields: ClassVar[tuple[str, ...]] = ()
+    lora_targets: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -78,8 +87,63 @@ class Task(ABC):
                 args.metric_for_best_model.removeprefix("eval_"),
                 (*self.metric_names, "loss"),
             )
+        if self.data_args.fold == "all":
+            self.check_folds()
+        space = self.search_space()
+        if args.hp_trials:
+            self.check_search(space)
         if args.do_train and args.early_stopping_patience is not None and not args.load_best_model_at_end:
             raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
+        if self.lora and self.model_args.unfreeze:
+            raise RecipeError("lora and unfreeze do not go together: an adapted part stays frozen.")
+        for part, epoch in self.model_args.unfreeze.items():
+            if not isinstance(epoch, int | float) or epoch < 0:
+                raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
+
+    def check_folds(self) -> None:
+        """Raises `RecipeError` where the folds cannot be trained one after the other."""
+        args = self.training_args
+        if not self.num_folds():
+            raise RecipeError(f"fold 'all' needs a protocol that has folds; {self.data_args.protocol!r} has none.")
+        if args.push_to_hub:
+            raise RecipeError("fold 'all' makes a model per fold: leave push_to_hub out, and push the one you want.")
+        if isinstance(args.resume, str):
+            raise RecipeError(
+                "fold 'all' finds its own checkpoints: give --resume_from_checkpoint true, not a folder."
+            )
+
+    def check_search(self, space: list[Dimension]) -> None:
+        """Raises `RecipeError` where hyperparameters cannot be searched for."""
+        args = self.training_args
+        if not space:
+            raise RecipeError("hp_trials needs an hp_space: which fields to search, and where.")
+        if importlib.util.find_spec("optuna") is None:
+            raise RecipeError("hp_trials needs Optuna, which is not installed: pip install 'hf_fer[hpo]'.")
+        if not args.do_train or args.eval_strategy == "no":
+            raise RecipeError("hp_trials needs do_train, and an eval_strategy of steps or epoch to choose by.")
+        if self.data_args.fold == "all":
+            raise RecipeError("hp_trials and fold 'all' do not go together: search on one fold, then train all.")
+        if args.push_to_hub:
+            raise RecipeError(
+                "hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run."
+            )
+        if isinstance(args.resume, str):
+            raise RecipeError("hp_trials finds its own study: give --resume_from_checkpoint true, not a folder.")
+
+    def search_space(self) -> list[Dimension]:
+        """What `hp_space` varies; raises `RecipeError` where it cannot be read."""
+        return read_space(
+            self.training_args.hp_space, {*TRAINING_FIELDS, *self.searched_fields}, {"config_overrides", "lora"}
+        )
+
+    def num_folds(self) -> int:
+        """How many folds the recipe's protocol has; 0 if it has none."""
+        return 0
+
+    def with_fields(self, **fields: Any) -> "Task":
+        """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
+        token = {"hub_token": self.training_args.hub_token} if self.training_args.hub_token else {}
+        return build_task({**self.recipe, **token, **fields}, "recipe", [])
 
     @classmethod
     def name(cls) -> str:
@@ -113,6 +177,25 @@ class Task(ABC):
     def build_model(self, data: LoadedData, processor: Any) -> PreTrainedModel:
         """The model to train or evaluate, with the recipe's parts frozen."""
 
+    def fill_caches(  # noqa: B027
+        self, data: LoadedData, new_model: Callable[[], PreTrainedModel], processor: Any
+    ) -> None:
+        """Compute once what every epoch would compute again, where the recipe asks for it; on all processes alike."""
+
+    def cache_plan(self, data: LoadedData, model: PreTrainedModel, processor: Any) -> list[str]:
+        """What `fill_caches` would need, for the dry run."""
+        return []
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The recipe's LoRA settings; raises `RecipeError` where they cannot be."""
+        fields = self.model_args.lora
+        return LoraSettings.from_recipe(fields, self.lora_targets) if fields else None
+
+    def adapted(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with adapters where the recipe has `lora` and trains."""
+        return add_lora(model, self.lora) if self.lora and self.training_args.do_train else model
+
     @abstractmethod
     def with_transforms(self, splits: DatasetDict, processor: Any) -> DatasetDict:
         """The data with its on-the-fly transforms: augmented for training, plain for the rest."""
@@ -129,6 +212,10 @@ class Task(ABC):
         """The system's own callbacks, beside those of every run."""
         return []
 
+    def memory_hints(self) -> list[str]:
+        """Settings of the system to lower where memory runs out, most useful first, as `--name value (now value)`."""
+        return []
+
     def evaluation_views(self, data: Dataset) -> dict[str, Dataset]:
         """Other looks at a split that the report scores with the same checkpoint, by name."""
         return {}
@@ -143,6 +230,23 @@ class Task(ABC):
         """Everything the report says of a split, where that takes more than its predictions."""
         return self.full_metrics(prediction, labels)
 
+    def detail_metrics(
+        self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
+    ) -> dict[str, Any]:
+        """
+        What the report says of a split beyond `split_metrics`; validation comes before test.
+
+        Args:
+            split: Its name.
+            rows: Its rows as they were loaded, in the order of the predictions.
+            prediction: Of the Trainer.
+            model: What was evaluated.
+
+        Returns:
+            Figures by name; sentences under `remarks`.
+        """
+        return {}
+
     def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Write the system's own tables and plots into the report; returns file name -> caption."""
         return {}
@@ -153,10 +257,29 @@ class Task(ABC):
 
 
 class ClassificationTask(Task):
-    """A task with one label per example and logits `(batch, classes)`."""
+    """
+    A task with one label per example and logits `(batch, classes)`.
 
+    A model whose configuration has `temperature` and `abstention_threshold` gets both fitted on validation after
+    training. Its logits stay as they are: whoever wants calibrated probabilities divides them by the temperature.
+
+    Attributes:
+        breakdown_columns: Metadata columns by whose values the report breaks the scores down.
+        scored: Splits that were evaluated, by name.
+        calibration: Temperature and threshold, once they are known.
+        temperature: What log-probabilities are divided by to be confidences.
+    """
+
+    data_arguments = ClassificationDataArguments
     metric_names = classification.NAMES
     primary_metric = "uar"
+    breakdown_columns: tuple[str, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.scored: dict[str, Scored] = {}
+        self.calibration: Calibration | None = None
+        self.temperature = 1.0
 
     def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
         predicted = np.argmax(prediction.predictions, axis=-1)
@@ -166,17 +289,45 @@ class ClassificationTask(Task):
         metrics = self.full_metrics(prediction, labels)
         return {name: metrics[name] for name in self.metric_names}
 
+    def detail_metrics(
+        self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
+    ) -> dict[str, Any]:
+        """Intervals over groups, scores by metadata, and, where the model has a temperature, its calibration."""
+        scored = self.scored[split] = Scored.of(rows.to_pandas(), prediction)
+        details = intervals.interval_metrics(scored.predicted, scored.labels, scored.rows.get("group"))
+        if self.breakdown_columns:
+            labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+            details["breakdown"] = {
+                column: classification.breakdown(scored.predicted, scored.labels, scored.rows[column], labels)
+                for column in self.breakdown_columns
+            }
+        if hasattr(model.config, "temperature"):
+            self.calibration = self.calibration or Calibration.stored(model.config, self.training_args.do_train)
+            if split == "validation" and self.training_args.do_train:
+                args = self.data_args
+                self.calibration = Calibration.fit(scored, args.abstention_coverage, args.abstention_risk)
+                self.calibration.put(model.config)
+            self.temperature = self.calibration.temperature
+            details |= self.calibration.metrics(scored)
+            details["remarks"] = [*details["remarks"], self.calibration.remark]
+        return details
+
     def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
-        split = next((name for name in ("test", "validation") if name in results), None)
-        if split is None:
+        if not results:
             return {}
-        report.write_per_class(folder / "per_class.csv", results)
-        captions = {"per_class.csv": "Precision, recall, F1 and support by split and class."}
-        matrix = np.array(results[split]["confusion_matrix"])
-        for kind in ("counts", "percent"):
-            name = f"confusion_matrix_{kind}.png"
-            report.plot_confusion_matrix(folder / name, matrix, data.labels, percent=kind == "percent", split=split)
-            captions[name] = f"Confusion matrix of the {split} split, {kind}."
+        captions = report.write_class_scores(folder, results, data.labels)
+        if self.breakdown_columns:
+            report.breakdown_table(results).to_csv(folder / "breakdown.csv", index=False, float_format="%.4f")
+            captions["breakdown.csv"] = f"Scores by {', '.join(self.breakdown_columns)}."
+        if self.scored:
+            answers = {name: part.table(data.labels, self.temperature) for name, part in self.scored.items()}
+            tables = [table.assign(split=name) for name, table in answers.items()]
+            pd.concat(tables).to_csv(folder / "predictions.csv", index=False, float_format="%.4f")
+            captions["predictions.csv"] = "The answer to every example, with its confidence at the stored temperature."
+        if self.calibration is not None:
+            captions |= self.calibration.write_curves(folder, self.scored)
+            if self.training_args.do_train:
+                self.calibration.save(self.training_args.output_dir)
         return captions
 
 
@@ -222,10 +373,26 @@ def parse_task(argv: list[str]) -> Task:
     name = _flag(rest, "--task") or recipe.get("task")
     if name is None:
         raise RecipeError(f"{source}: no 'task'. Give a recipe first, or --task with one of {task_names()}.")
+    return build_task({**recipe, "task": name}, source, rest)
+
+
+def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
+    """
+    The task of a recipe that names it.
+
+    Args:
+        recipe: Field -> value.
+        source: What errors call it.
+        argv: Fields that override it, as on a command line.
+
+    Raises:
+        RecipeError: anything that cannot be run as written.
+    """
+    name = recipe["task"]
     task_class = load_task(name)
     arguments = (task_class.model_arguments, task_class.data_arguments, TrainingArguments)
     recipe = {"metric_for_best_model": task_class.primary_metric, **recipe}
-    parsed, resolved = parse(arguments, recipe, source, rest)
+    parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
     task.check_arguments()
     return task

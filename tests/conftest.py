@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _few_threads():
     """Runs inside the tests change the number."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(scope="session")

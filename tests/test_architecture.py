@@ -12,7 +12,7 @@ from hf_fer.task import Task, load_task, task_names
 PACKAGE = Path(hf_fer.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 SYSTEMS = sorted(path.name for path in (PACKAGE / "models").iterdir() if (path / "__init__.py").is_file())
-LAYERS = ("arguments", "data", "metrics", "report", "callbacks", "task")
+LAYERS = ("arguments", "search_space", "data", "metrics", "report", "confidence", "callbacks", "task")
 
 
 def imports(path: Path) -> set[str]:
@@ -60,7 +60,8 @@ def test_what_travels_to_the_hub_needs_only_its_siblings(path):
 
 
 def test_lower_rooms_do_not_import_upper_ones():
-    upper = ("hf_fer.run", "hf_fer.dry_run", "hf_fer.card", "hf_fer.results", "hf_fer.preparation")
+    rooms = ("run", "dry_run", "card", "results", "preparation", "cross_validation", "hyperparameter_search")
+    upper = tuple(f"hf_fer.{room}" for room in rooms)
     for path in FILES:
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if room in LAYERS:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from media import break_ravdess
-from transformers import AutoModelForVideoClassification, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
 from hf_fer.data.loading import read_skipped
 from hf_fer.run import main
@@ -78,6 +78,10 @@ class TestReport:
             "metrics.json",
             "report.md",
             "per_class.csv",
+            "breakdown.csv",
+            "predictions.csv",
+            "risk_coverage.csv",
+            "risk_coverage.png",
             "confusion_matrix_counts.png",
             "confusion_matrix_percent.png",
             "curves.png",
@@ -113,6 +117,42 @@ class TestReport:
             history = list(csv.DictReader(file))
         best = max(float(row["eval_uar"]) for row in history if row["eval_uar"])
         assert best == pytest.approx(metrics["validation"]["uar"])
+
+    def test_intervals_and_breakdown(self, trained):
+        metrics = metrics_of(trained)
+        for split in ("validation", "test"):
+            low, high = metrics[split]["uar_ci95"]
+            assert 0 <= low <= metrics[split]["uar"] <= high <= 1
+            assert metrics[split]["bootstrap"] == {"unit": "group", "units": 4, "resamples": 2000, "seed": 0}
+            assert list(metrics[split]["breakdown"]) == ["sex", "intensity", "statement"]
+            for values in metrics[split]["breakdown"].values():
+                assert sum(scores["n"] for scores in values.values()) == 16
+        with (trained / "report" / "breakdown.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        female = next(row for row in rows if row["split"] == "test" and row["value"] == "female")
+        assert float(female["uar"]) == pytest.approx(metrics["test"]["breakdown"]["sex"]["female"]["uar"], abs=1e-4)
+        for page in ("README.md", "report/report.md"):
+            text = (trained / page).read_text()
+            assert f"{metrics['test']['uar_ci95'][0]:.4f} to" in text
+            assert "2,000 bootstrap resamples (seed 0) of 4 groups" in text
+        assert "| sex | female |" in (trained / "report" / "report.md").read_text()
+
+    def test_calibration_is_fitted_on_validation_and_stored(self, trained):
+        metrics = metrics_of(trained)
+        config = AutoConfig.from_pretrained(trained)
+        assert config.temperature != 1
+        for split in ("validation", "test"):
+            scores = metrics[split]
+            assert scores["calibration"]["temperature"] == pytest.approx(config.temperature)
+            assert scores["abstention"]["threshold"] == pytest.approx(config.abstention_threshold)
+            assert {"ece_before", "ece_after"} <= set(scores["calibration"])
+        assert metrics["validation"]["abstention"]["coverage"] == pytest.approx(0.9, abs=0.1)
+        with (trained / "report" / "risk_coverage.csv").open() as file:
+            risks = [float(row["risk"]) for row in csv.DictReader(file) if row["split"] == "test"]
+        assert risks[-1] == pytest.approx(1 - metrics["test"]["accuracy"], abs=1e-4)
+        assert sum(risks) / 16 == pytest.approx(metrics["test"]["abstention"]["aurc"], abs=1e-4)
+        for page in ("README.md", "report/report.md"):
+            assert "was fitted on validation" in (trained / page).read_text()
 
     def test_the_card_has_the_numbers_and_no_folder_of_this_machine(self, trained, small_ravdess):
         card = (trained / "README.md").read_text()
@@ -164,6 +204,8 @@ class TestCheckpoint:
         again, before = metrics_of(tmp_path / "eval"), metrics_of(trained)
         for split in ("validation", "test"):
             assert again[split]["confusion_matrix"] == before[split]["confusion_matrix"]
+            assert again[split]["calibration"] == pytest.approx(before[split]["calibration"], abs=1e-6)
+            assert again[split]["abstention"] == pytest.approx(before[split]["abstention"], abs=1e-6)
         assert not (tmp_path / "eval" / "model.safetensors").exists()
 
 
@@ -310,10 +352,34 @@ def test_a_manifest_with_other_classes(recipe, small_ravdess, tmp_path):
     assert model.config.id2label == {0: "loud", 1: "quiet"}
 
 
-def test_leaky_split_is_said_in_report_and_card(recipe, tmp_path):
+def test_leaky_split_is_said_in_console_report_and_card(recipe, tmp_path, capsys, caplog):
     main([recipe(protocol="random_leaky", num_train_epochs=1)])
+    assert "LEAKY SPLIT" in caplog.text
+    assert "> LEAKY SPLIT" in capsys.readouterr().out
     for page in ("README.md", "report/report.md"):
         assert "LEAKY SPLIT" in (tmp_path / "out" / page).read_text()
+
+
+def test_without_a_validation_split_nothing_is_calibrated(recipe, small_ravdess, tmp_path):
+    """On a manifest without groups, whose intervals are then over clips, broken down by a column of its own."""
+    rows = [
+        {"video": str(path), "label": path.name[6:8], "split": split, "side": "left" if number % 2 else "right"}
+        for number, path in enumerate(sorted(small_ravdess.rglob("*.mp4"))[:32])
+        for split in ["test" if number % 4 == 0 else "train"]
+    ]
+    with (tmp_path / "m.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    fields = {"dataset": str(tmp_path / "m.jsonl"), "modalities": ["video"], "num_train_epochs": 1}
+    main([recipe(**fields, breakdown=["side"], eval_strategy="no", load_best_model_at_end=False)])
+    scores = metrics_of(tmp_path / "out")["test"]
+    assert scores["bootstrap"]["unit"] == "example"
+    assert set(scores["breakdown"]) == {"side"}
+    assert "temperature" not in scores["calibration"]
+    assert set(scores["abstention"]) == {"aurc"}
+    assert AutoConfig.from_pretrained(tmp_path / "out").temperature == 1
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "Confidences are not calibrated" in page
+    assert "because the data has no groups" in page
 
 
 def test_check_command(small_ravdess, tmp_path, capsys):
@@ -365,7 +431,8 @@ def test_push_to_hub(recipe, small_ravdess, tmp_path):
             "report/skipped.jsonl",
         ):
             assert name in files
-        assert not [name for name in files if name.startswith(("checkpoint-", "runs/")) or name == "training_args.bin"]
+        assert not [name for name in files if name.startswith(("checkpoint-", "runs/"))]
+        assert not {"training_args.bin", "report/predictions.csv"} & set(files)
         assert b"tester/emotions" in files["README.md"]
         clip = str(sorted(small_ravdess.rglob("*.mp4"))[0])
         script = (

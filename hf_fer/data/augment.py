@@ -69,6 +69,8 @@ class Augmentation:
         flip_probability: How often a clip is mirrored left to right.
         color: Largest relative change of brightness, contrast and saturation.
         crop_fraction: Largest part of the frame's area that a random crop removes; one box for all frames.
+        feature_noise: Gaussian noise on visual features, in standard deviations of the training split.
+        feature_dropout: Share of the visual features of a clip that take their training mean.
     """
 
     gain_db: float = 6.0
@@ -86,6 +88,8 @@ class Augmentation:
     flip_probability: float = 0.5
     color: float = 0.2
     crop_fraction: float = 0.2
+    feature_noise: float = 0.1
+    feature_dropout: float = 0.1
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -150,6 +154,8 @@ class VideoAugmenter:
             steps.append(v2.ColorJitter(a.color, a.color, a.color))
         self._steps = steps
         self._crop_fraction = a.crop_fraction
+        self._feature_noise = a.feature_noise
+        self._feature_dropout = a.feature_dropout
 
     def __call__(self, frames: Tensor) -> Tensor:
         """`uint8 (frames, 3, height, width)` -> the same, smaller if cropped."""
@@ -161,3 +167,8 @@ class VideoAugmenter:
             )
             frames = frames[..., top : top + height, left : left + width]
         return frames
+
+    def features(self, features: Tensor) -> Tensor:
+        """Standardised features `(frames, tokens, dim)` -> the same, noisy; what is dropped is so in every frame."""
+        features = features + self._feature_noise * torch.randn_like(features)
+        return features * (torch.rand(features.shape[-1]) >= self._feature_dropout)

@@ -49,11 +49,16 @@ class LoadedData:
     absent: dict[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Examples per split and class, in class order."""
+        """Examples per split and class, in class order; with several labels an example counts for each it has."""
         return {
-            split: {name: labels.count(index) for index, name in enumerate(self.labels)}
+            split: {name: sum(map(has_class(index), labels)) for index, name in enumerate(self.labels)}
             for split, labels in ((split, list(data["labels"])) for split, data in self.splits.items())
         }
+
+
+def has_class(index: int) -> Callable[[Any], bool]:
+    """Whether labels, a class index or one share per class, have a class; a share counts from a half."""
+    return lambda labels: labels[index] >= 0.5 if isinstance(labels, list) else labels == index
 
 
 def cache_dir(*parts: str) -> Path:
@@ -61,6 +66,12 @@ def cache_dir(*parts: str) -> Path:
     folder = Path(HF_HOME, "hf_fer", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def warned(note: str) -> list[str]:
+    """A note that the console shows at once, and not only report and card."""
+    logger.warning(note)
+    return [note]
 
 
 def group_disjoint_split(
@@ -97,6 +108,45 @@ def group_disjoint_split(
     return split
 
 
+def group_folds(rows: pd.DataFrame, *, label: str, group: str, num_folds: int, seed: int) -> pd.Series:
+    """
+    The fold of each row, from 0: as even by label as whole groups allow.
+
+    Raises:
+        DataError: there are fewer groups than folds, or fewer examples of every class.
+    """
+    num_groups = rows[group].nunique()
+    if num_groups < num_folds or rows[label].value_counts().max() < num_folds:
+        most = rows[label].value_counts().max()
+        raise DataError(
+            f"{num_folds} folds need as many groups in column {group!r} and examples of a class; there are "
+            f"{num_groups} groups, and at most {most} examples of a class. Lower num_folds."
+        )
+    folds = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    fold_of = pd.Series(0, index=rows.index)
+    for fold, (_, chosen) in enumerate(folds.split(rows, rows[label], rows[group])):
+        fold_of.iloc[chosen] = fold
+    return fold_of
+
+
+def fold_splits(fold_of: pd.Series, fold: int, num_folds: int) -> pd.Series:
+    """
+    The splits of one round of a cross-validation: test is fold `fold`, validation the next one, the others train.
+
+    Args:
+        fold_of: Fold of each row, from 0.
+        fold: Round, from 0.
+        num_folds: How many there are.
+
+    Raises:
+        DataError: there is no such fold.
+    """
+    if not 0 <= fold < num_folds:
+        raise DataError(f"fold must be 0 to {num_folds - 1}, or 'all', got {fold}.")
+    names = {fold: "test", (fold + 1) % num_folds: "validation"}
+    return fold_of.map(lambda own: names.get(own, "train"))
+
+
 def random_split(rows: pd.DataFrame, *, label: str, seed: int) -> pd.Series:
     """Split rows 70 : 15 : 15 at random, stratified by label where each class has enough examples."""
 
@@ -127,6 +177,21 @@ def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> Non
             f"{len(shared)} values of {group!r} are in more than one split: {examples}. Scores would be inflated. "
             "Correct the split column, or ask for protocol 'manifest_leaky' by name; reports then say so."
         )
+
+
+def normalize_splits(values: pd.Series, source: str) -> pd.Series:
+    """
+    Names of splits, in their usual spellings, as this project's.
+
+    Raises:
+        DataError: one is not known, naming the row.
+    """
+    names = values.astype(str).str.lower().replace(SPLIT_ALIASES)
+    unknown = (~names.isin(SPLITS)).to_numpy()
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise DataError(f"{source}: row {row + 1} has split {names.iloc[row]!r}; use one of {SPLITS}.")
+    return names
 
 
 def take_subset(
@@ -167,6 +232,20 @@ def stratified_sample(part: pd.DataFrame, count: int, *, label: str, seed: int) 
     return part.loc[((rank + 0.5) / size).sort_values(kind="stable").index[:count].sort_values()]
 
 
+def digest(facts: Any) -> str:
+    """A digest of anything that is JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def file_facts(path: str | Path) -> list[str | int] | None:
+    """What tells one state of a file from another: full path, size, time of change. `None` where it is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
+
+
 @dataclass
 class FileCheck:
     """
@@ -183,12 +262,8 @@ class FileCheck:
     workers: int = 4
 
     def _key(self, path: str, wanted: str) -> str | None:
-        try:
-            stat = os.stat(path)
-        except OSError:
-            return None
-        facts = [os.path.abspath(path), wanted, stat.st_size, stat.st_mtime_ns, self.settings]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        facts = file_facts(path)
+        return facts and digest([*facts, wanted, self.settings])
 
     def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
         """Why each `(path, wanted)` cannot be had, or `None`, in order."""
@@ -212,10 +287,10 @@ class FileCheck:
         return answers
 
 
-def write_json_atomically(path: Path, value: Any) -> None:
+def write_json_atomically(path: Path, value: Any, indent: int | None = None) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(value, file)
+        json.dump(value, file, indent=indent, ensure_ascii=False)
     os.replace(file.name, path)
 
 
@@ -229,11 +304,14 @@ def append_skipped(path: Path, skipped: Iterable[dict[str, str]]) -> None:
 
 
 def read_skipped(path: Path) -> list[dict[str, str]]:
-    """The entries of `skipped.jsonl`, each file once."""
+    """The entries of `skipped.jsonl`, each file once, with the reason that was found first."""
     if not path.is_file():
         return []
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return list({entry["path"]: entry for entry in entries}.values())
+    entries: dict[str, dict[str, str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        entries.setdefault(entry["path"], entry)
+    return list(entries.values())
 
 
 def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float) -> None:

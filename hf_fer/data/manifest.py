@@ -7,22 +7,24 @@ from typing import Any
 import pandas as pd
 
 from hf_fer.data.loading import (
-    SPLIT_ALIASES,
-    SPLITS,
     DataError,
     cache_dir,
     check_groups,
+    fold_splits,
     group_disjoint_split,
+    group_folds,
+    normalize_splits,
     optional_column,
     random_split,
     read_table,
+    warned,
 )
 
-PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky")
+PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
 
 LEAKY_NOTE = "LEAKY SPLIT: groups may be in training and test. These scores are inflated."
 NO_GROUP_NOTE = (
-    "The manifest has no 'group' column, so nothing keeps one speaker from being in training and in test; "
+    "The manifest has no 'group' column, so nothing keeps one speaker or patient from being in training and in test; "
     "scores may be inflated."
 )
 
@@ -111,44 +113,49 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             what = "has no label" if column == "label" else "has neither video nor audio"
             raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
     if "split" in rows:
-        rows["split"] = rows["split"].astype(str).str.lower().replace(SPLIT_ALIASES)
-        unknown = ~rows["split"].isin(SPLITS)
-        if unknown.any():
-            row = int(unknown.argmax())
-            raise DataError(f"{source}: row {row + 1} has split {rows['split'].iloc[row]!r}; use one of {SPLITS}.")
+        rows["split"] = normalize_splits(rows["split"], source)
     rows["label"] = rows["label"].astype(str)
     if "group" in rows:
         rows["group"] = rows["group"].astype(str)
     return rows
 
 
-def assign_protocol(rows: pd.DataFrame, protocol: str, *, seed: int) -> tuple[pd.DataFrame, list[str]]:
+def assign_protocol(
+    rows: pd.DataFrame, protocol: str, *, seed: int, fold: int = 0, num_folds: int = 5
+) -> tuple[pd.DataFrame, list[str]]:
     """
     Keep or make the `split` column.
 
     Args:
         rows: From `read_manifest` or `read_hub_dataset`.
         protocol: `manifest` (the given splits, checked to be group-disjoint, or else made so),
-            `manifest_leaky` (the given splits, unchecked) or `random_leaky`.
+            `manifest_leaky` (the given splits, unchecked), `random_leaky`, or `group_kfold` (folds of whole groups,
+            drawn whatever the given splits: test is fold `fold`, validation the next one, the others train).
         seed: For the splits that are made.
+        fold, num_folds: For `group_kfold`.
 
     Returns:
         The rows with their split, and notes for the report.
 
     Raises:
-        DataError: unknown protocol, or groups on two sides.
+        DataError: unknown protocol, groups on two sides, or folds that cannot be drawn.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"Unknown protocol {protocol!r} for a manifest; choose one of {list(PROTOCOLS)}.")
     if protocol == "random_leaky":
-        return rows.assign(split=random_split(rows, label="label", seed=seed)), [LEAKY_NOTE]
+        return rows.assign(split=random_split(rows, label="label", seed=seed)), warned(LEAKY_NOTE)
     has_group = "group" in rows
+    if protocol == "group_kfold":
+        if not has_group:
+            raise DataError("protocol 'group_kfold' needs a 'group' column.")
+        fold_of = group_folds(rows, label="label", group="group", num_folds=num_folds, seed=seed)
+        return rows.assign(split=fold_splits(fold_of, fold, num_folds)), []
     notes = [] if has_group else [NO_GROUP_NOTE]
     if "split" not in rows:
         split = group_disjoint_split(rows, label="label", group="group" if has_group else None, seed=seed)
         return rows.assign(split=split), notes
     if protocol == "manifest_leaky":
-        return rows, [LEAKY_NOTE]
+        return rows, warned(LEAKY_NOTE)
     if has_group:
         check_groups(rows, group="group")
     return rows, notes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hf_fer.data.loading import DataError, optional_column, random_split
+from hf_fer.data.loading import DataError, fold_splits, optional_column, random_split, warned
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -17,6 +17,9 @@ NAME = re.compile(
     r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])"
     r"-(?P<statement>0[12])-(?P<repetition>0[12])-(?P<actor>0[1-9]|1\d|2[0-4])"
 )
+
+# Columns by which scores are broken down.
+FACTORS = ("sex", "intensity", "statement")
 
 PROTOCOLS = ("actors_16_4_4", "luna_5fold", "random_leaky")
 
@@ -81,6 +84,9 @@ def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFra
     Returns:
         Columns `clip`, `video`, `audio` (paths, or `None`), `label`, `group`, `actor`, `sex`, `emotion`,
         `intensity`, `statement`, `repetition`, `channel`; and notes on what was left aside.
+
+    Raises:
+        DataError: no recording has any of the modalities.
     """
     key = ["channel", "emotion", "intensity", "statement", "repetition", "actor"]
     files = files.assign(lossy=~files["suffix"].isin(LOSSLESS)).sort_values([*key, "modality", "lossy", "path"])
@@ -91,6 +97,8 @@ def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFra
         video, audio = _choose(by_modality, modalities)
         if video or audio:
             rows.append(_performance(group.iloc[0], video, audio))
+    if not rows:
+        raise DataError(f"None of the {len(files)} RAVDESS recordings has {' or '.join(modalities)}.")
     notes = []
     if copies.any():
         notes.append(f"{int(copies.sum())} files are further copies of a recording that is already there; left aside.")
@@ -148,16 +156,13 @@ def assign_protocol(rows: pd.DataFrame, protocol: str, *, fold: int, seed: int) 
         DataError: unknown protocol or fold.
     """
     if protocol == "random_leaky":
-        return rows.assign(split=random_split(rows, label="label", seed=seed)), [LEAKY_NOTE]
+        return rows.assign(split=random_split(rows, label="label", seed=seed)), warned(LEAKY_NOTE)
     if protocol == "actors_16_4_4":
         sizes = {"train": 16, "validation": 4, "test": 4}
         split_of = dict(enumerate((name for name, size in sizes.items() for _ in range(size)), start=1))
     elif protocol == "luna_5fold":
-        if not 0 <= fold < len(LUNA_FOLDS):
-            raise DataError(f"fold must be 0 to {len(LUNA_FOLDS) - 1} for luna_5fold, got {fold}.")
-        split_of = dict.fromkeys(range(1, 25), "train")
-        split_of.update(dict.fromkeys(LUNA_FOLDS[(fold + 1) % len(LUNA_FOLDS)], "validation"))
-        split_of.update(dict.fromkeys(LUNA_FOLDS[fold], "test"))
+        fold_of = {actor: number for number, actors in enumerate(LUNA_FOLDS) for actor in actors}
+        return rows.assign(split=fold_splits(rows["actor"].map(fold_of), fold, len(LUNA_FOLDS))), []
     else:
         raise DataError(f"Unknown protocol {protocol!r} for RAVDESS; choose one of {list(PROTOCOLS)}.")
     return rows.assign(split=rows["actor"].map(split_of)), []

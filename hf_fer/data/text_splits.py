@@ -6,7 +6,7 @@ import pandas as pd
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
-from .loading import DataError, check_groups, group_disjoint_split
+from .loading import DataError, check_groups, group_disjoint_split, warned
 
 PROTOCOLS = ("disjoint", "given_leaky", "random_leaky")
 LEAKY_NOTE = "LEAKY SPLIT: one source, or copies of one text, may be in training and test. These scores are inflated."
@@ -49,9 +49,9 @@ def assign_splits(
     if protocol == "given_leaky":
         if "split" not in rows:
             raise DataError("protocol 'given_leaky' needs a 'split' column or folders train/, validation/ and test/.")
-        return rows, [LEAKY_NOTE]
+        return rows, warned(LEAKY_NOTE)
     if protocol == "random_leaky" or ("split" not in rows and not has_source):
-        notes = [LEAKY_NOTE] if protocol == "random_leaky" else [NO_SOURCE_NOTE]
+        notes = warned(LEAKY_NOTE) if protocol == "random_leaky" else [NO_SOURCE_NOTE]
         return rows.assign(split=draw_splits(rows, seed, validation_fraction, test_fraction)), notes
     if "split" not in rows:
         folds = round(1 / max(test_fraction, validation_fraction, 0.02))

@@ -96,3 +96,29 @@ def test_a_data_set_with_embedded_audio(tmp_path):
 def test_what_is_nowhere(tmp_path):
     with pytest.raises(DataError, match="neither 'demo'"):
         manifest.read_hub_dataset("nobody/nothing")
+
+
+def test_group_folds_test_every_group_once():
+    rows = pd.DataFrame({"label": list("ab") * 20, "group": [f"g{number // 4}" for number in range(40)]})
+    tested = []
+    for fold in range(5):
+        split = manifest.assign_protocol(rows, "group_kfold", seed=0, fold=fold, num_folds=5)[0]["split"]
+        sides = {name: set(rows["group"][split == name]) for name in ("train", "validation", "test")}
+        assert all(sides.values())
+        assert (
+            not sides["train"] & sides["test"]
+            | sides["train"] & sides["validation"]
+            | sides["validation"] & sides["test"]
+        )
+        tested += sorted(sides["test"])
+    assert sorted(tested) == sorted(set(rows["group"]))
+
+
+def test_group_folds_that_cannot_be_drawn():
+    rows = pd.DataFrame({"label": ["a", "b"] * 4, "group": list("xxyyzzzz")})
+    with pytest.raises(DataError, match="Lower num_folds"):
+        manifest.assign_protocol(rows, "group_kfold", seed=0, num_folds=4)
+    with pytest.raises(DataError, match="fold must be 0 to 2"):
+        manifest.assign_protocol(rows, "group_kfold", seed=0, fold=3, num_folds=3)
+    with pytest.raises(DataError, match="needs a 'group' column"):
+        manifest.assign_protocol(rows.drop(columns="group"), "group_kfold", seed=0)

@@ -104,7 +104,7 @@ class TestProcessor:
         samples = processor.load_audio(clip)
         frames = processor.load_video(clip)
         from_file, from_arrays = processor(audio=clip, videos=clip), processor(audio=samples, videos=frames)
-        for name in processor.model_input_names:
+        for name in ("input_features", "attention_mask", "pixel_values", "frame_mask"):
             torch.testing.assert_close(from_file[name], from_arrays[name], rtol=0, atol=0)
 
     def test_batches_with_holes(self, processor, tmp_path):
@@ -116,7 +116,7 @@ class TestProcessor:
 
     def test_a_named_modality_is_always_there(self, processor):
         batch = processor.pad([{}, {}], ("audio", "video"))
-        assert batch["input_features"].shape == (2, 1, 80)
+        assert batch["input_features"].shape == (2, 16, 80)
         assert not batch["frame_mask"].any()
 
     @pytest.mark.parametrize(
@@ -257,6 +257,27 @@ class TestPipeline:
         sound = write_clip(tmp_path / "s.wav", audio=tone(0.5, 44100, channels=2), rate=44100)
         assert classify(str(sound)) == classify({"audio": str(sound)})
 
+    def test_scores_are_calibrated_by_the_stored_temperature(self, classify, clips, monkeypatch):
+        plain = classify(clips[0])
+        monkeypatch.setattr(classify.model.config, "temperature", 2.0)
+        softer = {item["label"]: item["score"] for item in classify(clips[0])}
+        square_roots = {item["label"]: item["score"] ** 0.5 for item in plain}
+        total = sum(square_roots.values())
+        assert softer == pytest.approx({label: value / total for label, value in square_roots.items()}, abs=1e-5)
+
+    def test_it_abstains_where_it_is_asked_to(self, classify, clips, monkeypatch):
+        plain = classify(clips[0], top_k=2)
+        assert classify(clips[0], top_k=2, abstain=plain[0]["score"] - 0.01) == plain
+        unsure = classify(clips[0], top_k=2, abstain=plain[0]["score"] + 0.01)
+        assert unsure == [{"label": "abstain", "score": pytest.approx(1 - plain[0]["score"])}, *plain]
+        with pytest.raises(ValueError, match="no abstention threshold stored"):
+            classify(clips[0], abstain=True)
+        monkeypatch.setattr(classify.model.config, "abstention_threshold", 0.99)
+        assert classify(clips[0], abstain=True)[0]["label"] == "abstain"
+        assert classify(clips[0], top_k=2) == classify(clips[0], top_k=2, abstain=False) == plain
+        with pytest.raises(ValueError, match="abstain must be"):
+            classify(clips[0], abstain=1.5)
+
     def test_bad_input(self, classify, tmp_path):
         (tmp_path / "x.mp4").write_text("no")
         with pytest.raises(UnusableMediaError, match=r"x\.mp4"):
@@ -275,7 +296,7 @@ def test_real_video_through_transform_collator_and_model(real_data, tmp_path):
     """All 60 GRID clips; their labels are made up, their decoding is not."""
     from datasets import Dataset
 
-    from hf_fer.models.multimodal_fer.task_multimodal_fer import ClipCollator, ClipTransform
+    from hf_fer.models.multimodal_fer.task_clips import ClipCollator, ClipTransform
 
     clips = sorted(str(path) for path in (real_data / "grid_s1" / "video").glob("*.mpg"))
     rows = {"video": clips, "audio": clips, "labels": [n % 8 for n in range(60)], "index": list(range(60))}

@@ -65,6 +65,7 @@ class LanguageIdDataArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.overlap < self.max_length - 2:
             raise RecipeError(f"overlap must be in [0, max_length - 2), got {self.overlap} of {self.max_length}.")
         if len(self.short_lengths) != 2 or not 1 <= self.short_lengths[0] <= self.short_lengths[1]:

@@ -37,7 +37,8 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
-from hf_fer.metrics import calibration, classification
+from hf_fer.metrics import calibration, classification, intervals
+from hf_fer.metrics.scored import Scored
 from hf_fer.task import ClassificationTask
 
 from . import task_report as findings
@@ -66,7 +67,7 @@ class LanguageIdTask(ClassificationTask):
         self.clock = EpochClock()
         self.rows: dict[str, pd.DataFrame] = {}
         self.held_out = pd.DataFrame()
-        self.scored: dict[str, findings.Scored] = {}
+        self.scored: dict[str, Scored] = {}
         self.temperature, self.threshold = SETTINGS["temperature"], SETTINGS["unknown_threshold"]
         self.typical: dict[str, list[float]] | None = None
         self.uncalibrated = True
@@ -307,6 +308,10 @@ class LanguageIdTask(ClassificationTask):
     def collator(self, processor: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return TextCollator(processor, pad_to=8 if torch.accelerator.is_available() else None)
 
+    def memory_hints(self) -> list[str]:
+        length = self.data_args.max_length
+        return [f"--max_length {length // 2} --overlap {self.data_args.overlap // 2} (now {length})"]
+
     def callbacks(self) -> list[TrainerCallback]:
         return [EpochCallback(self.clock)]
 
@@ -328,7 +333,7 @@ class LanguageIdTask(ClassificationTask):
         truth = rows["labels"].to_numpy()
         logits = self.in_order(data, prediction)
         log_probs = pool_windows(logits, np.array(data["text"]), np.array(data["length"]), len(rows))
-        scored = findings.Scored(rows, truth, log_probs)
+        scored = Scored(rows, truth, log_probs)
         self.scored[split] = scored
         if split == "validation" and self.uncalibrated:
             self.calibrate(scored)
@@ -337,10 +342,18 @@ class LanguageIdTask(ClassificationTask):
         lengths = findings.accuracy_by_length(scored)
         metrics["by_length"] = dict(zip(lengths["characters"], lengths["accuracy"], strict=True))
         metrics["texts_by_length"] = dict(zip(lengths["characters"], lengths["texts"], strict=True))
-        metrics["calibration"] = findings.calibration_report(scored, self.temperature)
+        metrics["calibration"] = calibration.calibration_report(scored.log_probs, truth, self.temperature)
         metrics["unknown"] = self.unknown_metrics(scored)
         focus = [code for code in self.data_args.codes("focus_languages") if code in labels]
         return {**metrics, "focus": findings.focus_metrics(scored, labels, focus)} if focus else metrics
+
+    def detail_metrics(
+        self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
+    ) -> dict[str, Any]:
+        """Intervals of the scores, drawn over sources where the data has them."""
+        scored = self.scored[split]
+        sources = scored.rows.get("source")
+        return intervals.interval_metrics(scored.predicted, scored.labels, sources)
 
     def in_order(self, data: Dataset, prediction: EvalPrediction) -> np.ndarray:
         """Logits `(windows, classes)` in the order of `data`, which length-grouped evaluation does not keep."""
@@ -356,7 +369,7 @@ class LanguageIdTask(ClassificationTask):
         logits[order] = prediction.predictions
         return logits
 
-    def calibrate(self, scored: findings.Scored) -> None:
+    def calibrate(self, scored: Scored) -> None:
         """Fit temperature and unknown threshold, and put them into the model's configuration."""
         self.temperature = calibration.fit_temperature(scored.log_probs, scored.labels)
         self.typical = typical_margins(scored.log_probs)
@@ -364,7 +377,7 @@ class LanguageIdTask(ClassificationTask):
         self.threshold = float(expit(calibration.acceptance_threshold(known, self.data_args.accepted_fraction)))
         self.settle(self.model.config)
 
-    def unknown_metrics(self, scored: findings.Scored) -> dict[str, Any]:
+    def unknown_metrics(self, scored: Scored) -> dict[str, Any]:
         """Texts of known languages that pass the threshold, and how well held-out languages are told from them."""
         known = expit(familiarity(scored.log_probs, scored.predicted, self.typical))
         metrics = {"threshold": self.threshold, "accepted": float((known >= self.threshold).mean())}

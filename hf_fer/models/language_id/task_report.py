@@ -1,42 +1,14 @@
 """What the report of a language identifier says beyond accuracy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hf_fer.metrics.calibration import calibration_metrics
-
-from .windows_language_id import log_softmax
+from hf_fer.metrics.scored import Scored
 
 LENGTH_BOUNDS = (10, 20, 50, 100, 200)
-
-
-@dataclass
-class Scored:
-    """
-    A split after evaluation.
-
-    Args:
-        rows: `path`, `text` and `label` (a code) of each text.
-        labels: Its class, `(n,)`.
-        log_probs: Pooled and not calibrated, `(n, classes)`.
-    """
-
-    rows: pd.DataFrame
-    labels: np.ndarray
-    log_probs: np.ndarray
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """Best class of each text, `(n,)`."""
-        return self.log_probs.argmax(axis=1)
-
-    def confidence(self, temperature: float) -> np.ndarray:
-        """Calibrated probability of the best class, `(n,)`."""
-        return np.exp(log_softmax(self.log_probs / temperature).max(axis=1))
 
 
 def length_buckets(texts: pd.Series) -> pd.Series:
@@ -114,17 +86,6 @@ def focus_metrics(scored: Scored, names: list[str], focus: list[str]) -> dict[st
             for code, index in zip(focus, classes, strict=True)
             if index in truth
         },
-    }
-
-
-def calibration_report(scored: Scored, temperature: float) -> dict[str, float]:
-    """ECE and mean confidence before and after the temperature."""
-    before = calibration_metrics(scored.log_probs, scored.labels)
-    after = calibration_metrics(log_softmax(scored.log_probs / temperature), scored.labels)
-    return {
-        "temperature": temperature,
-        **{f"{name}_before": value for name, value in before.items()},
-        **{f"{name}_after": value for name, value in after.items()},
     }
 
 
