@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.data.loading import write_json_atomically
@@ -43,6 +45,14 @@ def _digest(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """Give a model what it finds of its weights in a checkpoint; one of adapters has none, and changes nothing."""
+    path = Path(folder, SAFE_WEIGHTS_NAME)
+    if path.is_file():
+        model.load_state_dict(load_file(path), strict=False)
+    return model
 
 
 def write_manifest(folder: Path) -> None:

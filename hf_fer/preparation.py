@@ -1,7 +1,6 @@
 """What a run makes sure of before it reads any data."""
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -46,22 +45,6 @@ def prepare_output(args: TrainingArguments) -> bool | str:
     if args.should_save:
         (folder / "report" / "skipped.jsonl").unlink(missing_ok=True)
     return False
-
-
-def check_processes(args: TrainingArguments) -> None:
-    """
-    Make sure that a launcher that was asked for several processes has started them.
-
-    Raises:
-        RecipeError: `accelerate launch --cpu --num_processes N` without MPI, which starts one.
-    """
-    asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
-    if asked and args.world_size == 1 and "RANK" not in os.environ:
-        raise RecipeError(
-            "accelerate launch --cpu was asked for several processes and has started one: it needs MPI for more. Use "
-            "torchrun --nproc_per_node N hf_fer/run.py RECIPE.json --use_cpu true, or accelerate launch --multi_gpu "
-            "--num_processes N hf_fer/run.py RECIPE.json --use_cpu true, which need no GPU."
-        )
 
 
 def share_cores(args: TrainingArguments) -> None:

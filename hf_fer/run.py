@@ -24,12 +24,14 @@ from hf_fer.callbacks import (
     SkipLimitCallback,
     UnfreezeCallback,
 )
+from hf_fer.checkpoints import load_weights
 from hf_fer.data.loading import DataError, LoadedData
 from hf_fer.dry_run import describe
 from hf_fer.failures import RunError, explained
 from hf_fer.hyperparameter_search import prepare_search, search
 from hf_fer.interruption import Interrupted, exit_on_sigterm
-from hf_fer.preparation import check_hub_access, check_processes, prepare_output, share_cores
+from hf_fer.launch import start_all_processes
+from hf_fer.preparation import check_hub_access, prepare_output, share_cores
 from hf_fer.processes import synchronise_batch_norm
 from hf_fer.results import evaluate, finish
 from hf_fer.task import Task, general_help, parse_task
@@ -95,7 +97,6 @@ def run(task: Task) -> None:
     args = task.training_args
     if task.data_args.fold == "all":
         return cross_validation.train_folds(task, run)
-    check_processes(args)
     if not args.dry_run:
         check_hub_access(args)
         if args.hp_trials:
@@ -114,8 +115,12 @@ def run(task: Task) -> None:
     if args.dry_run:
         print(describe(task, data, task.with_transforms(data.splits, processor), new_model(), processor))
         return
+    def encoding_model() -> PreTrainedModel:
+        """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
+        return load_weights(new_model(), resume) if resume else new_model()
+
     with explained(args, task.memory_hints()):
-        task.fill_caches(data, new_model, processor)
+        task.fill_caches(data, encoding_model, processor)
         splits = task.with_transforms(data.splits, processor)
 
         def new_trainer() -> Trainer:
@@ -137,6 +142,7 @@ def one_message() -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     transformers.utils.logging.set_verbosity_warning()
     try:
+        start_all_processes()
         with exit_on_sigterm():
             yield
     except (RecipeError, DataError, RunError) as error:

@@ -6,6 +6,8 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_fer_tests_")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Small models gain nothing from a second thread, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _few_threads():
     """Runs inside the tests change the number."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

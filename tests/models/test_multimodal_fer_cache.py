@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,14 @@ class TestFeatures:
 
     def test_the_saved_model_scores_the_files_as_the_caches(self, recipe, tmp_path):
         main([recipe(**self.FROZEN, num_train_epochs=1)])
+        self.assert_files_score_as_caches(recipe, tmp_path)
+
+    def test_resumed_under_another_seed_the_encoders_are_the_checkpoint_s(self, recipe, tmp_path):
+        main([recipe(**self.FROZEN, num_train_epochs=1)])
+        main([recipe(**self.FROZEN, num_train_epochs=2, seed=9, resume_from_checkpoint=True)])
+        self.assert_files_score_as_caches(recipe, tmp_path)
+
+    def assert_files_score_as_caches(self, recipe, tmp_path):
         main([recipe(model_name_or_path=str(tmp_path / "out"), do_train=False, output_dir=str(tmp_path / "files"))])
         cached, files = metrics_of(tmp_path / "out"), metrics_of(tmp_path / "files")
         for split in ("validation", "test"):
@@ -230,27 +239,27 @@ class TestFeatures:
 
 
 def test_two_processes_build_what_one_builds(recipe, tmp_path):
-    files = {}
-    for count in (1, 2):
-        home = tmp_path / f"home_{count}"
-        command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1"]
-        finished = subprocess.run(
-            [
-                *(sys.executable, *command, "--mixed_precision", "no", "--dynamo_backend", "no"),
-                str(ROOT / "hf_fer" / "run.py"),
-                recipe(**TestFeatures.FROZEN, output_dir=str(tmp_path / f"out_{count}"), num_train_epochs=1),
-            ],
-            env={**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr[-3000:]
-        files[count] = cache_files(home)
-    assert {name.split("/")[2].split("-")[0] for name in files[1]} == {
+    """With Accelerate's own command for several processes without a GPU, for which run.py has to start them."""
+    fields = {**TestFeatures.FROZEN, "num_train_epochs": 1}
+    main([recipe(**fields)])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        launch += ["--main_process_port", str(free.getsockname()[1])]
+    finished = subprocess.run(
+        [*launch, str(ROOT / "hf_fer" / "run.py"), recipe(**fields, output_dir=str(tmp_path / "out_2"))],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home_2")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert metrics_of(tmp_path / "out_2")["runtime"]["batch"].endswith(" x 2")
+    one, two = cache_files(tmp_path / "home"), cache_files(tmp_path / "home_2")
+    assert {name.split("/")[2].split("-")[0] for name in one} == {
         "audio_samples",
         "video_frames",
         "visual_features",
         "audio_hidden_states",
     }
-    assert files[1] == files[2]
+    assert one == two
