@@ -1,7 +1,7 @@
 """
 The processes that `accelerate launch --cpu --num_processes N` was asked for.
 
-Without MPI, Accelerate (1.15) starts one process and says nothing: a training with an N-th of the batch that was meant.
+Without MPI, Accelerate (1.15) starts one process and says nothing: a training with an N-th of the batch that is meant.
 Here torchrun starts them all.
 """
 

@@ -115,6 +115,7 @@ def run(task: Task) -> None:
     if args.dry_run:
         print(describe(task, data, task.with_transforms(data.splits, processor), new_model(), processor))
         return
+
     def encoding_model() -> PreTrainedModel:
         """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
         return load_weights(new_model(), resume) if resume else new_model()

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,13 @@ class TestDecoded:
             torch.set_num_threads(1)
             main([recipe(cache=cache, output_dir=str(tmp_path / cache), max_train_samples=16, num_train_epochs=1)])
         torch.testing.assert_close(weights(tmp_path / "none"), weights(tmp_path / "decoded"), rtol=0, atol=0)
+
+    def test_torch_keeps_its_threads(self, recipe):
+        """Also where a thread begins, as autograd's do: it takes what was set last anywhere."""
+        torch.set_num_threads(2)
+        prepared(recipe(cache="decoded"))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
 
     def test_augmentation_comes_after_it(self, recipe):
         _, _, _, plain = prepared(recipe(cache="decoded"))

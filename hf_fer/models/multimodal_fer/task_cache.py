@@ -139,9 +139,14 @@ class DecodedClips:
                 reasons[path, modality] = error.reason
                 return None
 
-        # These threads are the parallelism: torch's own in each of them would only be in their way.
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(attempt, paths)
+        # These threads are the parallelism: torch's own in each of them would only be in their way. What they set is
+        # also what every thread that torch has not seen yet starts with, so it is set back.
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from pool.map(attempt, paths)
+        finally:
+            torch.set_num_threads(threads)
 
 
 class EncodedClips:
