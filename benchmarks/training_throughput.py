@@ -363,7 +363,8 @@ def main(argv: list[str] | None = None) -> None:
                         rows.append({"clips": source, "case": case, "loop": loop, **averages(seconds)})
     print(markdown_table(summary(pd.DataFrame(rows))))
     if args.json:
-        args.json.write_text(json.dumps({"arguments": vars(args), "rows": rows}, indent=2, default=str) + "\n")
+        settings = {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
+        args.json.write_text(json.dumps({"arguments": settings, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
