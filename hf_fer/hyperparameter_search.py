@@ -16,8 +16,10 @@ from transformers.trainer_utils import SaveStrategy
 from hf_fer.arguments import RecipeError, TrainingArguments, recipe_changes
 from hf_fer.card import shareable_recipe
 from hf_fer.data.loading import LoadedData
+from hf_fer.failures import RunError
 from hf_fer.report import markdown_table
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, recipe_fields
+from hf_fer.stability import NonFiniteGuard
 from hf_fer.task import Task
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
     Try settings until `hp_trials` trials are finished, and write what came of it.
 
     The objective is the best value of `metric_for_best_model` on validation during a trial. Trials that are worse
-    than half of the earlier ones at the same step are pruned (Optuna's `MedianPruner`), on one process.
+    than half of the earlier ones at the same step are pruned (Optuna's `MedianPruner`), on one process. Steps that
+    are not finite are skipped as in any run; a trial of which too many are counts as failed, on one process.
 
     Args:
         trainer: Its data, callbacks and arguments are those of every trial.
@@ -80,7 +83,8 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
             if study is None or finished(study):
                 raise
             raise RecipeError(
-                "No trial came to its end: memory ran out in each, or the objective was not finite. Change hp_space."
+                "No trial came to its end: memory ran out in each, too many steps in a row were not finite, or the "
+                "objective was not. Change hp_space."
             ) from error
     if study:
         print(write_results(study, task, data))
@@ -130,17 +134,20 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
             "sampler": optuna.samplers.TPESampler(seed=args.seed + len(study.trials)),
             # Pruned by one process alone, the others would wait for it forever.
             "pruner": optuna.pruners.MedianPruner() if single else optuna.pruners.NopPruner(),
-            "catch": (torch.OutOfMemoryError,) if single else (),
+            "catch": (torch.OutOfMemoryError, RunError) if single else (),
         }
-    trainer.hyperparameter_search(
-        hp_space=space,
-        compute_objective=objective,
-        n_trials=num_trials,
-        direction="maximize" if args.greater_is_better else "minimize",
-        backend="optuna",
-        hp_name=lambda trial: f"trial-{trial.number}",
-        **options,
-    )
+    guard = NonFiniteGuard(args.skip_grad_norm, args.max_skipped_steps)
+    trainer.callback_handler.callbacks.insert(0, guard)
+    with guard.watching(trainer):
+        trainer.hyperparameter_search(
+            hp_space=space,
+            compute_objective=objective,
+            n_trials=num_trials,
+            direction="maximize" if args.greater_is_better else "minimize",
+            backend="optuna",
+            hp_name=lambda trial: f"trial-{trial.number}",
+            **options,
+        )
 
 
 def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:

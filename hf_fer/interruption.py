@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C end a run at the next step, with a checkpoint."""
 
+import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -46,6 +48,18 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def end_workers() -> None:
+    """
+    Kill data loader workers that are left when the process ends.
+
+    They outlive SIGTERM, which is how multiprocessing would end them before it waits for them, forever. Most are gone
+    by then; those of a Trainer that something still refers to are not.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 class StopOnSignal(TrainerCallback):
     """
     Finishes the step, saves a checkpoint and raises `Interrupted`, in all processes if one of them got a signal.
@@ -67,6 +81,8 @@ class StopOnSignal(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)  # what is registered last runs first: before multiprocessing's own
         before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         try:
             yield

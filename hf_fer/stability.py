@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
         self.skipped = 0
         self.in_a_row = 0
         self._logged = (0, 0)
+        self._trainer: Trainer | None = None
+        self._listen_to = ExitStack()
         self._norm: torch.Tensor | float | None = None
         self._loss_finite: torch.Tensor | None = None
         self._statistics: dict[torch.dtype, list[torch.Tensor]] = {}
@@ -62,7 +64,20 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
 
     @contextmanager
     def watching(self, trainer: Trainer) -> Iterator[None]:
-        """Show the guard each loss, and each gradient norm before it is clipped, which no callback is told."""
+        """
+        Show the guard each loss, and each gradient norm before it is clipped, which no callback is told.
+
+        Each training inside may have a model and an accelerator of its own, as the trials of a search do.
+        """
+        self._trainer = trainer
+        try:
+            yield
+        finally:
+            self._listen_to.close()
+            self._trainer = None
+
+    def _listen(self, trainer: Trainer) -> None:
+        self._listen_to.close()
         accelerator = trainer.accelerator
         clip = accelerator.clip_grad_norm_
 
@@ -71,12 +86,8 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
             return self._norm
 
         accelerator.clip_grad_norm_ = clip_and_tell
-        hook = trainer.model.register_forward_hook(self._see_loss)
-        try:
-            yield
-        finally:
-            hook.remove()
-            del accelerator.clip_grad_norm_
+        self._listen_to.callback(delattr, accelerator, "clip_grad_norm_")
+        self._listen_to.callback(trainer.model.register_forward_hook(self._see_loss).remove)
 
     def _see_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
         loss = output.get("loss") if isinstance(output, dict) else None
@@ -88,7 +99,12 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        restore_state(self, state)
+        if self._trainer is not None:
+            self._listen(self._trainer)
+        if state.global_step:
+            restore_state(self, state)
+        else:  # the state has the counts of the training before, where there was one
+            self.skipped = self.in_a_row = 0
         self._logged = state.global_step, self.skipped
         self._statistics = {}
         for part in model.modules():

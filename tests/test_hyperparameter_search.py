@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from drills import two_processes
 from test_run import FAST, metrics_of
 
 from hf_fer.arguments import RecipeError
+from hf_fer.models.multimodal_fer.task_clips import ClipTransform
 from hf_fer.run import main
 from hf_fer.search_space import read_space, recipe_fields
 from hf_fer.task import load_task, parse_task, task_names
@@ -125,6 +128,27 @@ def test_trials_that_come_apart_do_not_count(recipe, tmp_path, capsys):
     fields = {"hp_trials": 1, "hp_space": {"learning_rate": [1e30]}, "max_grad_norm": 0.0, "num_train_epochs": 1}
     with pytest.raises(SystemExit):
         main([recipe(**fields, max_train_samples=8)])
+    assert "No trial came to its end" in capsys.readouterr().err
+    assert [trial.state.name for trial in study_of(tmp_path / "out").trials] == ["FAIL"]
+
+
+def test_trials_skip_steps_that_are_not_finite(recipe, tmp_path, monkeypatch, caplog):
+    """Also those after the first, whose model and accelerator are others."""
+    monkeypatch.setattr(ClipTransform, "example", ClipTransform.example)  # what spoil replaces comes back
+    two_processes.spoil(5)
+    fields = {"hp_trials": 2, "hp_space": {"learning_rate": [0.001]}, "num_train_epochs": 1}
+    main([recipe(**fields, per_device_train_batch_size=16, max_train_samples=None)])
+    assert [record.getMessage().count("is skipped: the loss is not finite") for record in caplog.records].count(1) == 2
+    first, second = (float(trial["loss"]) for trial in trials_of(tmp_path / "out"))
+    assert math.isfinite(first)
+    assert first == second
+
+
+def test_a_trial_of_skipped_steps_is_a_failed_one(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ClipTransform, "example", ClipTransform.example)
+    two_processes.spoil(5)
+    with pytest.raises(SystemExit):
+        main([recipe(hp_trials=1, hp_space={"learning_rate": [0.001]}, max_skipped_steps=1, max_train_samples=None)])
     assert "No trial came to its end" in capsys.readouterr().err
     assert [trial.state.name for trial in study_of(tmp_path / "out").trials] == ["FAIL"]
 
