@@ -205,8 +205,13 @@ class Task(ABC):
         """Examples to a batch."""
 
     @abstractmethod
+    def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
+        """Everything that the predictions of one split say, `metric_names` among it."""
+
     def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
         """Numbers logged at every evaluation; the keys are `metric_names`."""
+        metrics = self.full_metrics(prediction, labels)
+        return {name: metrics[name] for name in self.metric_names}
 
     def callbacks(self) -> list[TrainerCallback]:
         """The system's own callbacks, beside those of every run."""
@@ -219,10 +224,6 @@ class Task(ABC):
     def evaluation_views(self, data: Dataset) -> dict[str, Dataset]:
         """Other looks at a split that the report scores with the same checkpoint, by name."""
         return {}
-
-    def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
-        """Everything the report says of one split."""
-        return dict(self.compute_metrics(prediction, labels))
 
     def split_metrics(
         self, split: str, data: Dataset, prediction: EvalPrediction, labels: list[str]
@@ -284,10 +285,6 @@ class ClassificationTask(Task):
     def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
         predicted = np.argmax(prediction.predictions, axis=-1)
         return classification.classification_metrics(predicted, prediction.label_ids, labels)
-
-    def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
-        metrics = self.full_metrics(prediction, labels)
-        return {name: metrics[name] for name in self.metric_names}
 
     def detail_metrics(
         self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel

@@ -49,8 +49,17 @@ class EpochClock:
         self._epoch.fill_(value)
 
 
+class Strengths:
+    """Base of the settings of augmentation: none of them is negative."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if min(np.atleast_1d(value)) < 0:
+                raise ValueError(f"augmentation {name} must not be negative, got {value}.")
+
+
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Strengths):
     """
     Strengths of the augmentation; 0 switches one off.
 
@@ -90,11 +99,6 @@ class Augmentation:
     crop_fraction: float = 0.2
     feature_noise: float = 0.1
     feature_dropout: float = 0.1
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if min(np.atleast_1d(value)) < 0:
-                raise ValueError(f"augmentation {name} must not be negative, got {value}.")
 
 
 class AudioAugmenter:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hf_fer.data.augment import Strengths
+
 
 @dataclass(frozen=True)
-class ImageAugmentation:
+class ImageAugmentation(Strengths):
     """
     Strengths of the augmentation; 0 switches one off.
 
@@ -32,11 +34,6 @@ class ImageAugmentation:
     saturation: float = 0.1
     hue: float = 0.0
     noise: float = 0.0
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"augmentation {name} must not be negative, got {value}.")
 
 
 class ImageAugmenter:

@@ -309,10 +309,6 @@ class CsrTask(Task):
             metrics |= findings.class_metrics(scored.logits, scored.labels, labels)
         return metrics
 
-    def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
-        metrics = self.full_metrics(prediction, labels)
-        return {name: metrics[name] for name in self.metric_names}
-
     def detail_metrics(
         self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
     ) -> dict[str, Any]:
