@@ -130,9 +130,13 @@ def is_adapter(path: str) -> bool:
     return Path(path, ADAPTER_CONFIG_NAME).is_file()
 
 
-def load_adapter_model(path: str) -> PreTrainedModel:
+def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
     """
     The model of a folder that was saved with `save: adapter`: its base is loaded anew, the adapters merged into it.
+
+    Args:
+        path: The folder.
+        overrides: Fields of the configuration, as `from_pretrained` takes them.
 
     Raises:
         RecipeError: a file is missing, the model is not one of ours, or the base cannot be found again.
@@ -140,7 +144,7 @@ def load_adapter_model(path: str) -> PreTrainedModel:
     missing = [name for name in ("config.json", ADAPTER_CONFIG_NAME) if not Path(path, name).is_file()]
     if missing:
         raise RecipeError(f"{path}: an adapter folder needs {missing[0]}.")
-    adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path)
+    adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path, **overrides)
     names = adapter.auto_mapping
     if names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
         raise RecipeError(f"{path}: its model class is of {names['parent_library']}, which is not loaded from here.")

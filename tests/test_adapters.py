@@ -142,7 +142,7 @@ def test_merged_by_default(recipe, tmp_path, backbones):
     assert metrics(tmp_path / "again")["test"]["loss"] == pytest.approx(metrics(out)["test"]["loss"], abs=1e-5)
 
 
-def test_adapter_and_base_reload_to_the_same_logits(recipe, tmp_path):
+def test_adapter_and_base_reload_to_the_same_logits(recipe, tmp_path, capsys):
     main([recipe(lora={**LORA, "save": "adapter"})])
     adapter = tmp_path / "out"
     main([recipe(output_dir=str(tmp_path / "merged"))])
@@ -153,6 +153,13 @@ def test_adapter_and_base_reload_to_the_same_logits(recipe, tmp_path):
     assert not (adapter / "model.safetensors").exists()
     main([recipe(do_train=False, model_name_or_path=str(adapter), output_dir=str(tmp_path / "again"))])
     assert metrics(tmp_path / "again")["test"]["loss"] == pytest.approx(metrics(adapter)["test"]["loss"], abs=1e-5)
+
+    config = json.loads((adapter / "config.json").read_text())
+    config["id2label"]["0"] = "bored"
+    (adapter / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        main([recipe(model_name_or_path=str(adapter), output_dir=str(tmp_path / "other"))])
+    assert "lora save 'merged'" in capsys.readouterr().err
 
 
 def test_an_adapter_whose_base_is_gone(recipe, tmp_path, backbones, capsys):

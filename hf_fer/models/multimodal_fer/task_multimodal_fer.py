@@ -404,12 +404,17 @@ class MultimodalFerTask(ClassificationTask):
         known = list(MultimodalFerConfig.from_pretrained(path).id2label.values())
         if known != labels and not self.training_args.do_train:
             raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
+        if known != labels and is_adapter(path):
+            raise RecipeError(
+                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they belong to that "
+                "classifier. Start from a model that was saved with lora save 'merged'."
+            )
         if known != labels:
             logger.warning(
                 "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
             )
         if is_adapter(path):
-            model = load_adapter_model(path)
+            model = load_adapter_model(path, **overrides)
         else:
             model = MultimodalFerForEmotionClassification.from_pretrained(
                 path, ignore_mismatched_sizes=known != labels, **overrides
