@@ -1,15 +1,22 @@
-"""Memory of each RAVDESS recipe with full-size random weights: reckoned, and on a GPU measured over real steps.
+"""Memory of each RAVDESS recipe with full-size random weights, reckoned and measured.
 
 python benchmarks/recipe_memory.py [--recipes ravdess_4gb ...] [--steps 20]
 
 Nothing is downloaded: the parts that a recipe takes from a checkpoint get that checkpoint's shape and random weights.
-Clips are random tensors of 4 s at the recipe's frames and size. Measured is `torch.cuda.max_memory_allocated` over
-forward, backward and AdamW steps at the recipe's batch size under its fp16 or bf16, losses and weights checked to be
-finite; reckoned is what `--dry_run true` prints.
+Clips are random tensors of 4 s at the recipe's frames and size; reckoned is what `--dry_run true` prints. Measured is,
+at the recipe's batch size,
+
+- with a GPU `torch.cuda.max_memory_allocated` over forward, backward and AdamW steps under the recipe's fp16 or bf16,
+  losses and weights checked to be finite;
+- without one the most bytes that tensors took on the CPU at one time, as torch's profiler counts them, over two
+  micro-batches of the second step, under bf16 where the recipe has fp16 or bf16. What a GPU's allocator, workspaces
+  and context add is not in it.
 """
 
 import argparse
 import contextlib
+import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +24,7 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, set_seed
 
 from hf_fer.dry_run import estimate_memory
@@ -113,6 +121,37 @@ def measure(task: Task, steps: int) -> dict[str, Any]:
     return {"measured MiB": round(peak), "clips/s": round(clips / seconds, 1), "finite": finite}
 
 
+def uses_half(task: Task) -> bool:
+    """Whether the recipe asks for fp16 or bf16, whatever this machine has."""
+    return bool(task.recipe.get("fp16") or task.recipe.get("bf16"))
+
+
+def measure_on_cpu(task: Task) -> dict[str, Any]:
+    """Peak of the bytes that tensors take, in MiB, as weights, gradients, moments and activations are all there."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = build(task).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-5)
+
+        def micro_batch(size: int) -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=uses_half(task)):
+                loss = model(**make_batch(task, size, torch.device("cpu"))).loss
+            loss.backward()
+
+        micro_batch(2)
+        optimizer.step()  # makes the moments
+        optimizer.zero_grad()
+        for _ in range(min(2, task.training_args.gradient_accumulation_steps)):
+            micro_batch(task.training_args.per_device_train_batch_size)
+        optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    peak = max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
+    return {"measured MiB, CPU": round(peak / MIB)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=sorted(path.stem for path in RECIPES.glob("ravdess*.json")))
@@ -124,9 +163,8 @@ def main() -> None:
         with contextlib.redirect_stdout(None):
             task = parse_task([str(RECIPES / f"{name}.json"), "--report_to", "none"])
         args, model = task.training_args, build(task)
-        half = task.recipe.get("fp16", False) or task.recipe.get("bf16", False)
         batch = make_batch(task, 2, torch.device("cpu"))
-        reckoned = estimate_memory(model, batch, args.per_device_train_batch_size, half)
+        reckoned = estimate_memory(model, batch, args.per_device_train_batch_size, uses_half(task))
         row = {
             "recipe": name,
             "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}",
@@ -136,13 +174,10 @@ def main() -> None:
             "reckoned MiB": round(reckoned["total"]),
         }
         del model
-        if torch.cuda.is_available():
-            row |= measure(task, options.steps)
+        row |= measure(task, options.steps) if torch.cuda.is_available() else measure_on_cpu(task)
         rows.append(row)
         print(name, "done", flush=True)
     print(markdown_table(pd.DataFrame(rows)))
-    if not torch.cuda.is_available():
-        print("No GPU: reckoned only, nothing was measured.")
 
 
 if __name__ == "__main__":

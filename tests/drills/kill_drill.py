@@ -1,8 +1,9 @@
 """Kill a run with SIGKILL at random moments, resume it, and compare its model with that of a run left alone:
 
-python tests/drills/kill_drill.py RECIPE.json [--kills 10] [--save_steps 2] [--seed 0] [--json OUT]
+python tests/drills/kill_drill.py RECIPE.json [--kills 10] [--save_steps 2] [--seed 0] [--json OUT] [--FIELD VALUE ...]
 
-Every second kill waits for a checkpoint that is being written. Exit status 1 where a bit differs.
+Other fields go to the run. Every second kill waits for a checkpoint that is being written. Exit status 1 where a bit
+differs.
 """
 
 import argparse
@@ -79,10 +80,10 @@ def differing(folder: Path, other: Path) -> list[str]:
     return [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
 
 
-def drill(recipe: str, folder: Path, kills: int, save_steps: int, seed: int) -> dict:
+def drill(recipe: str, fields: list[str], folder: Path, kills: int, save_steps: int, seed: int) -> dict:
     """Run alone, run with kills, compare."""
     saving = ("--save_strategy", "steps", "--save_steps", str(save_steps), "--eval_strategy", "steps")
-    common = (*saving, "--eval_steps", str(save_steps), "--overwrite_output_dir", "false")
+    common = (*fields, *saving, "--eval_steps", str(save_steps), "--overwrite_output_dir", "false")
     finish(start(recipe, folder / "alone", *common))
     chance, lives = random.Random(seed), []
     for life in range(kills):
@@ -110,9 +111,9 @@ def main() -> None:
     parser.add_argument("--save_steps", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args, fields = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = drill(args.recipe, Path(folder), args.kills, args.save_steps, args.seed)
+        result = drill(args.recipe, fields, Path(folder), args.kills, args.save_steps, args.seed)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     different = result["differing_tensors"]
