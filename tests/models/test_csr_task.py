@@ -1,5 +1,6 @@
 """csr through its recipes: three stages, report, atlas, interruptions, processes and bad input."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -16,13 +17,16 @@ import pytest
 import torch
 from models.test_csr_decoding import RAMP, write_dicom
 from PIL import Image
+from runs import ROOT
 from safetensors.torch import load_file
 
+from hf_fer.arguments import RecipeError
 from hf_fer.data.loading import read_skipped
 from hf_fer.models.csr import CsrConfig
 from hf_fer.models.csr.task_csr import positive_weights
 from hf_fer.run import main
 from hf_fer.stages import main as run_stages
+from hf_fer.task import parse_task
 
 FAST = {
     "task": "csr",
@@ -110,6 +114,33 @@ class TestStages:
             run_stages(["csr_2.json", "--learning_rate", "0.5"])
         assert "of another recipe" in capsys.readouterr().err
 
+    def test_another_table_or_another_start_is_not_taken_for_finished(self, trained, tmp_path, monkeypatch, capsys):
+        shutil.copytree(trained / "out/1", tmp_path / "out/1", ignore=shutil.ignore_patterns("checkpoint-*"))
+        shutil.copytree(trained / "out/2", tmp_path / "out/2", ignore=shutil.ignore_patterns("checkpoint-*"))
+        recipe = write_recipes(tmp_path)[1]
+        monkeypatch.chdir(tmp_path)
+        run_stages([recipe])
+        assert "finished before, skipped" in capsys.readouterr().out
+        config = json.loads(Path("out/1/config.json").read_text())
+        Path("out/1/config.json").write_text(json.dumps({**config, "margin": 0.3}))
+        with pytest.raises(SystemExit):
+            run_stages([recipe])
+        assert "started from another model" in capsys.readouterr().err
+
+    def test_what_another_entry_trained_is_not_gone_on_with(self, tmp_path, monkeypatch, capsys):
+        recipe = write_recipes(tmp_path, num_train_epochs=1)[0]
+        monkeypatch.chdir(tmp_path)
+        run_stages([recipe, "--dry_run", "true"])
+        assert not Path("out").exists()
+        main([recipe, "--learning_rate", "0.5"])
+        with pytest.raises(SystemExit):
+            run_stages([recipe])
+        assert "holds the checkpoints of an earlier run" in capsys.readouterr().err
+        assert not Path("out/1/stage.json").exists()
+        before = load_file("out/1/model.safetensors")["concept_head.weight"]
+        run_stages([recipe, "--overwrite_output_dir", "true"])
+        assert not torch.equal(before, load_file("out/1/model.safetensors")["concept_head.weight"])
+
     def test_one_output_for_all_is_refused(self, trained, capsys):
         with pytest.raises(SystemExit):
             run_stages([str(trained / "csr_1.json"), "--output_dir", "x"])
@@ -155,6 +186,63 @@ class TestStages:
         whole, resumed = (load_file(f / f"out/{stage}/model.safetensors") for f in (trained, tmp_path))
         for name, value in whole.items():
             torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+    def test_the_best_checkpoint_is_by_the_stage_unless_the_recipe_says(self):
+        given = ["--task", "csr", "--dataset", "demo"]
+        assert parse_task(given).training_args.metric_for_best_model == "concept_auroc"
+
+    def test_channel_statistics(self, tmp_path):
+        beside = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": 9}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+        given = ["--task", "csr", "--dataset", "demo"]
+        weights = ["--backbone_weights", str(tmp_path / "model.safetensors")]
+        means = (
+            ([], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+            (weights, beside["image_mean"], beside["image_std"]),
+            ([*weights, "--image_mean", "0.7", "0.8", "0.9"], [0.7, 0.8, 0.9], beside["image_std"]),
+        )
+        for more, mean, std in means:
+            processor = parse_task([*given, *more]).build_processor(None).image_processor
+            assert (list(processor.image_mean), list(processor.image_std)) == (mean, std)
+        with pytest.raises(RecipeError, match="image_std needs a number for each of 3 channels"):
+            parse_task([*given, "--image_std", "1"])
+
+    def test_prototypes_are_resized_before_they_are_trained(self, trained, monkeypatch, capsys):
+        monkeypatch.chdir(trained)
+        for stage, refused in ((2, False), (3, True)):
+            recipe = {**FAST, **STAGES[stage], "config_overrides": {"num_prototypes": 4}, "num_train_epochs": 1}
+            recipe.pop("metric_for_best_model")
+            (trained / "wide.json").write_text(json.dumps({**recipe, "output_dir": f"wide{stage}"}))
+            if refused:
+                with pytest.raises(SystemExit):
+                    main(["wide.json"])
+                assert "num_prototypes is that of out/2, 2" in capsys.readouterr().err
+                continue
+            main(["wide.json"])
+            state = json.loads(Path("wide2/trainer_state.json").read_text())
+            assert state["best_metric"] == min(log["eval_loss"] for log in state["log_history"] if "eval_loss" in log)
+            assert load_file("wide2/model.safetensors")["prototypes"].shape[:2] == (6, 4)
+
+    def test_other_classes_get_another_classifier(self, trained, monkeypatch):
+        """As many as before, so that the old one would fit."""
+        monkeypatch.chdir(trained)
+        recipe = {**FAST, **STAGES[3], "model_name_or_path": "out/3", "output_dir": "other", "num_train_epochs": 1}
+        (trained / "other.json").write_text(json.dumps(recipe))
+        same, other = parse_task(["other.json"]), parse_task(["other.json"])
+        data = same.load_data()
+        old = load_file("out/3/model.safetensors")
+        processor = same.build_processor(data)
+        assert torch.equal(same.build_model(data, processor).classifier.weight, old["classifier.weight"])
+        renamed = dataclasses.replace(other.load_data(), labels=[f"{name} x" for name in data.labels])
+        model = other.build_model(renamed, processor)
+        assert not torch.equal(model.classifier.weight, old["classifier.weight"])
+        assert torch.equal(model.prototypes, old["prototypes"])
+
+    def test_unfreezing_later_is_not_for_stages(self, tmp_path, capsys):
+        recipe = write_recipes(tmp_path, unfreeze={"backbone": 1})[0]
+        with pytest.raises(SystemExit):
+            main([recipe])
+        assert "unfreeze: csr has no parts" in capsys.readouterr().err
 
 
 class TestReport:
@@ -259,6 +347,25 @@ def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
         one, two = (metrics_of(folder / f"out/{stage}")["validation"] for folder in folders.values())
         for name in ("concept_auroc", "concept_f1", "pointing_game"):
             assert one[name] == pytest.approx(two[name], abs=1e-5), name
+
+
+def test_two_processes_evaluate_one_model(trained, tmp_path):
+    """BatchNorm's statistics are those of the first: what chose the checkpoint is what its report says."""
+    backbone = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    overrides = {**STAGES[1]["config_overrides"], "backbone_config": backbone}
+    recipe = write_recipes(tmp_path, learning_rate=0.05)[0]
+    recipe_fields = {**json.loads(Path(recipe).read_text()), "backbone": "resnet50", "config_overrides": overrides}
+    Path(recipe).write_text(json.dumps(recipe_fields))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run(
+        [*launch, str(ROOT / "hf_fer" / "run.py"), recipe],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    metrics = metrics_of(tmp_path / "out/1")
+    assert metrics["runtime"]["best_metric"] == pytest.approx(metrics["validation"]["concept_auroc"], abs=1e-6)
 
 
 class TestBadInput:

@@ -44,6 +44,11 @@ class CsrDataArguments(DataArguments):
     min_concept_images: int = field(
         default=0, metadata={"help": "Concepts with fewer training images are dropped; 0 drops none."}
     )
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={"help": "Mean of each channel, of values in [0, 1]; that of backbone_weights' folder, or 0.5."},
+    )
+    image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation of each channel."})
     image_size: int = field(default=224, metadata={"help": "Side of the images the model sees, in pixels."})
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
@@ -56,6 +61,11 @@ class CsrDataArguments(DataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(ImageAugmentation)))
         self.augmentation = overrides
+        for name in ("image_mean", "image_std"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 3:
+                raise RecipeError(f"{name} needs a number for each of 3 channels, got {getattr(self, name)}.")
+        if min(self.image_std or [1]) <= 0:
+            raise RecipeError(f"image_std must be positive, got {self.image_std}.")
         if self.min_concept_images < 0:
             raise RecipeError(f"min_concept_images must not be negative, got {self.min_concept_images}.")
 

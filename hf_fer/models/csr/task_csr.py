@@ -1,6 +1,7 @@
 """How run.py trains csr: its data, model, metrics and report, stage by stage."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, ViTImageProcessor
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
+from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, first_column, image_file, read_concepts
@@ -48,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 MAX_POS_WEIGHT = 20.0
 
+BEST_METRICS = {CONCEPTS: "concept_auroc", PROTOTYPES: "loss", TASK: "class_auroc"}
+
 STAGE_METRICS = {
     CONCEPTS: ("concept_auroc", "concept_f1"),
     PROTOTYPES: ("prototype_cosine", "concept_auroc"),
@@ -77,6 +82,7 @@ class CsrTask(Task):
     data_arguments = CsrDataArguments
     primary_metric = "class_auroc"
     hub_task = "image-classification"
+    kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -87,6 +93,11 @@ class CsrTask(Task):
         self.training_images: Dataset | None = None
         self.survey: atlas.Survey | None = None
         self.earlier_head: findings.Head | None = None
+
+    @classmethod
+    def best_metric(cls, given: Callable[[str], Any]) -> str:
+        stages = {str(stage): metric for stage, metric in BEST_METRICS.items()}
+        return stages.get(str(given("stage") or CONCEPTS), cls.primary_metric)
 
     @classmethod
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -215,7 +226,20 @@ class CsrTask(Task):
         if self.model_args.model_name_or_path:
             return CsrProcessor.from_pretrained(self.model_args.model_name_or_path)
         side = self.data_args.image_size
-        return CsrProcessor(ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False))
+        return CsrProcessor(
+            ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False, **self.channel_statistics())
+        )
+
+    def channel_statistics(self) -> dict[str, list[float]]:
+        """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder."""
+        args, found = self.data_args, {}
+        if self.model_args.backbone_weights:
+            weights = Path(self.model_args.backbone_weights)
+            beside = (weights if weights.is_dir() else weights.parent) / IMAGE_PROCESSOR_NAME
+            found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        given = {"image_mean": args.image_mean, "image_std": args.image_std}
+        chosen = {name: value or found.get(name) for name, value in given.items()}
+        return {name: value for name, value in chosen.items() if value}
 
     def build_model(self, data: LoadedData, processor: CsrProcessor) -> PreTrainedModel:
         args = self.model_args
@@ -246,7 +270,9 @@ class CsrTask(Task):
             **args.config_overrides,
         }
         if args.model_name_or_path:
-            fields = {**self.checkpoint_config().to_dict(), **fields}
+            before = self.checkpoint_config().to_dict()
+            self.check_sizes(before)
+            fields = {**before, **fields}
         else:
             sized = {} if args.backbone == "resnet50" else {"image_size": self.data_args.image_size}
             fields |= {"backbone": args.backbone, "concepts": self.source.concepts}
@@ -257,6 +283,18 @@ class CsrTask(Task):
             return CsrConfig(**fields)
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
+
+    def check_sizes(self, before: dict[str, Any]) -> None:
+        """Raises `RecipeError` where `config_overrides` resizes a part that the checkpoint has trained."""
+        fixed = ["backbone", "backbone_config", "concepts", "num_concepts"]
+        if before["stage"] != CONCEPTS:
+            fixed += ["num_prototypes", "prototype_size"]
+        for name in fixed:
+            if self.model_args.config_overrides.get(name, before[name]) != before[name]:
+                raise RecipeError(
+                    f"config_overrides: {name} is that of {self.model_args.model_name_or_path}, {before[name]}; set "
+                    "it in the recipe of the stage that trains it first."
+                )
 
     def new_model(self, config: CsrConfig) -> CsrForImageClassification:
         """A new model, its backbone pretrained where the recipe says so."""
@@ -277,8 +315,14 @@ class CsrTask(Task):
             logger.warning(
                 "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
             )
-        model = CsrForImageClassification.from_pretrained(path, config=config, ignore_mismatched_sizes=known != labels)
-        model.freeze_for_stage()
+        model = CsrForImageClassification.from_pretrained(
+            # What stage 1 does not train may have another size from stage 2 on.
+            path,
+            config=config,
+            ignore_mismatched_sizes=known != labels or before.stage == CONCEPTS,
+        )
+        if known != labels:
+            start_anew(model.classifier)
         if before.stage == TASK and known == labels and self.training_args.do_train:
             self.earlier_head = findings.Head.of(model, before)
         return model
