@@ -21,6 +21,7 @@ from hf_fer.callbacks import (
     RepeatableRandomness,
     ResumedEarlyStopping,
     SaveProcessorCallback,
+    SharedStatistics,
     SkipLimitCallback,
     UnfreezeCallback,
 )
@@ -54,6 +55,7 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
         SaveProcessorCallback(processor),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
         RepeatableRandomness(),
+        SharedStatistics(),
     ]
     if task.model_args.unfreeze:
         callbacks.append(UnfreezeCallback(task.model_args.unfreeze))

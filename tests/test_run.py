@@ -12,10 +12,12 @@ import pytest
 import torch
 from hub_server import HubServer
 from media import break_ravdess
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
 from hf_fer.data.loading import read_skipped
 from hf_fer.run import main
+from hf_fer.task import parse_task
 
 ROOT = Path(__file__).parent.parent
 
@@ -447,6 +449,20 @@ def test_push_to_hub(recipe, small_ravdess, tmp_path):
         )
         assert loaded.returncode == 0, loaded.stderr[-3000:]
         assert "torch.Size([1, 8])" in loaded.stdout
+
+
+def test_other_classes_get_another_classifier(recipe, trained):
+    """As many as before, so that the old one would fit."""
+    task = parse_task([recipe(model_name_or_path=str(trained))])
+    data = task.load_data()
+    processor = task.build_processor(data)
+    old = load_file(trained / "model.safetensors")
+    assert torch.equal(task.build_model(data, processor).classifier[-1].weight, old["classifier.4.weight"])
+    data.labels = [f"{name} x" for name in data.labels]
+    state = task.build_model(data, processor).state_dict()
+    assert not torch.equal(state["classifier.4.weight"], old["classifier.4.weight"])
+    encoder = next(name for name in old if name.startswith("model.audio_encoder") and name.endswith("weight"))
+    assert torch.equal(state[encoder], old[encoder])
 
 
 def test_push_without_a_token_fails_before_training(recipe, tmp_path):

@@ -162,9 +162,16 @@ def random_split(rows: pd.DataFrame, *, label: str, seed: int) -> pd.Series:
     return split
 
 
-def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> None:
+def check_groups(
+    rows: pd.DataFrame, *, group: str, split: str = "split", leaky_protocol: str = "manifest_leaky"
+) -> None:
     """
     Make sure that no group is on two sides.
+
+    Args:
+        rows: One row per example.
+        group, split: Columns.
+        leaky_protocol: What the message says one could ask for.
 
     Raises:
         DataError: it names up to five of those that are.
@@ -175,7 +182,7 @@ def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> Non
         examples = ", ".join(f"{name} ({' and '.join(values)})" for name, values in shared.head(5).items())
         raise DataError(
             f"{len(shared)} values of {group!r} are in more than one split: {examples}. Scores would be inflated. "
-            "Correct the split column, or ask for protocol 'manifest_leaky' by name; reports then say so."
+            "Correct the split column, or ask for protocol {leaky_protocol!r} by name; reports then say so."
         )
 
 

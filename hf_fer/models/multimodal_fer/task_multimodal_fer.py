@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from hf_fer.adapters import is_adapter, load_adapter_model
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
+from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
@@ -55,6 +56,7 @@ class MultimodalFerTask(ClassificationTask):
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
     searched_fields = ("model_size", "balance_classes")
+    unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
         r"model\.fusion\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|conv\.(in|out)_proj|feed_forward\.w[123])"
     )
@@ -406,7 +408,7 @@ class MultimodalFerTask(ClassificationTask):
             raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
         if known != labels and is_adapter(path):
             raise RecipeError(
-                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they belong to that "
+                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they go with that "
                 "classifier. Start from a model that was saved with lora save 'merged'."
             )
         if known != labels:
@@ -419,6 +421,8 @@ class MultimodalFerTask(ClassificationTask):
             model = MultimodalFerForEmotionClassification.from_pretrained(
                 path, ignore_mismatched_sizes=known != labels, **overrides
             )
+            if known != labels:
+                start_anew(model.classifier, *getattr(model, "auxiliary", {}).values())
         if self.training_args.do_train:
             # Training changes what they were fitted to.
             model.config.temperature = overrides.get("temperature", 1.0)
