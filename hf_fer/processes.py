@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from transformers import TrainingArguments
 
 
 def largest(values: torch.Tensor) -> torch.Tensor:
@@ -21,6 +22,11 @@ def share_statistics(model: nn.Module) -> None:
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             for buffer in layer.buffers(recurse=False):
                 dist.broadcast(buffer, src=0)
+
+
+def in_processes(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """The model as this run's processes train it: with synchronised BatchNorm where they have a GPU each."""
+    return synchronise_batch_norm(model) if args.world_size > 1 and args.device.type == "cuda" else model
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:

@@ -144,6 +144,8 @@ class Task(ABC):
             raise RecipeError(
                 "hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run."
             )
+        if args.auto_find_batch_size:
+            raise RecipeError("hp_trials tells trials apart by their batch size: leave auto_find_batch_size out.")
         if isinstance(args.resume, str):
             raise RecipeError("hp_trials finds its own study: give --resume_from_checkpoint true, not a folder.")
 

@@ -182,7 +182,7 @@ def check_groups(
         examples = ", ".join(f"{name} ({' and '.join(values)})" for name, values in shared.head(5).items())
         raise DataError(
             f"{len(shared)} values of {group!r} are in more than one split: {examples}. Scores would be inflated. "
-            "Correct the split column, or ask for protocol {leaky_protocol!r} by name; reports then say so."
+            f"Correct the split column, or ask for protocol {leaky_protocol!r} by name; reports then say so."
         )
 
 

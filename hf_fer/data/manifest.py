@@ -108,10 +108,16 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             f"it has {sorted(map(str, rows))}."
         )
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
-    for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
+    lacking = {
+        "no label": rows["label"].isna(),
+        "neither video nor audio": rows["video"].isna() & rows["audio"].isna(),
+        "no group, though others have: fill it in for all, or leave the column out": (
+            rows["group"].isna() if "group" in rows else pd.Series(False, index=rows.index)
+        ),
+    }
+    for what, bad in lacking.items():
         if bad.any():
-            what = "has no label" if column == "label" else "has neither video nor audio"
-            raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
+            raise DataError(f"{source}: row {int(bad.argmax()) + 1} has {what} ({int(bad.sum())} such rows).")
     if "split" in rows:
         rows["split"] = normalize_splits(rows["split"], source)
     rows["label"] = rows["label"].astype(str)
