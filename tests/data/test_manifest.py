@@ -35,6 +35,7 @@ def test_what_is_missing_is_none(tmp_path):
         ({"audio": ["a"]}, "needs the columns 'label'"),
         ({"label": ["x"], "path": ["a"]}, "needs the columns"),
         ({"label": ["x", None], "audio": ["a", "b"]}, "row 2 has no label"),
+        ({"label": ["x", "y"], "audio": ["a", "b"], "group": ["p", None]}, "row 2 has no group"),
         ({"label": ["x", "y"], "audio": ["a", None]}, "row 2 has neither"),
         ({"label": ["x"], "audio": ["a"], "split": ["tset"]}, "row 1 has split 'tset'"),
     ],
