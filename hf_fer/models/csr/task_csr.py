@@ -41,7 +41,7 @@ from hf_fer.task import Task
 from . import task_atlas as atlas
 from . import task_report as findings
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
-from .decoding_csr import IMAGE_SUFFIXES
+from .decoding_csr import IMAGE_SUFFIXES, is_dicom
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
@@ -103,7 +103,8 @@ class CsrTask(Task):
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         place = Path(path)
         if place.is_dir():
-            found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            found = [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
             rows = pd.DataFrame({"path": found})
         else:
             table = read_table(place)
