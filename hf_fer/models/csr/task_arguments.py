@@ -56,6 +56,7 @@ class CsrDataArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self.concepts = json_object("concepts", self.concepts)
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
