@@ -414,6 +414,10 @@ class TestBadInput:
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
+    def test_a_window_of_no_width_does_not_end_the_run(self, folder):
+        write_dicom(folder / "7.dcm", RAMP[:48, :48], WindowCenter=9, WindowWidth=0)
+        assert sum(self.run(folder)["data"]["counts"]["train"].values()) == 16
+
     def test_a_truncated_dicom_is_left_out(self, folder):
         victim = folder / "7.dcm"
         victim.write_bytes(victim.read_bytes()[:-900])
@@ -422,6 +426,27 @@ class TestBadInput:
         assert [entry["path"] for entry in skipped] == [str(victim)]
         assert "truncated" in skipped[0]["reason"]
         assert sum(metrics["data"]["counts"]["train"].values()) == 15
+
+    def test_a_test_set_of_its_own(self, folder):
+        """The training table has no splits here; the card tells no folder of this machine."""
+        rows = pd.read_csv(folder / "t.csv").drop(columns="split")
+        rows[:18].to_csv(folder / "t.csv", index=False)
+        rows[18:].to_csv(folder / "test.csv", index=False)
+        metrics = self.run(folder, test_dataset=str(folder / "test.csv"), image_folder=str(folder))
+        counts = {split: sum(of.values()) for split, of in metrics["data"]["counts"].items()}
+        assert counts == {"train": 15, "validation": 3, "test": 6}
+        assert str(folder) not in (folder / "out/README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"test_boxes": "b.csv"}, "test_boxes goes with test_dataset, which is not set"),
+            ({"test_dataset": "x.csv", "dataset": "demo"}, "does not go with the demo"),
+            ({"test_dataset": "x.csv", "protocol": "group_kfold"}, "protocol 'group_kfold' draws one"),
+        ],
+    )
+    def test_a_test_set_that_goes_with_nothing(self, folder, capsys, fields, message):
+        assert message in self.error(capsys, folder, **fields)
 
     def test_a_box_outside_its_image(self, folder, capsys):
         (folder / "b.csv").write_text("image,concept,x_min,y_min,x_max,y_max\n3.dcm,a,1,1,9,9\n6.png,a,40,40,49,44\n")
