@@ -20,6 +20,7 @@ from hf_fer.run import one_message, run
 from hf_fer.task import Task, has_folds, parse_task
 
 RECORD = "stage.json"
+MODEL_FILES = ("model.safetensors", "config.json")
 
 # What may change between two calls without making another model of the recipe.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
@@ -33,7 +34,7 @@ def fingerprint(task: Task) -> dict:
     return {
         "recipe": json.loads(json.dumps(recipe, default=str)),
         "dataset": contents(Path(task.data_args.dataset)),
-        "starts_from": [contents(folder / name) for folder in folders for name in ("model.safetensors", "config.json")],
+        "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
     }
 
 
