@@ -37,7 +37,7 @@ def train_folds(task: Task, run: Callable[[Task], None]) -> None:
             is to be gone on with had another recipe.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
-    folds = [task.with_fields(fold=fold, output_dir=str(folder / f"fold_{fold}")) for fold in range(task.num_folds())]
+    folds = [task.of_fold(fold) for fold in range(task.num_folds())]
     if args.dry_run:
         print(f"Fold 0 of {len(folds)}:\n")
         run(folds[0])

@@ -17,9 +17,10 @@ from hf_fer.arguments import RecipeError
 from hf_fer.checkpoints import checkpoint_folders
 from hf_fer.data.loading import write_json_atomically
 from hf_fer.run import one_message, run
-from hf_fer.task import Task, parse_task
+from hf_fer.task import Task, has_folds, parse_task
 
 RECORD = "stage.json"
+MODEL_FILES = ("model.safetensors", "config.json")
 
 # What may change between two calls without making another model of the recipe.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
@@ -28,11 +29,12 @@ PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "re
 def fingerprint(task: Task) -> dict:
     """What a stage's result depends on: its recipe, its table of data, and the model that it starts from."""
     recipe = {name: value for name, value in task.recipe.items() if name not in PASSING}
-    start = Path(task.model_args.model_name_or_path or "")
+    start = task.model_args.model_name_or_path
+    folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
     return {
         "recipe": json.loads(json.dumps(recipe, default=str)),
         "dataset": contents(Path(task.data_args.dataset)),
-        "starts_from": [contents(start / name) for name in ("model.safetensors", "config.json")],
+        "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
     }
 
 

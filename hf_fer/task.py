@@ -159,6 +159,18 @@ class Task(ABC):
         """How many folds the recipe's protocol has; 0 if it has none."""
         return 0
 
+    def protocol_name(self, protocol: str) -> str:
+        """The protocol, with its fold where it has folds."""
+        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
+
+    def of_fold(self, fold: int) -> "Task":
+        """The task of one fold, in `output_dir/fold_<n>`; where its model is of all folds, from that of the same."""
+        fields = {"fold": fold, "output_dir": str(Path(self.training_args.output_dir, f"fold_{fold}"))}
+        start = self.model_args.model_name_or_path
+        if has_folds(start):
+            fields["model_name_or_path"] = str(Path(start, f"fold_{fold}"))
+        return self.with_fields(**fields)
+
     def with_fields(self, **fields: Any) -> "Task":
         """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
         token = {"hub_token": self.training_args.hub_token} if self.training_args.hub_token else {}
@@ -345,6 +357,11 @@ class ClassificationTask(Task):
             if self.training_args.do_train:
                 self.calibration.save(self.training_args.output_dir)
         return captions
+
+
+def has_folds(folder: str | None) -> bool:
+    """Whether a folder is that of a cross-validation, with a model per fold."""
+    return folder is not None and any(Path(folder).glob("fold_[0-9]*"))
 
 
 def task_names() -> list[str]:

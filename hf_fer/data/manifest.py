@@ -130,7 +130,7 @@ def assign_protocol(
     rows: pd.DataFrame, protocol: str, *, seed: int, fold: int = 0, num_folds: int = 5
 ) -> tuple[pd.DataFrame, list[str]]:
     """
-    Keep or make the `split` column.
+    Keep or make the `split` column; rows that lack it, beside a test set that has it, become train and validation.
 
     Args:
         rows: From `read_manifest` or `read_hub_dataset`.
@@ -160,6 +160,11 @@ def assign_protocol(
     if "split" not in rows:
         split = group_disjoint_split(rows, label="label", group="group" if has_group else None, seed=seed)
         return rows.assign(split=split), notes
+    without = rows[rows["split"].isna()]
+    if len(without):
+        group = "group" if has_group else None
+        made = group_disjoint_split(without, label="label", group=group, seed=seed, held_out=("validation",))
+        rows = rows.assign(split=rows["split"].fillna(made))
     if protocol == "manifest_leaky":
         return rows, warned(LEAKY_NOTE)
     if has_group:

@@ -65,6 +65,17 @@ def test_splits_are_made_group_disjoint(tmp_path):
     assert not notes
 
 
+def test_rows_without_a_split_beside_a_test_set():
+    rows = pd.DataFrame({"label": list("xy") * 30, "group": [f"g{number // 3}" for number in range(60)]})
+    rows["split"] = [None] * 42 + ["test"] * 18
+    split = manifest.assign_protocol(rows, "manifest", seed=0)[0]["split"]
+    assert set(split[:42]) == {"train", "validation"}
+    assert set(split[42:]) == {"test"}
+    assert rows.assign(split=split).groupby("group")["split"].nunique().max() == 1
+    with pytest.raises(DataError, match="g0 "):
+        manifest.assign_protocol(rows.assign(group=rows["group"].replace("g19", "g0")), "manifest", seed=0)
+
+
 def test_unknown_protocol(tmp_path):
     rows = manifest.read_manifest(write(tmp_path, label=["x"], audio=["a"]))
     with pytest.raises(DataError, match="random_leaky"):

@@ -25,6 +25,7 @@ from hf_fer.data.loading import read_skipped
 from hf_fer.models.csr import CsrConfig
 from hf_fer.models.csr.task_csr import positive_weights
 from hf_fer.run import main
+from hf_fer.stages import fingerprint
 from hf_fer.stages import main as run_stages
 from hf_fer.task import parse_task
 
@@ -413,6 +414,10 @@ class TestBadInput:
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
+    def test_a_window_of_no_width_does_not_end_the_run(self, folder):
+        write_dicom(folder / "7.dcm", RAMP[:48, :48], WindowCenter=9, WindowWidth=0)
+        assert sum(self.run(folder)["data"]["counts"]["train"].values()) == 16
+
     def test_a_truncated_dicom_is_left_out(self, folder):
         victim = folder / "7.dcm"
         victim.write_bytes(victim.read_bytes()[:-900])
@@ -421,6 +426,27 @@ class TestBadInput:
         assert [entry["path"] for entry in skipped] == [str(victim)]
         assert "truncated" in skipped[0]["reason"]
         assert sum(metrics["data"]["counts"]["train"].values()) == 15
+
+    def test_a_test_set_of_its_own(self, folder):
+        """The training table has no splits here; the card tells no folder of this machine."""
+        rows = pd.read_csv(folder / "t.csv").drop(columns="split")
+        rows[:18].to_csv(folder / "t.csv", index=False)
+        rows[18:].to_csv(folder / "test.csv", index=False)
+        metrics = self.run(folder, test_dataset=str(folder / "test.csv"), image_folder=str(folder))
+        counts = {split: sum(of.values()) for split, of in metrics["data"]["counts"].items()}
+        assert counts == {"train": 15, "validation": 3, "test": 6}
+        assert str(folder) not in (folder / "out/README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"test_boxes": "b.csv"}, "test_boxes goes with test_dataset, which is not set"),
+            ({"test_dataset": "x.csv", "dataset": "demo"}, "does not go with the demo"),
+            ({"test_dataset": "x.csv", "protocol": "group_kfold"}, "protocol 'group_kfold' draws one"),
+        ],
+    )
+    def test_a_test_set_that_goes_with_nothing(self, folder, capsys, fields, message):
+        assert message in self.error(capsys, folder, **fields)
 
     def test_a_box_outside_its_image(self, folder, capsys):
         (folder / "b.csv").write_text("image,concept,x_min,y_min,x_max,y_max\n3.dcm,a,1,1,9,9\n6.png,a,40,40,49,44\n")
@@ -461,6 +487,50 @@ class TestBadInput:
         assert "Unknown metric_for_best_model 'macro_f1'" in self.error(
             capsys, folder, metric_for_best_model="macro_f1"
         )
+
+
+class TestFolds:
+    """Protocol group_kfold: every patient is tested once, and a stage goes on from the same fold of the one before."""
+
+    ARGUMENTS = ("--protocol", "group_kfold", "--num_folds", "4")
+
+    def test_each_patient_is_tested_once(self, tmp_path):
+        recipe, tested = write_recipes(tmp_path)[0], []
+        for fold in range(4):
+            task = parse_task([recipe, *self.ARGUMENTS, "--fold", str(fold)])
+            source, protocol, _ = task.read_source()
+            assert protocol == f"group_kfold, fold {fold}"
+            sides = source.rows.groupby("split")["group"].agg(set)
+            assert not sides["train"] & sides["test"]
+            assert not sides["validation"] & (sides["train"] | sides["test"])
+            tested += sides["test"]
+        assert len(tested) == len(set(tested)) == source.rows["group"].nunique()
+        assert parse_task([recipe, *self.ARGUMENTS, "--fold", "all"]).num_folds() == 4
+        assert parse_task([recipe]).num_folds() == 0
+
+    def test_stages(self, trained, tmp_path, monkeypatch, capsys):
+        """Stage 2 of all folds from stage 1 of all folds; from one model of all data it is refused."""
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(trained / "out/1", "out/1", ignore=shutil.ignore_patterns("checkpoint-*"))
+        recipe = write_recipes(tmp_path)[1]
+        arguments = [recipe, *self.ARGUMENTS, "--fold", "all"]
+        with pytest.raises(RecipeError, match="has no fold_0: a model of all the data has seen"):
+            parse_task(arguments)
+        shutil.move("out/1", "one")
+        for fold in range(4):
+            shutil.copytree("one", f"out/1/fold_{fold}")
+        task = parse_task(arguments)
+        starts = [task.of_fold(fold).model_args.model_name_or_path for fold in range(4)]
+        assert starts == [str(Path("out/1", f"fold_{fold}")) for fold in range(4)]
+        before = fingerprint(task)
+        weights = Path("out/1/fold_3/model.safetensors")
+        weights.write_bytes(weights.read_bytes()[::-1])
+        assert fingerprint(task) != before
+        main([*arguments, "--dry_run", "true"])
+        page = capsys.readouterr().out
+        assert "Fold 0 of 4" in page
+        assert "protocol group_kfold, fold 0" in page
+        assert not Path("out/2").exists()
 
 
 def test_dry_run(tmp_path, capsys):

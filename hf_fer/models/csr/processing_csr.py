@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from .decoding_csr import load_image, stretch
+from .decoding_csr import load_image, picture_pixels, stretch
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
@@ -36,8 +36,8 @@ class CsrProcessor(ProcessorMixin):
         """
         A file, Pillow image or array as RGB, `(3, height, width)` in [0, 1].
 
-        Arrays are `(height, width)` or `(height, width, 3)`: `uint8`, floats in [0, 1], or other integers, which are
-        stretched from their lowest to their highest value.
+        A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`: `uint8`,
+        floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
 
         Raises:
             UnusableImageError: the file cannot be used.
@@ -46,7 +46,7 @@ class CsrProcessor(ProcessorMixin):
         if isinstance(image, str | Path):
             pixels = load_image(image)
         else:
-            pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+            pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
             pixels = self._to_unit_range(pixels)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 

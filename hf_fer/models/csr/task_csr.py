@@ -36,12 +36,12 @@ from hf_fer.data.loading import (
 )
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
-from hf_fer.task import Task
+from hf_fer.task import Task, has_folds
 
 from . import task_atlas as atlas
 from . import task_report as findings
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
-from .decoding_csr import IMAGE_SUFFIXES
+from .decoding_csr import IMAGE_SUFFIXES, is_dicom
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
@@ -103,7 +103,8 @@ class CsrTask(Task):
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         place = Path(path)
         if place.is_dir():
-            found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            found = [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
             rows = pd.DataFrame({"path": found})
         else:
             table = read_table(place)
@@ -129,6 +130,14 @@ class CsrTask(Task):
                     "output_dir of the recipe before it."
                 )
             return
+        if self.data_args.fold == "all" and has_folds(args.model_name_or_path):
+            return
+        if self.data_args.fold == "all" and stage != CONCEPTS:
+            raise RecipeError(
+                f"Stage {stage} of fold 'all' starts each fold from the stage before of the same fold, and "
+                f"{args.model_name_or_path} has no fold_0: a model of all the data has seen what it would be tested "
+                "on. Run the stage before it with fold 'all', too."
+            )
         if args.backbone_weights:
             raise RecipeError("backbone_weights is for a new model; model_name_or_path brings its own.")
         found = self.checkpoint_config().stage
@@ -159,8 +168,13 @@ class CsrTask(Task):
             (path, form), notes = demo_data(), [DEMO_IMAGES_NOTICE]
         data = read_concepts(path, form, IMAGE_SUFFIXES)
         protocol = args.protocol or manifest.PROTOCOLS[0]
-        data.rows, more = manifest.assign_protocol(data.rows, protocol, seed=args.split_seed)
-        return data, protocol, [*notes, *more]
+        data.rows, more = manifest.assign_protocol(
+            data.rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
+        )
+        return data, self.protocol_name(protocol), [*notes, *more]
+
+    def num_folds(self) -> int:
+        return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
 
     def load_data(self) -> LoadedData:
         args = self.data_args

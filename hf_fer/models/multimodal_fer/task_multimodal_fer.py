@@ -137,10 +137,6 @@ class MultimodalFerTask(ClassificationTask):
             self.data_args.protocol, 0
         )
 
-    def protocol_name(self, protocol: str) -> str:
-        """The protocol, with its fold where it has folds."""
-        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
-
     def load_data(self) -> LoadedData:
         args = self.data_args
         rows, skipped, notes, labels, protocol, absent = self.read_source()
