@@ -22,6 +22,8 @@ from hf_fer.task import Task, has_folds, parse_task
 RECORD = "stage.json"
 MODEL_FILES = ("model.safetensors", "config.json")
 
+TABLES = ("dataset", "test_dataset")
+
 # What may change between two calls without making another model of the recipe.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
 
@@ -33,7 +35,7 @@ def fingerprint(task: Task) -> dict:
     folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
     return {
         "recipe": json.loads(json.dumps(recipe, default=str)),
-        "dataset": contents(Path(task.data_args.dataset)),
+        "data": [contents(Path(getattr(task.data_args, name, None) or "")) for name in TABLES],
         "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
     }
 
