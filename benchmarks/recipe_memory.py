@@ -15,9 +15,12 @@ at the recipe's batch size,
 
 import argparse
 import contextlib
+import gc
 import json
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,31 +155,36 @@ def measure_on_cpu(task: Task) -> dict[str, Any]:
     return {"measured MiB, CPU": round(peak / MIB)}
 
 
+def row(name: str, steps: int) -> dict[str, Any]:
+    """One line of the table."""
+    set_seed(0)
+    with contextlib.redirect_stdout(None):
+        task = parse_task([str(RECIPES / f"{name}.json"), "--report_to", "none"])
+    args, model = task.training_args, build(task)
+    batch = make_batch(task, 2, torch.device("cpu"))
+    reckoned = estimate_memory(model, batch, args.per_device_train_batch_size, uses_half(task))
+    facts = {
+        "recipe": name,
+        "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}",
+        "parameters M": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
+        "trained M": round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 1),
+        "activations MiB": round(reckoned["activations"]),
+        "reckoned MiB": round(reckoned["total"]),
+    }
+    del model
+    gc.collect()  # fake tensors leave cycles behind
+    return facts | (measure(task, steps) if torch.cuda.is_available() else measure_on_cpu(task))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=sorted(path.stem for path in RECIPES.glob("ravdess*.json")))
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    rows = []
-    for name in options.recipes:
-        set_seed(0)
-        with contextlib.redirect_stdout(None):
-            task = parse_task([str(RECIPES / f"{name}.json"), "--report_to", "none"])
-        args, model = task.training_args, build(task)
-        batch = make_batch(task, 2, torch.device("cpu"))
-        reckoned = estimate_memory(model, batch, args.per_device_train_batch_size, uses_half(task))
-        row = {
-            "recipe": name,
-            "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}",
-            "parameters M": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-            "trained M": round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 1),
-            "activations MiB": round(reckoned["activations"]),
-            "reckoned MiB": round(reckoned["total"]),
-        }
-        del model
-        row |= measure(task, options.steps) if torch.cuda.is_available() else measure_on_cpu(task)
-        rows.append(row)
-        print(name, "done", flush=True)
+    # A process for each: what one leaves behind is not in the next one's memory.
+    fresh = {"max_workers": 1, "max_tasks_per_child": 1, "mp_context": multiprocessing.get_context("spawn")}
+    with ProcessPoolExecutor(**fresh) as pool:
+        rows = [pool.submit(row, name, options.steps).result() for name in options.recipes]
     print(markdown_table(pd.DataFrame(rows)))
 
 
