@@ -143,8 +143,7 @@ class ConceptImageClassificationPipeline(Pipeline):
             [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in given]
             for given in (positive, negative)
         )
-        elsewhere = (0.5 if positive else 1.0) if alpha is None else alpha
-        return spatial_weights(*boxes, tuple(grid), elsewhere)
+        return spatial_weights(*boxes, tuple(grid), alpha)
 
     def postprocess(
         self, model_outputs: dict[str, Tensor], top_k: int | None = None, top_concepts: int | None = None

@@ -42,7 +42,7 @@ from .decoding_csr import IMAGE_SUFFIXES
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
-from .task_images import ImageCollator, ImageTransform, drop_unusable, unusable_reason
+from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
 
 logger = logging.getLogger(__name__)
 
@@ -299,6 +299,20 @@ class CsrTask(Task):
 
     def callbacks(self) -> list[TrainerCallback]:
         return [EpochCallback(self.clock)]
+
+    def evaluation_views(self, data: Dataset) -> dict[str, Dataset]:
+        """In stage 3, where there are boxes: the same images looked at inside these, and without what they cover."""
+        if self.model_args.stage != TASK or not any(data.with_format(None)["boxes"]):
+            return {}
+        processor = data.format["format_kwargs"]["transform"].processor
+        size = processor.image_processor.size
+        grid = self.model.grid(size["height"], size["width"])
+        return {
+            f"{kind}_boxes": data.with_transform(
+                ImageTransform(processor, self.skipped_file, steering=Steering(kind, grid))
+            )
+            for kind in ("positive", "negative")
+        }
 
     def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
         scored = findings.Scored.of(prediction, self.model.config)
