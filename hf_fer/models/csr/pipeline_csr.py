@@ -10,6 +10,7 @@ from transformers import Pipeline
 
 from .configuration_csr import TASK
 from .modeling_csr import REPLACEMENTS, spatial_weights
+from .overlay_csr import overlay
 
 Box = Sequence[float]
 
@@ -37,8 +38,10 @@ class ConceptImageClassificationPipeline(Pipeline):
             `box` (the cell where it is, in pixels) and `source` (its entry in the atlas).
         other_concepts: Share of the concepts that `top_concepts` leaves out.
 
-    The shares of all concepts and the bias sum to the logit.
+    The shares of all concepts and the bias sum to the logit. `overlay(image, concept["map"])` draws a map.
     """
+
+    overlay = staticmethod(overlay)
 
     _load_processor = True
     _load_image_processor = False
@@ -197,4 +200,4 @@ class ConceptImageClassificationPipeline(Pipeline):
         }
 
 
-__all__ = ["ConceptImageClassificationPipeline"]
+__all__ = ["ConceptImageClassificationPipeline", "overlay"]
