@@ -15,9 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from models.test_csr_decoding import RAMP, write_dicom
+from models.test_csr_explanations import Page
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
+from transformers import pipeline
 
 from hf_fer.data.loading import read_skipped
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
@@ -188,6 +190,29 @@ class TestReport:
             assert (report / name).is_file()
         assert len(pd.read_csv(report / "per_concept.csv")) == 12
         assert len(list((report / "atlas").glob("*.png"))) == 6 * 2 * 2
+        for number in (1, 2):
+            assert not (trained / f"out/{number}/report/explanations").exists()
+
+    def test_explanations_of_the_test_split(self, trained):
+        """Two images of each of the four classes, with the atlas' patches, by the pipeline that a user loads."""
+        folder = trained / "out/3/report/explanations"
+        page = Page(folder / "index.html")
+        assert len(page.sections) == 8
+        assert {picture["src"] for picture in page.pictures} == {path.name for path in folder.iterdir()} - {
+            "index.html"
+        }
+        patches = {path.name for path in folder.glob("source_*")}
+        assert patches
+        assert patches <= {f"source_{path.name}" for path in (trained / "out/3/report/atlas").iterdir()}
+        explain = pipeline("concept-image-classification", model=str(trained / "out/3"))
+        table = pd.read_csv(demo_data()[0]).set_index("image")
+        for section in page.sections:
+            name = section["h2"][0]
+            answer = explain(str(demo_data()[0].parent / name))
+            assert f"true: {table['class'][name]} (" in section["figcaption"][0]
+            assert section["caption"] == [f"Shares of the logit of {answer['explained']}"]
+            assert float(section["td"][-1]) == pytest.approx(answer["logit"], abs=1e-4)
+        assert "`explanations/index.html`" in (trained / "out/3/report/report.md").read_text()
 
     def test_atlas_names_the_most_similar_patch(self, trained):
         """Found again with the saved model, image by image."""
@@ -222,6 +247,10 @@ class TestReport:
         same = ("concept_auroc", "confusion_matrix", "reject_mean", "pointing_game", "prototype_cosine")
         for name in (*same, "positive_boxes", "negative_boxes"):
             assert again[name] == before[name], name
+        pages = [trained / f"{folder}/report/explanations" for folder in ("eval", "out/3")]
+        captions = [[section["td"] for section in Page(page / "index.html").sections] for page in pages]
+        assert captions[0] == captions[1]
+        assert not list(pages[0].glob("source_*"))
 
     def test_pruned_and_retrained(self, trained, monkeypatch):
         """From stage 3's own output, so that the report has the classifier with and without."""

@@ -40,8 +40,10 @@ from . import task_report as findings
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .decoding_csr import IMAGE_SUFFIXES
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
+from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
+from .task_explanations import ExplanationPage
 from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class CsrTask(Task):
         self.clock = EpochClock()
         self.source: ConceptData | None = None
         self.model: CsrForImageClassification | None = None
+        self.processor: CsrProcessor | None = None
         self.training_images: Dataset | None = None
         self.survey: atlas.Survey | None = None
         self.earlier_head: findings.Head | None = None
@@ -284,7 +287,7 @@ class CsrTask(Task):
         return model
 
     def with_transforms(self, splits: DatasetDict, processor: CsrProcessor) -> DatasetDict:
-        args = self.data_args
+        args, self.processor = self.data_args, processor
         plain = ImageTransform(processor, self.skipped_file)
         augmentation = ImageAugmentation(**args.augmentation) if args.augment else None
         augmented = ImageTransform(processor, self.skipped_file, augmentation, self.training_args.seed, self.clock)
@@ -366,7 +369,19 @@ class CsrTask(Task):
             self.model.config.save_pretrained(self.training_args.output_dir)
             atlas.write_page(folder / "atlas", self.model, self.survey)
             captions["atlas/index.html"] = "Each prototype beside the training patch that is most similar to it."
+        if results and self.model_args.stage == TASK:
+            split = "test" if "test" in results else "validation"
+            self.write_explanations(folder, split, data.splits[split])
+            captions["explanations/index.html"] = f"Why the model answers as it does, for images of the {split} split."
         return captions
+
+    def write_explanations(self, folder: Path, split: str, rows: Dataset) -> None:
+        """The page of a split's explanations, in a folder of its own."""
+        model = self.model.eval()
+        explain = ConceptImageClassificationPipeline(model=model, processor=self.processor, device=model.device)
+        # Without a survey of this run, the training images of these names may be others.
+        sources = folder / "atlas" if self.survey is not None else None
+        ExplanationPage(folder / "explanations", explain, sources, self.skipped_file).write(split, rows)
 
     def card_example(self, repo_id: str) -> str:
         return (
