@@ -158,7 +158,7 @@ def write_page(folder: Path, labels: list, atlas: Path | None = None, bad: int |
         Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
         if index == bad:
             path.write_bytes(b"no image")
-        rows.append({"image": f"<{index}> & co", "path": str(path), "labels": label})
+        rows.append({"image": f"<b>{index}</b> & co", "path": str(path), "labels": label})
     page = folder / "explanations"
     ExplanationPage(page, explain, atlas, folder / "skipped.jsonl").write("validation", Dataset.from_list(rows))
     return Page(page / "index.html"), explain, rows
@@ -188,7 +188,7 @@ class TestPage:
 
     def test_the_rule(self, written):
         page, *_ = written
-        assert [section["h2"] for section in page.sections] == [[f"<{index}> & co"] for index in (0, 1, 3, 4)]
+        assert [section["h2"] for section in page.sections] == [[f"<b>{index}</b> & co"] for index in (0, 1, 3, 4)]
 
     def test_numbers_are_the_pipeline_s(self, written):
         page, explain, rows = written
@@ -255,7 +255,7 @@ class TestPage:
 
     def test_an_image_that_became_unreadable(self, tmp_path):
         page, *_ = write_page(tmp_path, [0, 1], bad=0)
-        assert page.sections[0]["h2"] == ["<0> & co"]
+        assert page.sections[0]["h2"] == ["<b>0</b> & co"]
         assert page.sections[0]["p"] == ["Skipped: it can no longer be read."]
         assert len(page.sections[1]["td"]) == 6
         assert [entry["path"] for entry in read_skipped(tmp_path / "skipped.jsonl")] == [str(tmp_path / "image 0.png")]
