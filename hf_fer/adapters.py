@@ -9,13 +9,12 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, Trainer
-from transformers.utils import ADAPTER_CONFIG_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from hf_fer.arguments import RecipeError, check_choice
 
@@ -126,25 +125,26 @@ def merge(trainer: Trainer, settings: LoraSettings | None) -> None:
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a folder holds adapters and not a whole model."""
-    return Path(path, ADAPTER_CONFIG_NAME).is_file()
+    """Whether a folder or a Hub repository holds adapters and not a whole model."""
+    return find_adapter_config_file(path) is not None
 
 
 def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
     """
-    The model of a folder that was saved with `save: adapter`: its base is loaded anew, the adapters merged into it.
+    The model that was saved with `save: adapter`: its base is loaded anew, the adapters merged into it.
 
     Args:
-        path: The folder.
+        path: The folder, or the Hub repository that it was pushed to.
         overrides: Fields of the configuration, as `from_pretrained` takes them.
 
     Raises:
         RecipeError: a file is missing, the model is not one of ours, or the base cannot be found again.
     """
-    missing = [name for name in ("config.json", ADAPTER_CONFIG_NAME) if not Path(path, name).is_file()]
-    if missing:
-        raise RecipeError(f"{path}: an adapter folder needs {missing[0]}.")
-    adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path, **overrides)
+    try:
+        adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path, **overrides)
+    except (OSError, ValueError) as error:
+        needed = f"config.json and {ADAPTER_CONFIG_NAME}"
+        raise RecipeError(f"{path}: adapters need {needed}, and these do not load ({error}).") from error
     names = adapter.auto_mapping
     if names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
         raise RecipeError(f"{path}: its model class is of {names['parent_library']}, which is not loaded from here.")

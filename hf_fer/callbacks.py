@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import get_sampler
+from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -14,6 +15,7 @@ from hf_fer.adapters import base_model
 from hf_fer.arguments import TrainingArguments
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import enforce_skip_limit, read_skipped
+from hf_fer.processes import share_statistics
 from hf_fer.report import peak_memory
 
 
@@ -82,6 +84,27 @@ class RepeatableRandomness(TrainerCallback):
     ) -> None:
         if self._before_evaluation is not None:
             torch.set_rng_state(self._before_evaluation)
+
+
+class SharedStatistics(TrainerCallback):
+    """
+    Gives all processes the first one's BatchNorm statistics before they evaluate together.
+
+    On a CPU each has its own until DDP's next forward pass in training, and a score would be of several models.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        if control.should_evaluate:
+            share_statistics(model)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        share_statistics(model)
 
 
 class UnfreezeCallback(TrainerCallback):

@@ -11,6 +11,12 @@ from hf_fer.task import Task
 
 LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "yunet_path", "run_name")
 
+# Of these the last part is told.
+DATA_FIELDS = (
+    *("image_folder", "boxes", "image_labels"),
+    *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
+)
+
 
 def cards_folder() -> Path:
     """Where the card texts are: in the wheel inside the package, in a checkout beside it."""
@@ -22,7 +28,8 @@ def cards_folder() -> Path:
 def shareable_recipe(task: Task) -> dict[str, Any]:
     """The recipe without the folders of the machine it ran on."""
     recipe = {name: value for name, value in task.recipe.items() if name not in LOCAL_FIELDS}
-    return {**recipe, "dataset": Path(task.data_args.dataset).name}
+    named = {name: Path(recipe[name]).name for name in DATA_FIELDS if recipe.get(name)}
+    return {**recipe, **named, "dataset": Path(task.data_args.dataset).name}
 
 
 def eval_results(task: Task, metrics: dict[str, Any]) -> list[EvalResult]:

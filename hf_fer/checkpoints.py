@@ -12,6 +12,7 @@ from typing import Any
 
 import xxhash
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -53,6 +54,14 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     if path.is_file():
         model.load_state_dict(load_file(path), strict=False)
     return model
+
+
+def start_anew(*heads: nn.Module) -> None:
+    """Draw the linear layers of heads whose classes are others; of as many classes they would load without a word."""
+    for head in heads:
+        for part in head.modules():
+            if isinstance(part, nn.Linear):
+                part.reset_parameters()
 
 
 def write_manifest(folder: Path) -> None:

@@ -22,6 +22,7 @@ from hf_fer.task import Task
 logger = logging.getLogger(__name__)
 
 SPLITS = ("validation", "test")
+RECIPE = "cross_validation.json"
 
 
 def train_folds(task: Task, run: Callable[[Task], None]) -> None:
@@ -37,12 +38,15 @@ def train_folds(task: Task, run: Callable[[Task], None]) -> None:
             is to be gone on with had another recipe.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
-    folds = [task.with_fields(fold=fold, output_dir=str(folder / f"fold_{fold}")) for fold in range(task.num_folds())]
+    folds = [task.of_fold(fold) for fold in range(task.num_folds())]
     if args.dry_run:
         print(f"Fold 0 of {len(folds)}:\n")
         run(folds[0])
         return
     finished = prepare_folds(task)
+    if args.should_save:  # before the first fold, whose checkpoints are of this recipe
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(folder / RECIPE, json.loads(json.dumps(shareable_recipe(task), default=str)), indent=2)
     for number, fold in enumerate(folds):
         if number in finished:
             logger.warning("Fold %d is finished; %s is kept.", number, fold.training_args.output_dir)
@@ -68,7 +72,8 @@ def prepare_folds(task: Task) -> list[int]:
     summary = folder / "report" / "metrics.json"
     used = summary.is_file() or any(folder.glob("fold_*/checkpoint-*"))
     if args.resume:
-        return finished_folds(task, json.loads(summary.read_text(encoding="utf-8"))) if summary.is_file() else []
+        check_recipe(task)
+        return sorted(map(int, json.loads(summary.read_text(encoding="utf-8"))["folds"])) if summary.is_file() else []
     if used and not args.overwrite_output_dir:
         raise RecipeError(
             f"{folder} holds an earlier cross-validation. Add --resume_from_checkpoint true to go on with it, "
@@ -80,15 +85,16 @@ def prepare_folds(task: Task) -> list[int]:
     return []
 
 
-def finished_folds(task: Task, summary: dict[str, Any]) -> list[int]:
-    """The finished folds of a summary; raises RecipeError where it is not this recipe's."""
-    changed = recipe_changes(summary["recipe"], shareable_recipe(task))
+def check_recipe(task: Task) -> None:
+    """Raises `RecipeError` where the folds that are there are of another recipe."""
+    path = Path(task.training_args.output_dir, RECIPE)
+    now = shareable_recipe(task)
+    changed = recipe_changes(json.loads(path.read_text(encoding="utf-8")), now) if path.is_file() else []
     if changed:
         raise RecipeError(
             f"{task.training_args.output_dir} holds folds of another recipe, different in {', '.join(changed)}. Folds "
             "are only comparable under one: give it again, or add --overwrite_output_dir true instead of resuming."
         )
-    return sorted(map(int, summary["folds"]))
 
 
 def write_summary(task: Task, finished: list[int]) -> None:

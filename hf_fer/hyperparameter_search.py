@@ -17,6 +17,7 @@ from hf_fer.arguments import RecipeError, TrainingArguments, recipe_changes
 from hf_fer.card import shareable_recipe
 from hf_fer.data.loading import LoadedData
 from hf_fer.failures import RunError
+from hf_fer.processes import in_processes
 from hf_fer.report import markdown_table
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, recipe_fields
 from hf_fer.stability import NonFiniteGuard
@@ -74,11 +75,14 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
     args = task.training_args
     check_settings(task, data, processor)
     study = open_study(task) if trainer.is_world_process_zero() else None
-    remaining = [args.hp_trials - len(finished(study)) if study else 0]
-    broadcast_object_list(remaining)
-    if remaining[0] > 0:
+    guard = NonFiniteGuard(args.skip_grad_norm, args.max_skipped_steps)
+    trainer.callback_handler.callbacks.insert(0, guard)
+    before, remaining = None, trials_left(study, args)
+    # A trial that failed is made up for, until a whole round of them fails.
+    while remaining > 0 and remaining != before:
         try:
-            optimize(trainer, task, data, processor, remaining[0])
+            with guard.watching(trainer):
+                optimize(trainer, task, data, processor, remaining)
         except ValueError as error:
             if study is None or finished(study):
                 raise
@@ -86,8 +90,16 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
                 "No trial came to its end: memory ran out in each, too many steps in a row were not finite, or the "
                 "objective was not. Change hp_space."
             ) from error
+        before, remaining = remaining, trials_left(study, args)
     if study:
         print(write_results(study, task, data))
+
+
+def trials_left(study: "optuna.Study | None", args: TrainingArguments) -> int:
+    """Trials that are still to finish, the same in all processes; only the first has the study."""
+    left = [args.hp_trials - len(finished(study)) if study else 0]
+    broadcast_object_list(left)
+    return left[0]
 
 
 def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num_trials: int) -> None:
@@ -107,7 +119,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
                 callback.early_stopping_patience_counter = 0
         # As in a run of its own, where making the Trainer sets the seed once more.
         set_seed(args.seed)
-        return model
+        return in_processes(model, args)
 
     def space(trial: "optuna.Trial") -> dict[str, Any]:
         settings = suggested(trial).training_args
@@ -136,18 +148,15 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
             "pruner": optuna.pruners.MedianPruner() if single else optuna.pruners.NopPruner(),
             "catch": (torch.OutOfMemoryError, RunError) if single else (),
         }
-    guard = NonFiniteGuard(args.skip_grad_norm, args.max_skipped_steps)
-    trainer.callback_handler.callbacks.insert(0, guard)
-    with guard.watching(trainer):
-        trainer.hyperparameter_search(
-            hp_space=space,
-            compute_objective=objective,
-            n_trials=num_trials,
-            direction="maximize" if args.greater_is_better else "minimize",
-            backend="optuna",
-            hp_name=lambda trial: f"trial-{trial.number}",
-            **options,
-        )
+    trainer.hyperparameter_search(
+        hp_space=space,
+        compute_objective=objective,
+        n_trials=num_trials,
+        direction="maximize" if args.greater_is_better else "minimize",
+        backend="optuna",
+        hp_name=lambda trial: f"trial-{trial.number}",
+        **options,
+    )
 
 
 def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:

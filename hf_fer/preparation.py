@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate.utils import gather_object
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -23,9 +24,22 @@ def prepare_output(args: TrainingArguments) -> bool | str:
         What `Trainer.train` resumes from: a checkpoint folder, or False.
 
     Raises:
-        RecipeError: the folder holds an earlier run and nothing says what to do with it, or the named checkpoint
-            cannot be resumed from.
+        RecipeError: the folder holds an earlier run and nothing says what to do with it, the named checkpoint cannot
+            be resumed from, or the processes, on machines that share no `output_dir`, would go on from several.
     """
+    found = resumption(args)
+    answers = gather_object([found])
+    if len(set(answers)) > 1:
+        raise RecipeError(
+            f"The processes would go on from different places, {', '.join(sorted(map(str, set(answers))))}: their "
+            f"machines do not share {args.output_dir}. Put it on a shared disk, or train with --save_on_each_node "
+            "true from the start."
+        )
+    return found
+
+
+def resumption(args: TrainingArguments) -> bool | str:
+    """`prepare_output` of one process."""
     folder, resume = Path(args.output_dir), args.resume
     if isinstance(resume, str):
         check_named(Path(resume))

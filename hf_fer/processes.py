@@ -3,7 +3,8 @@
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from transformers import TrainingArguments
 
 
 def largest(values: torch.Tensor) -> torch.Tensor:
@@ -11,6 +12,21 @@ def largest(values: torch.Tensor) -> torch.Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the running statistics of the first, in place."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    for layer in model.modules():
+        if isinstance(layer, _NormBase) and layer.track_running_stats:
+            for buffer in layer.buffers(recurse=False):
+                dist.broadcast(buffer, src=0)
+
+
+def in_processes(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """The model as this run's processes train it: with synchronised BatchNorm where they have a GPU each."""
+    return synchronise_batch_norm(model) if args.world_size > 1 and args.device.type == "cuda" else model
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """After training: score the splits, write report and card, push."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,19 @@ def finish(trainer: Trainer, task: Task, data: LoadedData, results: dict[str, An
     repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
     card.write_card(Path(args.output_dir), task, metrics, repo_id)
     if args.push_to_hub:
-        push(args.output_dir, repo_id, args.hub_token)
+        push(args.output_dir, repo_id, args.hub_token, task.kept_back)
 
 
-def push(folder: str, repo_id: str, token: str | None) -> None:
+def push(folder: str, repo_id: str, token: str | None, kept_back: Sequence[str]) -> None:
     """
     One commit with model, code, processor, card and report.
 
-    Checkpoints, logs and arguments stay here, and so does the answer to every example: its groups may be people.
+    Checkpoints, logs and arguments stay here, and so does what is of people in the data: `kept_back`, patterns.
     """
     HfApi(token=token).upload_folder(
         repo_id=repo_id,
         folder_path=folder,
-        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin", "report/predictions.csv"],
+        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin", "stage.json", *kept_back],
         commit_message="Model, processor, card and report",
     )
     logger.warning("Pushed to %s.", repo_id)

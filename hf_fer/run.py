@@ -21,6 +21,7 @@ from hf_fer.callbacks import (
     RepeatableRandomness,
     ResumedEarlyStopping,
     SaveProcessorCallback,
+    SharedStatistics,
     SkipLimitCallback,
     UnfreezeCallback,
 )
@@ -32,7 +33,7 @@ from hf_fer.hyperparameter_search import prepare_search, search
 from hf_fer.interruption import Interrupted, exit_on_sigterm
 from hf_fer.launch import start_all_processes
 from hf_fer.preparation import check_hub_access, prepare_output, share_cores
-from hf_fer.processes import synchronise_batch_norm
+from hf_fer.processes import in_processes
 from hf_fer.results import evaluate, finish
 from hf_fer.task import Task, general_help, parse_task
 from hf_fer.training import fit
@@ -54,14 +55,17 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
         SaveProcessorCallback(processor),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
         RepeatableRandomness(),
+        SharedStatistics(),
     ]
     if task.model_args.unfreeze:
         callbacks.append(UnfreezeCallback(task.model_args.unfreeze))
     if args.early_stopping_patience is not None:
         callbacks.append(ResumedEarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
-    spread = args.world_size > 1 and args.device.type == "cuda"
+    if args.world_size > 1 and args.ddp_find_unused_parameters is None:
+        # The Trainer's own default is False under gradient checkpointing; parts may be frozen, or see no input.
+        args.ddp_find_unused_parameters = True
     return Trainer(
-        model=synchronise_batch_norm(model) if spread else model,
+        model=in_processes(model, args),
         args=args,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
@@ -118,7 +122,7 @@ def run(task: Task) -> None:
 
     def encoding_model() -> PreTrainedModel:
         """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
-        return load_weights(new_model(), resume) if resume else new_model()
+        return load_weights(new_model(), resume) if resume and args.do_train else new_model()
 
     with explained(args, task.memory_hints()):
         task.fill_caches(data, encoding_model, processor)

@@ -14,22 +14,38 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_fer.arguments import RecipeError
+from hf_fer.checkpoints import checkpoint_folders
 from hf_fer.data.loading import write_json_atomically
 from hf_fer.run import one_message, run
-from hf_fer.task import Task, parse_task
+from hf_fer.task import Task, has_folds, parse_task
 
 RECORD = "stage.json"
+MODEL_FILES = ("model.safetensors", "config.json")
+
+TABLES = ("dataset", "test_dataset")
 
 # What may change between two calls without making another model of the recipe.
-PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps", "dry_run")
+PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
 
 
 def fingerprint(task: Task) -> dict:
-    """What a stage's result depends on: its recipe, and the weights that it starts from."""
+    """What a stage's result depends on: its recipe, its table of data, and the model that it starts from."""
     recipe = {name: value for name, value in task.recipe.items() if name not in PASSING}
-    weights = Path(task.model_args.model_name_or_path or "", "model.safetensors")
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
-    return {"recipe": json.loads(json.dumps(recipe, default=str)), "starts_from": digest}
+    start = task.model_args.model_name_or_path
+    folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
+    return {
+        "recipe": json.loads(json.dumps(recipe, default=str)),
+        "data": [contents(Path(getattr(task.data_args, name, None) or "")) for name in TABLES],
+        "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
+    }
+
+
+def contents(path: Path) -> str | None:
+    """A digest of a file's bytes, or `None` where there is no such file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def progress(task: Task, now: dict) -> str:
@@ -37,18 +53,25 @@ def progress(task: Task, now: dict) -> str:
     How far the stage has come: "new", "stopped" or "finished".
 
     Raises:
-        RecipeError: what is in its folder is of another recipe, or started from other weights, and nothing allows to
-            overwrite it.
+        RecipeError: what is in its folder is of another recipe, other data or other weights to start from, and
+            nothing allows to overwrite it.
     """
     args = task.training_args
     path = Path(args.output_dir, RECORD)
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if record is None or record["of"] == now:
-        return record["progress"] if record else "stopped"
     if args.overwrite_output_dir:
         return "new"
+    if not path.is_file():
+        if checkpoint_folders(args.output_dir):
+            raise RecipeError(
+                f"{args.output_dir} holds the checkpoints of an earlier run that was not started here: nothing says "
+                "of what recipe. Give only the recipes after it, or add --overwrite_output_dir true."
+            )
+        return "new"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["of"] == now:
+        return record["progress"]
     raise RecipeError(
-        f"{args.output_dir} is of another recipe, or started from other weights than there are now. Add "
+        f"{args.output_dir} is of another recipe, of other data, or started from another model than there is now. Add "
         "--overwrite_output_dir true to run it again, or set another output_dir in the recipe."
     )
 
@@ -56,6 +79,11 @@ def progress(task: Task, now: dict) -> str:
 def run_stage(path: str, overrides: list[str]) -> None:
     """One recipe: skipped if it is finished, resumed if it was stopped, else run."""
     state, task = PartialState(), parse_task([path, *overrides])
+    if task.training_args.hp_trials:
+        raise RecipeError(f"{path}: hp_trials makes no model for a next stage. Search with hf_fer/run.py.")
+    if task.training_args.dry_run:
+        run(task)
+        return
     now = fingerprint(task)
     found = progress(task, now)
     if state.is_main_process:

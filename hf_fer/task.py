@@ -48,6 +48,8 @@ class Task(ABC):
         primary_metric: The one it is chosen by unless the recipe says otherwise; higher is better.
         hub_task: The Hub's name for the kind of task.
         searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
+        unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
+        kept_back: What a push leaves here, as patterns: answers to single examples, and pictures of them.
         lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
     """
 
@@ -57,6 +59,8 @@ class Task(ABC):
     primary_metric: ClassVar[str]
     hub_task: ClassVar[str]
     searched_fields: ClassVar[tuple[str, ...]] = ()
+    unfreezable: ClassVar[tuple[str, ...]] = ()
+    kept_back: ClassVar[tuple[str, ...]] = ("report/predictions.csv",)
     lora_targets: ClassVar[str | None] = None
 
     def __init__(
@@ -70,6 +74,16 @@ class Task(ABC):
         self.data_args = data_args
         self.training_args = training_args
         self.recipe = recipe or {}
+
+    @classmethod
+    def best_metric(cls, given: Callable[[str], Any]) -> str:
+        """
+        What the best checkpoint is chosen by where the recipe does not say.
+
+        Args:
+            given: A field's value in the recipe or on the command line, not yet checked, or `None`.
+        """
+        return cls.primary_metric
 
     def check_arguments(self) -> None:
         """
@@ -97,6 +111,9 @@ class Task(ABC):
         if self.lora and self.model_args.unfreeze:
             raise RecipeError("lora and unfreeze do not go together: an adapted part stays frozen.")
         for part, epoch in self.model_args.unfreeze.items():
+            if not self.unfreezable:
+                raise RecipeError(f"unfreeze: {self.name()} has no parts that begin to train later; use freeze.")
+            check_choice("unfreeze part", part, self.unfreezable)
             if not isinstance(epoch, int | float) or epoch < 0:
                 raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
 
@@ -127,6 +144,8 @@ class Task(ABC):
             raise RecipeError(
                 "hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run."
             )
+        if args.auto_find_batch_size:
+            raise RecipeError("hp_trials tells trials apart by their batch size: leave auto_find_batch_size out.")
         if isinstance(args.resume, str):
             raise RecipeError("hp_trials finds its own study: give --resume_from_checkpoint true, not a folder.")
 
@@ -139,6 +158,18 @@ class Task(ABC):
     def num_folds(self) -> int:
         """How many folds the recipe's protocol has; 0 if it has none."""
         return 0
+
+    def protocol_name(self, protocol: str) -> str:
+        """The protocol, with its fold where it has folds."""
+        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
+
+    def of_fold(self, fold: int) -> "Task":
+        """The task of one fold, in `output_dir/fold_<n>`; where its model is of all folds, from that of the same."""
+        fields = {"fold": fold, "output_dir": str(Path(self.training_args.output_dir, f"fold_{fold}"))}
+        start = self.model_args.model_name_or_path
+        if has_folds(start):
+            fields["model_name_or_path"] = str(Path(start, f"fold_{fold}"))
+        return self.with_fields(**fields)
 
     def with_fields(self, **fields: Any) -> "Task":
         """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
@@ -328,6 +359,11 @@ class ClassificationTask(Task):
         return captions
 
 
+def has_folds(folder: str | None) -> bool:
+    """Whether a folder is that of a cross-validation, with a model per fold."""
+    return folder is not None and any(Path(folder).glob("fold_[0-9]*"))
+
+
 def task_names() -> list[str]:
     """Names of all systems."""
     return sorted(module.name for module in pkgutil.iter_modules(models.__path__))
@@ -388,7 +424,8 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     name = recipe["task"]
     task_class = load_task(name)
     arguments = (task_class.model_arguments, task_class.data_arguments, TrainingArguments)
-    recipe = {"metric_for_best_model": task_class.primary_metric, **recipe}
+    best = task_class.best_metric(lambda field: _flag(argv, f"--{field}") or recipe.get(field))
+    recipe = {"metric_for_best_model": best, **recipe}
     parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
     task.check_arguments()

@@ -1,6 +1,7 @@
 """One training that survives what can be survived: bad steps, signals, too large a batch."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ from transformers import Trainer
 
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.callbacks import PeakMemoryCallback
-from hf_fer.checkpoints import WholeCheckpoints, newest_whole
+from hf_fer.checkpoints import WholeCheckpoints, newest_whole, read_manifest
 from hf_fer.failures import in_evaluation, is_out_of_memory, smaller_batch
 from hf_fer.interruption import StopOnSignal
 from hf_fer.stability import NonFiniteGuard
@@ -38,6 +39,7 @@ def fit(new_trainer: Callable[[], Trainer], args: TrainingArguments, resume: boo
     automatic, args.auto_find_batch_size = args.auto_find_batch_size, False
     if automatic and args.world_size > 1:
         raise RecipeError("auto_find_batch_size works in one process: the others would wait for the one that is full.")
+    started = time.time()
     while True:
         trainer = new_trainer()
         try:
@@ -49,7 +51,8 @@ def fit(new_trainer: Callable[[], Trainer], args: TrainingArguments, resume: boo
         del trainer
         clear_device_cache(garbage_collection=True)
         newest = newest_whole(args.output_dir)
-        resume = str(newest) if newest else resume
+        if newest and read_manifest(newest)["completed"] >= started:  # an older one is of another run
+            resume = str(newest)
 
 
 def train_watched(trainer: Trainer, resume: bool | str) -> None:

@@ -154,6 +154,12 @@ def test_adapter_and_base_reload_to_the_same_logits(recipe, tmp_path, capsys):
     main([recipe(do_train=False, model_name_or_path=str(adapter), output_dir=str(tmp_path / "again"))])
     assert metrics(tmp_path / "again")["test"]["loss"] == pytest.approx(metrics(adapter)["test"]["loss"], abs=1e-5)
 
+    with pytest.raises(SystemExit):
+        main(
+            [recipe(lora={**LORA, "save": "adapter"}, model_name_or_path=str(adapter), output_dir=str(tmp_path / "2"))]
+        )
+    assert "holds adapters itself" in capsys.readouterr().err
+
     config = json.loads((adapter / "config.json").read_text())
     config["id2label"]["0"] = "bored"
     (adapter / "config.json").write_text(json.dumps(config))

@@ -69,6 +69,11 @@ def test_killed_then_resumed(recipe, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([path, "--resume_from_checkpoint", "true", "--learning_rate", "0.1"])
     assert "another recipe, different in learning_rate" in capsys.readouterr().err
+    (out / "report").rename(out / "away")  # as before the first fold is finished
+    with pytest.raises(SystemExit):
+        main([path, "--resume_from_checkpoint", "true", "--seed", "5"])
+    assert "another recipe, different in seed" in capsys.readouterr().err
+    (out / "away").rename(out / "report")
     main([path, "--resume_from_checkpoint", "true"])
     assert {name: os.stat(out / "fold_0" / name).st_mtime_ns for name in before} == before
 

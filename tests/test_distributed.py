@@ -146,6 +146,36 @@ def test_a_launcher_that_starts_one_process_of_unknown_many_is_told_of(fields, t
     assert "torchrun --nproc_per_node" in capsys.readouterr().err
 
 
+def test_a_part_that_trains_later_beside_gradient_checkpointing(fields, tmp_path):
+    """For which the Trainer would have DDP wait for the gradients of the frozen part."""
+    own = {"freeze": [], "unfreeze": {"audio": 1}, "gradient_checkpointing": True, "num_train_epochs": 2}
+    done = launch(write_recipe(tmp_path, **{**fields, **own}, per_device_train_batch_size=2), "--bad_clip", "-1")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_machines_that_would_go_on_from_different_places(tmp_path):
+    script = (
+        "import os, pathlib\n"
+        "from hf_fer.arguments import RecipeError, TrainingArguments\n"
+        "from hf_fer.checkpoints import write_manifest\n"
+        "from hf_fer.preparation import prepare_output\n"
+        "folder = pathlib.Path(f'machine_{os.environ[\"RANK\"]}')\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    (folder / 'checkpoint-4').mkdir(parents=True)\n"
+        "    write_manifest(folder / 'checkpoint-4')\n"
+        "args = TrainingArguments(output_dir=str(folder), resume_from_checkpoint='true', use_cpu=True)\n"
+        "try:\n"
+        "    prepare_output(args)\n"
+        "except RecipeError as error:\n"
+        "    print(error, flush=True)\n"
+    )
+    (tmp_path / "machines.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "machines.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("would go on from different places, False, machine_0/checkpoint-4") == 2
+
+
 def test_batch_norm_is_synchronised_where_it_trains():
     model = MultimodalFerForEmotionClassification(suite.config())
     keys, count = list(model.state_dict()), sum(isinstance(part, nn.BatchNorm1d) for part in model.modules())

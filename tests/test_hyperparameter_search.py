@@ -124,6 +124,22 @@ def test_bad_trials_are_pruned(recipe, tmp_path):
     assert [trial["state"] for trial in trials_of(tmp_path / "out")] == ["complete"] * 5 + ["pruned"]
 
 
+def test_a_trial_that_failed_is_made_up_for(recipe, tmp_path):
+    rates = [1e30, 0.003]
+    (tmp_path / "out").mkdir()
+    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    for rate in (*rates, 0.003):
+        study.enqueue_trial({"learning_rate": rate})
+    fields = {"hp_trials": 2, "hp_space": {"learning_rate": rates}, "max_grad_norm": 0.0, "num_train_epochs": 1}
+    main([recipe(**fields, max_train_samples=8, resume_from_checkpoint=True)])
+    assert [trial.state.name for trial in study_of(tmp_path / "out").trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_batch_that_is_found_is_not_searched_for(recipe):
+    with pytest.raises(RecipeError, match="leave auto_find_batch_size out"):
+        parse_task([recipe(hp_trials=1, hp_space={"learning_rate": [0.1]}, auto_find_batch_size=True)])
+
+
 def test_trials_that_come_apart_do_not_count(recipe, tmp_path, capsys):
     fields = {"hp_trials": 1, "hp_space": {"learning_rate": [1e30]}, "max_grad_norm": 0.0, "num_train_epochs": 1}
     with pytest.raises(SystemExit):

@@ -264,6 +264,20 @@ class TestOutOfMemory:
         runtime = metrics_of(tmp_path / "out")["runtime"]
         assert (runtime["steps"], runtime["batch"]) == (6, "2 x 2 x 1")
 
+    def test_a_checkpoint_that_was_named_is_not_left_for_a_later_one(
+        self, recipe, small_memory, by_steps, tmp_path, caplog
+    ):
+        """The folder has later ones, of the run before."""
+        out = Path(shutil.copytree(by_steps, tmp_path / "out"))
+        first, *later = declared(out)
+        assert later
+        fields = {"auto_find_batch_size": True, "per_device_eval_batch_size": 2, "save_total_limit": None}
+        main([recipe(**SAVING, **fields, resume_from_checkpoint=str(first), learning_rate=0.002)])
+        assert "again with batch 2 x accumulation 2" in caplog.text
+        assert first.is_dir()
+        weights, before = (load_file(folder / "model.safetensors") for folder in (out, by_steps))
+        assert any(not torch.equal(value, before[name]) for name, value in weights.items())
+
     def test_evaluation_has_a_batch_of_its_own(self, recipe, small_memory, tmp_path, caplog):
         fields = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 8, "num_train_epochs": 1}
         main([recipe(auto_find_batch_size=True, **fields)])

@@ -1,5 +1,8 @@
 """Images with concepts, classes and boxes: a table with a row per image, or VinDr-CXR's with a row per finding."""
 
+import dataclasses
+import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,16 @@ import pandas as pd
 from hf_fer.arguments import nearest
 from hf_fer.data.loading import DataError, normalize_splits, read_table
 
+logger = logging.getLogger(__name__)
+
 READER_AGREEMENTS = ("any", "majority", "soft")
 IMAGE_COLUMNS = ("image", "file", "path", "image_id")
 GROUP_COLUMNS = ("group", "patient", "patient_id")
 BOX_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
 FINDING_COLUMNS = {"image_id", "class_name", *BOX_COLUMNS}
 NO_FINDING = "No finding"
+GLOBAL_LABELS = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "Other disease", NO_FINDING)
+"""What VinDr-CXR says of a whole image; its training and test tables spell one of them differently."""
 
 
 @dataclass
@@ -31,6 +38,9 @@ class ConceptFormat:
         boxes: Table of boxes: image, concept, x_min, y_min, x_max, y_max, in pixels.
         image_labels: VinDr-CXR's table of labels per image and reader.
         reader_agreement: `any` reader, the `majority` (half or more) of an image's readers, or `soft`: their share.
+        test_dataset: Table of the test set, where it is not in the same one.
+        test_image_folder: Its images; `image_folder`, or the test table's own folder, if unset.
+        test_boxes, test_image_labels: What `boxes` and `image_labels` are to the other table.
     """
 
     image_folder: str | None = None
@@ -39,6 +49,19 @@ class ConceptFormat:
     boxes: str | None = None
     image_labels: str | None = None
     reader_agreement: str = "majority"
+    test_dataset: str | None = None
+    test_image_folder: str | None = None
+    test_boxes: str | None = None
+    test_image_labels: str | None = None
+
+    def of_test(self) -> "ConceptFormat":
+        """What the columns of `test_dataset` mean."""
+        return dataclasses.replace(
+            self,
+            image_folder=self.test_image_folder or self.image_folder,
+            boxes=self.test_boxes,
+            image_labels=self.test_image_labels,
+        )
 
 
 @dataclass
@@ -47,7 +70,8 @@ class ConceptData:
     Args:
         rows: One row per image: `path`, `label` (class names, joined by `+`), `targets` (class index, or one share per
             class where they are multi-label), `concept_labels` (one share per concept), `boxes` (concept index, x0,
-            y0, x1, y1 in pixels), and `group` and `split` where the source has them.
+            y0, x1, y1 in pixels), and `group` and `split` where the source has them. With a test set of its own,
+            `split` is there, and missing for the rows of a training table that has none.
         concepts, classes: Names in index order.
         multi_label: Whether an image may have several classes.
     """
@@ -60,7 +84,9 @@ class ConceptData:
 
 def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
     """
-    Read a table of images with concepts.
+    Read a table of images with concepts, and that of the test set where it has its own.
+
+    Concepts and classes are those of the first table.
 
     Args:
         path: CSV, TSV, JSONL or Parquet; with the columns of VinDr-CXR's annotations it is read as those.
@@ -68,16 +94,62 @@ def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ..
         suffixes: Endings of image files, tried where an image's name has none.
 
     Raises:
-        DataError: it does not parse, lacks a column, or has a value out of range, naming the row.
+        DataError: it does not parse, lacks a column, or has a value out of range, naming the row; or the test set has
+            a concept, class or image that does not go with the training table.
     """
     table = read_table(path)
     reader = read_findings if set(table) >= FINDING_COLUMNS else read_wide
-    data = reader(table, str(path), form)
-    folder = Path(form.image_folder or Path(path).parent)
+    train = located(reader(table, str(path), form), str(path), form, suffixes)
+    if form.test_dataset is None:
+        return train
+    if reader is read_findings and (form.image_labels is None) != (form.test_image_labels is None):
+        raise DataError(f"{form.test_dataset}: set both image_labels and test_image_labels, or neither.")
+    table, form = read_table(form.test_dataset), form.of_test()
+    test = located(reader(table, form.test_dataset, form, train), form.test_dataset, form, suffixes)
+    # Files of two folders may share a name; the names of VinDr-CXR's images are unique.
+    identity = "image" if reader is read_findings else "path"
+    check_apart(train.rows, test.rows, identity, str(path), form.test_dataset)
+    open_rows = train.rows if "split" in train.rows else train.rows.assign(split=None)
+    train.rows = pd.concat([open_rows, test.rows.assign(split="test")], ignore_index=True)
+    return train
+
+
+def located(data: ConceptData, source: str, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
+    """With the `path` of each image, and splits in this project's names."""
+    folder = Path(form.image_folder or Path(source).parent)
     data.rows["path"] = [str(image_file(folder, str(name), suffixes)) for name in data.rows["image"]]
     if "split" in data.rows:
-        data.rows["split"] = normalize_splits(data.rows["split"], str(path))
+        data.rows["split"] = normalize_splits(data.rows["split"], source)
     return data
+
+
+def check_apart(train: pd.DataFrame, test: pd.DataFrame, identity: str, source: str, test_source: str) -> None:
+    """
+    Make sure that a training table and a test set's own table are just that.
+
+    Args:
+        train, test: Their rows.
+        identity: The column that tells one image from another.
+        source, test_source: Their files.
+
+    Raises:
+        DataError: an image is in both, a row says that it is of the other split, or only one of them has groups.
+    """
+    shared = test["image"][test[identity].map(os.path.abspath).isin(train[identity].map(os.path.abspath))]
+    if len(shared):
+        raise DataError(f"{test_source}: image {shared.iloc[0]!r} is in {source}, too ({len(shared)} such images).")
+    for rows, file, is_test in ((train, source, False), (test, test_source, True)):
+        wrong = rows[(rows["split"] == "test") != is_test] if "split" in rows else rows[:0]
+        if len(wrong):
+            raise DataError(
+                f"{file}: image {wrong['image'].iloc[0]!r} has split {wrong['split'].iloc[0]!r}, but the test set is "
+                "all of test_dataset and nothing else. Move the row to the other table, or leave test_dataset out."
+            )
+    if ("group" in train) != ("group" in test):
+        lacking, other = (test_source, source) if "group" in train else (source, test_source)
+        raise DataError(
+            f"{lacking}: has no column of {GROUP_COLUMNS} as {other} has, so a patient may be in both. Add it."
+        )
 
 
 def image_file(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
@@ -116,21 +188,43 @@ def shares(values: pd.Series, what: str, source: str) -> np.ndarray:
     return numbers.to_numpy(dtype=float)
 
 
-def concept_values(table: pd.DataFrame, rule: str, source: str) -> np.ndarray:
-    """What `column` or `column=value|value` says of each row, in [0, 1]."""
+def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool) -> np.ndarray:
+    """
+    What `column` or `column=value|value` says of each row, in [0, 1].
+
+    Raises:
+        DataError: no such column, a value out of range or missing, or, where one `must_occur`, none of the values.
+    """
     name, _, accepted = rule.partition("=")
     values = column_of(table, name, source)
     if not accepted:
         return shares(values, f"concept column {name!r}", source)
+    if values.isna().any():
+        raise DataError(
+            f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {name!r} ({int(values.isna().sum())} "
+            "such rows; NA and None read as empty): whether the concept is there, nothing says. Fill it in, or leave "
+            "the row out."
+        )
     text = values.map(lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else str(value))
-    known = set(accepted.split("|"))
-    if not known & set(text):
-        raise DataError(f"{source}: column {name!r} has none of {sorted(known)}; it has {sorted(set(text))[:20]}.")
+    known, found = set(accepted.split("|")), set(text)
+    if must_occur and not known & found:
+        raise DataError(f"{source}: column {name!r} has none of {sorted(known)}; it has {sorted(found)[:20]}.")
+    if known - found:
+        logger.warning(
+            "%s: column %r never has %s of %r; it has %s.",
+            source,
+            name,
+            sorted(known - found),
+            rule,
+            sorted(found)[:20],
+        )
     return text.isin(known).to_numpy(dtype=float)
 
 
-def class_targets(table: pd.DataFrame, columns: list[str], source: str) -> tuple[list[Any], list[str], list[str]]:
-    """Each row's target, each row's label as text, and the class names."""
+def class_targets(
+    table: pd.DataFrame, columns: list[str], source: str, known: list[str] | None
+) -> tuple[list[Any], list[str], list[str]]:
+    """Each row's target, each row's label as text, and the class names: `known` ones, or those of the column."""
     if not columns:
         raise DataError(f"{source}: which columns hold the classes? Set class_columns; it has {sorted(table)}.")
     if len(columns) > 1:
@@ -141,12 +235,19 @@ def class_targets(table: pd.DataFrame, columns: list[str], source: str) -> tuple
     if values.isna().any():
         raise DataError(f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {columns[0]!r}.")
     labels = values.astype(str)
-    classes = sorted(set(labels))
+    classes = known or sorted(set(labels))
+    unknown = ~labels.isin(classes).to_numpy()
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise DataError(
+            f"{source}: row {row + 1} is of the class {labels.iloc[row]!r}, which the training table does not have. "
+            f"It has {classes}."
+        )
     return [classes.index(name) for name in labels], list(labels), classes
 
 
-def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat) -> ConceptData:
-    """A table with a row per image; see `ConceptFormat`."""
+def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: ConceptData | None = None) -> ConceptData:
+    """A table with a row per image; see `ConceptFormat`. With `known`, a test table, whose classes are those."""
     image = first_column(table, IMAGE_COLUMNS)
     if image is None:
         raise DataError(f"{source}: no image column; name one of {IMAGE_COLUMNS}. It has {sorted(map(str, table))}.")
@@ -155,8 +256,9 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat) -> ConceptD
     repeated = table[image].duplicated()
     if repeated.any():
         raise DataError(f"{source}: image {table[image][repeated].iloc[0]!r} has more than one row.")
-    values = np.stack([concept_values(table, rule, source) for rule in form.concepts.values()], axis=1)
-    targets, labels, classes = class_targets(table, form.class_columns, source)
+    rules = form.concepts.values()
+    values = np.stack([concept_values(table, rule, source, must_occur=known is None) for rule in rules], axis=1)
+    targets, labels, classes = class_targets(table, form.class_columns, source, known and known.classes)
     concepts = list(form.concepts)
     rows = pd.DataFrame(
         {
@@ -200,20 +302,31 @@ def agreed(share: np.ndarray, agreement: str) -> np.ndarray:
     return (share > 0 if agreement == "any" else share >= 0.5).astype(float)
 
 
-def read_findings(table: pd.DataFrame, source: str, form: ConceptFormat) -> ConceptData:
+def read_findings(
+    table: pd.DataFrame, source: str, form: ConceptFormat, known: ConceptData | None = None
+) -> ConceptData:
     """
     VinDr-CXR's annotations: a row per finding, reader and box in pixels; `No finding` rows have no box.
 
-    Classes are the columns of `image_labels` that are no findings, or `class_columns` of them; without that table,
-    whether there is a finding.
+    Classes are VinDr-CXR's labels of whole images in `image_labels`, or without them its columns that are no
+    findings, or `class_columns` of them; without that table, whether there is a finding. With `known`, it is a test
+    table, whose concepts and classes are those.
     """
+    for name in sorted(FINDING_COLUMNS):
+        column_of(table, name, source)
     readers = table["rad_id"].astype(str) if "rad_id" in table else pd.Series("consensus", index=table.index)
     table = table.assign(image=table["image_id"].astype(str), reader=readers, name=table["class_name"].astype(str))
     names = set(table["name"]) - {NO_FINDING}
-    unknown = sorted(set(form.concepts) - names)
-    if unknown:
+    concepts = known.concepts if known else list(form.concepts) or sorted(names)
+    unknown = sorted(set(concepts) - names)
+    if unknown and known is None:
         raise DataError(f"{source}: no finding {unknown[0]!r}{nearest(unknown[0], names)} It has {sorted(names)}.")
-    concepts = list(form.concepts) or sorted(names)
+    new = sorted(names - set(concepts))
+    if new and not form.concepts:
+        raise DataError(
+            f"{source}: has the finding {new[0]!r}, which the training table does not have. Name in concepts those to "
+            f"take; it has {concepts}."
+        )
     images = pd.Index(sorted(set(table["image"])), name="image")
     readers_of = table.groupby("image")["reader"].nunique().reindex(images).to_numpy()
     seen = table[table["name"].isin(concepts)]
@@ -222,13 +335,16 @@ def read_findings(table: pd.DataFrame, source: str, form: ConceptFormat) -> Conc
     labels = agreed(share, form.reader_agreement)
     rows = pd.DataFrame({"image": images, "concept_labels": labels.tolist()})
     rows["boxes"] = _finding_boxes(seen, source, images, concepts, labels)
-    targets, rows["label"], classes, multi_label = _finding_classes(table, images, readers_of, concepts, form)
-    rows["targets"] = targets
+    if form.image_labels is None:
+        rows["targets"], rows["label"], classes = _has_finding(table, images, readers_of, form.reader_agreement)
+    else:
+        targets, rows["label"], classes = _image_classes(table, images, concepts, form, known and known.classes)
+        rows["targets"] = targets
     for column, candidates in (("group", GROUP_COLUMNS), ("split", ("split",))):
         given = first_column(table, candidates)
         if given:
             rows[column] = table.groupby("image")[given].first().reindex(images).astype(str).to_numpy()
-    return ConceptData(rows, concepts, classes, multi_label)
+    return ConceptData(rows, concepts, classes, form.image_labels is not None)
 
 
 def _finding_boxes(
@@ -247,31 +363,55 @@ def _finding_boxes(
     return boxes
 
 
-def _finding_classes(
-    table: pd.DataFrame, images: pd.Index, readers_of: np.ndarray, concepts: list[str], form: ConceptFormat
-) -> tuple[list[Any], list[str], list[str], bool]:
-    """Targets, labels as text, class names, and whether they are multi-label."""
-    if form.image_labels is None:
-        without = table[table["name"] == NO_FINDING].groupby("image")["reader"].nunique().reindex(images, fill_value=0)
-        clear = without.to_numpy() / readers_of >= 0.5
-        classes = ["Finding", NO_FINDING]
-        return clear.astype(int).tolist(), [classes[int(value)] for value in clear], classes, False
-    labels = read_table(form.image_labels)
-    findings = {*concepts, *table["name"]} - {NO_FINDING}
-    columns = form.class_columns or [name for name in labels if name not in {"image_id", "rad_id", *findings}]
+def _has_finding(
+    table: pd.DataFrame, images: pd.Index, readers_of: np.ndarray, agreement: str
+) -> tuple[list[int], list[str], list[str]]:
+    """Targets, labels as text and class names of whether the readers agree on any finding; for `soft`, half do."""
+    found = table[table["name"] != NO_FINDING].groupby("image")["reader"].nunique().reindex(images, fill_value=0)
+    seen = agreed(found.to_numpy() / readers_of, "majority" if agreement == "soft" else agreement)
+    classes = ["Finding", NO_FINDING]
+    targets = (seen < 0.5).astype(int).tolist()
+    return targets, [classes[target] for target in targets], classes
+
+
+def _image_classes(
+    table: pd.DataFrame, images: pd.Index, concepts: list[str], form: ConceptFormat, known: list[str] | None
+) -> tuple[list[list[float]], list[str], list[str]]:
+    """Targets, labels as text and class names by the table of labels per image."""
+    source = form.image_labels
+    labels = read_table(source)
+    columns = form.class_columns or _class_columns(labels, {*concepts, *table["name"]} - {NO_FINDING})
+    if known:
+        new = [name for name in columns if _spelling(name) not in map(_spelling, known)]
+        if new:
+            raise DataError(
+                f"{source}: has the class {new[0]!r}, which the training table's labels do not have. Name in "
+                f"class_columns those to take; it has {known}."
+            )
+        here = {_spelling(name): name for name in labels}
+        columns = [here.get(_spelling(name), name) for name in known]
     values = pd.DataFrame(
-        {
-            name: shares(column_of(labels, name, form.image_labels), f"class {name!r}", form.image_labels)
-            for name in columns
-        }
+        {name: shares(column_of(labels, name, source), f"class {name!r}", source) for name in columns}
     )
     share = values.groupby(labels["image_id"].astype(str)).mean().reindex(images)
     if share.isna().any(axis=None):
         missing = share.index[share.isna().any(axis=1)][0]
-        raise DataError(f"{form.image_labels}: has no row for image {missing!r}.")
-    targets = agreed(share.to_numpy(), form.reader_agreement)
-    text = ["+".join(np.array(columns)[row >= 0.5]) or "none" for row in targets]
-    return targets.tolist(), text, list(columns), True
+        raise DataError(f"{source}: has no row for image {missing!r}.")
+    targets, classes = agreed(share.to_numpy(), form.reader_agreement), known or list(columns)
+    text = ["+".join(np.array(classes)[row >= 0.5]) or "none" for row in targets]
+    return targets.tolist(), text, classes
+
+
+def _class_columns(labels: pd.DataFrame, findings: set[str]) -> list[str]:
+    """VinDr-CXR's labels of whole images; where there is none, whatever is no finding."""
+    known = [name for name in labels if name in GLOBAL_LABELS]
+    # Findings that nobody has marked have a column, too, so what is no finding cannot be told by the annotations.
+    return known if set(known) - {NO_FINDING} else [n for n in labels if n not in {"image_id", "rad_id", *findings}]
+
+
+def _spelling(name: str) -> str:
+    """One spelling of a class that VinDr-CXR's tables spell in two."""
+    return "Other diseases" if name == "Other disease" else name
 
 
 def relative_boxes(boxes: list[list[float]], width: int, height: int, names: list[str]) -> list[list[float]]:

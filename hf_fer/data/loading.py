@@ -75,35 +75,45 @@ def warned(note: str) -> list[str]:
 
 
 def group_disjoint_split(
-    rows: pd.DataFrame, *, label: str, group: str | None, seed: int, num_folds: int = 7
+    rows: pd.DataFrame,
+    *,
+    label: str,
+    group: str | None,
+    seed: int,
+    num_folds: int = 7,
+    held_out: tuple[str, ...] = ("test", "validation"),
 ) -> pd.Series:
     """
-    Split rows about 5 : 1 : 1, stratified by label, no group on two sides.
+    Split rows about 5 : 1 : 1, no group on two sides; stratified by label where a class has enough examples for it.
 
     Args:
         rows: One row per example.
         label: Name of the label column.
         group: Name of the group column (speaker, patient, source), or `None` to stratify only.
         seed: Decides which groups go where.
-        num_folds: One fold is test, one validation, the others train.
+        num_folds: One fold for each name in `held_out`, the others train.
+        held_out: The splits beside `"train"`.
 
     Returns:
-        `"train"`, `"validation"` or `"test"` for each row.
+        `"train"` or a name in `held_out` for each row.
 
     Raises:
-        DataError: fewer than three groups.
+        DataError: fewer groups, or without groups fewer examples, than there are splits.
     """
     if group is None:
-        return random_split(rows, label=label, seed=seed)
-    num_groups = rows[group].nunique()
-    if num_groups < 3:
+        return random_split(rows, label=label, seed=seed, held_out=held_out)
+    num_groups, least = rows[group].nunique(), len(held_out) + 1
+    if num_groups < least:
         raise DataError(
-            f"A group-disjoint split needs at least 3 groups in column {group!r}, found {num_groups}. "
+            f"A group-disjoint split needs at least {least} groups in column {group!r}, found {num_groups}. "
             "Give a 'split' column, or ask for protocol 'random_leaky' by name."
         )
-    folds = StratifiedGroupKFold(n_splits=min(num_folds, num_groups), shuffle=True, random_state=seed)
+    num_folds = min(num_folds, num_groups)
+    enough = rows[label].value_counts().max() >= num_folds
+    strata = rows[label] if enough else pd.Series(0, index=rows.index)
+    folds = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     split = pd.Series("train", index=rows.index)
-    for name, (_, chosen) in zip(("test", "validation"), folds.split(rows, rows[label], rows[group]), strict=False):
+    for name, (_, chosen) in zip(held_out, folds.split(rows, strata, rows[group]), strict=False):
         split.iloc[chosen] = name
     return split
 
@@ -147,24 +157,40 @@ def fold_splits(fold_of: pd.Series, fold: int, num_folds: int) -> pd.Series:
     return fold_of.map(lambda own: names.get(own, "train"))
 
 
-def random_split(rows: pd.DataFrame, *, label: str, seed: int) -> pd.Series:
-    """Split rows 70 : 15 : 15 at random, stratified by label where each class has enough examples."""
+def random_split(
+    rows: pd.DataFrame, *, label: str, seed: int, held_out: tuple[str, ...] = ("test", "validation")
+) -> pd.Series:
+    """
+    Split rows 70 : 15 : 15, or 85 : 15, at random, stratified by label where each class has enough examples.
+
+    Raises:
+        DataError: fewer than four rows, or two for one held-out split.
+    """
+    if len(rows) < 2 * len(held_out):
+        raise DataError(f"{len(rows)} examples are too few to make splits of. Give a 'split' column.")
 
     def divide(part: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
         enough = part[label].value_counts().min() >= 2 and len(part) * fraction >= part[label].nunique()
         return train_test_split(part, test_size=fraction, random_state=seed, stratify=part[label] if enough else None)
 
-    _, rest = divide(rows, 0.3)
-    validation, test = divide(rest, 0.5)
+    _, rest = divide(rows, 0.15 * len(held_out))
     split = pd.Series("train", index=rows.index)
-    split[validation.index] = "validation"
-    split[test.index] = "test"
+    parts = divide(rest, 0.5) if len(held_out) > 1 else [rest]
+    for name, part in zip(reversed(held_out), parts, strict=True):
+        split[part.index] = name
     return split
 
 
-def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> None:
+def check_groups(
+    rows: pd.DataFrame, *, group: str, split: str = "split", leaky_protocol: str = "manifest_leaky"
+) -> None:
     """
     Make sure that no group is on two sides.
+
+    Args:
+        rows: One row per example.
+        group, split: Columns.
+        leaky_protocol: What the message says one could ask for.
 
     Raises:
         DataError: it names up to five of those that are.
@@ -175,7 +201,7 @@ def check_groups(rows: pd.DataFrame, *, group: str, split: str = "split") -> Non
         examples = ", ".join(f"{name} ({' and '.join(values)})" for name, values in shared.head(5).items())
         raise DataError(
             f"{len(shared)} values of {group!r} are in more than one split: {examples}. Scores would be inflated. "
-            "Correct the split column, or ask for protocol 'manifest_leaky' by name; reports then say so."
+            f"Correct the split column, or ask for protocol {leaky_protocol!r} by name; reports then say so."
         )
 
 

@@ -108,10 +108,16 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             f"it has {sorted(map(str, rows))}."
         )
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
-    for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
+    lacking = {
+        "no label": rows["label"].isna(),
+        "neither video nor audio": rows["video"].isna() & rows["audio"].isna(),
+        "no group, though others have: fill it in for all, or leave the column out": (
+            rows["group"].isna() if "group" in rows else pd.Series(False, index=rows.index)
+        ),
+    }
+    for what, bad in lacking.items():
         if bad.any():
-            what = "has no label" if column == "label" else "has neither video nor audio"
-            raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
+            raise DataError(f"{source}: row {int(bad.argmax()) + 1} has {what} ({int(bad.sum())} such rows).")
     if "split" in rows:
         rows["split"] = normalize_splits(rows["split"], source)
     rows["label"] = rows["label"].astype(str)
@@ -124,7 +130,7 @@ def assign_protocol(
     rows: pd.DataFrame, protocol: str, *, seed: int, fold: int = 0, num_folds: int = 5
 ) -> tuple[pd.DataFrame, list[str]]:
     """
-    Keep or make the `split` column.
+    Keep or make the `split` column; rows that lack it, beside a test set that has it, become train and validation.
 
     Args:
         rows: From `read_manifest` or `read_hub_dataset`.
@@ -154,6 +160,11 @@ def assign_protocol(
     if "split" not in rows:
         split = group_disjoint_split(rows, label="label", group="group" if has_group else None, seed=seed)
         return rows.assign(split=split), notes
+    without = rows[rows["split"].isna()]
+    if len(without):
+        group = "group" if has_group else None
+        made = group_disjoint_split(without, label="label", group=group, seed=seed, held_out=("validation",))
+        rows = rows.assign(split=rows["split"].fillna(made))
     if protocol == "manifest_leaky":
         return rows, warned(LEAKY_NOTE)
     if has_group:

@@ -177,6 +177,8 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
         }
     )
     rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
+    if "source" in rows:  # what has none is not all of one source
+        rows["source"] = rows["source"].where(rows["source"] != "", rows["path"])
     if split is not None and "split" not in rows:
         rows["split"] = split
     return _check_splits(rows)

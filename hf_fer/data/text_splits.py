@@ -59,7 +59,7 @@ def assign_splits(
             split=group_disjoint_split(rows, label="label", group="source", seed=seed, num_folds=folds)
         ), []
     if has_source:
-        check_groups(rows, group="source")
+        check_groups(rows, group="source", leaky_protocol="given_leaky")
     return rows, [] if has_source else [NO_SOURCE_NOTE]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hf_fer.data import ravdess
-from hf_fer.data.loading import optional_column
+from hf_fer.data.loading import DataError, optional_column
 
 
 def performance(name: str) -> str:
@@ -26,9 +26,20 @@ def attach(rows: pd.DataFrame, path: str | Path, names: Iterable[str]) -> pd.Dat
 
     Returns:
         The rows with `archive.npz::clip` in `video`, or `None` where the archive has no such clip.
+
+    Raises:
+        DataError: two files of one name would get the same features.
     """
     known = {performance(name): name for name in names}
-    clips = [performance(Path(video or audio).stem) for video, audio in zip(rows["video"], rows["audio"], strict=True)]
+    files = [str(video or audio) for video, audio in zip(rows["video"], rows["audio"], strict=True)]
+    clips = [performance(Path(file).stem) for file in files]
+    first: dict[str, str] = {}
+    for clip, file in zip(clips, files, strict=True):
+        if clip in known and first.setdefault(clip, file) != file:
+            raise DataError(
+                f"{path}: {known[clip]!r} would be the features of {first[clip]} and of {file}. Give the files names "
+                "of their own, or name the features in the manifest's 'video' column: archive.npz::clip."
+            )
     references = (f"{path}::{known[clip]}" if clip in known else None for clip in clips)
     return rows.assign(video=optional_column(references, rows.index))
 

@@ -1,5 +1,6 @@
 """Tables of images with concepts: one row per image, and VinDr-CXR's one row per finding and reader."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from hf_fer.data.concepts import ConceptFormat, read_concepts, relative_boxes
 from hf_fer.data.loading import DataError
+from hf_fer.data.manifest import assign_protocol
 
 SUFFIXES = (".dcm", ".dicom", ".png")
 
@@ -94,11 +96,88 @@ class TestWide:
             (WIDE.replace("val", "later"), "row 2 has split 'later'"),
             (WIDE.replace("0.5", "7"), "row 1 has '7' for concept column 'blue'"),
             (WIDE.replace("file", "picture"), "no image column"),
+            (WIDE.replace("nevus,A,1", "nevus,,1"), r"t.csv: row 3 has no 'colour' \(1 such rows"),
+            (WIDE.replace("AT,2,1", "AT,,1"), r"t.csv: row 2 has no 'size'"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):
         with pytest.raises(DataError, match=message):
             read_concepts(table(tmp_path, text), ConceptFormat(**FORM), SUFFIXES)
+
+    def test_values_that_never_occur(self, tmp_path, caplog):
+        form = ConceptFormat(concepts={"atypical": "colour=AT|ATT", "big": "size=1|2"}, class_columns=["diagnosis"])
+        data = read_concepts(table(tmp_path, WIDE), form, SUFFIXES)
+        assert data.rows["concept_labels"].tolist() == [[0, 0], [1, 1], [0, 1]]
+        assert len(caplog.records) == 1
+        assert "t.csv: column 'colour' never has ['ATT'] of 'colour=AT|ATT'; it has ['A', 'AT', 'T']" in caplog.text
+
+
+WIDE_TEST = """file,patient,diagnosis,colour,size,blue
+d.png,p3,nevus,T,1,1
+e.png,p4,nevus,A,0,0
+"""
+
+
+class TestWideTestSet:
+    """A test set in a table of its own: `test_dataset`."""
+
+    def read(self, folder: Path, train: str = WIDE, test: str = WIDE_TEST, **fields):
+        form = ConceptFormat(**FORM, test_dataset=table(folder, test, "test.csv"), **fields)
+        return read_concepts(table(folder, train), form, SUFFIXES)
+
+    def test_rows_of_both(self, tmp_path):
+        """Concepts and classes are the training table's, also those that the test table has none of."""
+        boxes = table(tmp_path, "file,concept,x_min,y_min,x_max,y_max\nd.png,blue,1,2,3,4\n", "boxes.csv")
+        data = self.read(tmp_path, test_boxes=boxes, test_image_folder=str(tmp_path / "elsewhere"))
+        assert data.rows["split"].tolist() == ["train", "validation", "validation", "test", "test"]
+        assert data.rows["concept_labels"].tolist()[3:] == [[0, 1, 1], [0, 0, 0]]
+        assert data.rows["targets"].tolist() == [1, 0, 1, 1, 1]
+        assert data.classes == ["melanoma", "nevus"]
+        assert data.rows["boxes"].tolist() == [[], [], [], [[2, 1, 2, 3, 4]], []]
+        assert data.rows["path"].tolist()[2:4] == [str(tmp_path / "c.png"), str(tmp_path / "elsewhere/d.png")]
+        assert data.rows["group"].tolist() == ["p1", "p2", "p2", "p3", "p4"]
+
+    def test_the_training_table_is_cut_where_it_is_not(self, tmp_path):
+        rows = [
+            f"{n}.png,p{n // 2},{'nevus' if n % 3 else 'melanoma'},{'AT' if n % 2 else 'T'},1,0" for n in range(40)
+        ]
+        head = "file,patient,diagnosis,colour,size,blue"
+        data = self.read(tmp_path, "\n".join([head, *rows]), f"{head}\nx.png,q,nevus,T,0,1\n")
+        assert data.rows["split"].isna().tolist() == [True] * 40 + [False]
+        rows = assign_protocol(data.rows, "manifest", seed=0)[0]
+        assert rows["split"][40] == "test"
+        assert set(rows["split"][:40]) == {"train", "validation"}
+        assert rows.groupby("group")["split"].nunique().max() == 1
+
+    def test_a_patient_in_both(self, tmp_path):
+        data = self.read(tmp_path, test=WIDE_TEST.replace("p3", "p1"))
+        with pytest.raises(DataError, match=r"in more than one split: p1 \(test and train\)"):
+            assign_protocol(data.rows, "manifest", seed=0)
+
+    def test_equal_names_in_two_folders(self, tmp_path):
+        data = self.read(tmp_path, test=WIDE_TEST.replace("d.png", "a.png"), test_image_folder=str(tmp_path / "b"))
+        assert data.rows["path"].tolist().count(str(tmp_path / "a.png")) == 1
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (("d.png", "a.png"), r"test.csv: image 'a.png' is in .*t.csv, too \(1 such images\)"),
+            (("p3,nevus", "p3,naevus"), "test.csv: row 1 is of the class 'naevus', which the training table does not"),
+            (("patient", "other"), "test.csv: has no column of .* a patient may be in both"),
+            (("colour", "color"), "test.csv: no column 'colour'; did you mean 'color'"),
+            (("T,1,1", ",1,1"), "test.csv: row 1 has no 'colour'"),
+        ],
+    )
+    def test_what_does_not_go_together(self, tmp_path, change, message):
+        with pytest.raises(DataError, match=message):
+            self.read(tmp_path, test=WIDE_TEST.replace(*change))
+
+    def test_splits_that_contradict(self, tmp_path):
+        with pytest.raises(DataError, match=r"t.csv: image 'b.png' has split 'test', but the test set is all of"):
+            self.read(tmp_path, WIDE.replace("val", "test"))
+        given = WIDE_TEST.replace("patient", "patient,split").replace("p3", "p3,test").replace("p4", "p4,train")
+        with pytest.raises(DataError, match=r"test.csv: image 'e.png' has split 'train'"):
+            self.read(tmp_path, test=given)
 
 
 FINDINGS = """image_id,rad_id,class_name,x_min,y_min,x_max,y_max
@@ -146,6 +225,33 @@ class TestVinDr:
         assert data.rows["label"].tolist() == ["Finding", "No finding"]
         assert not data.multi_label
 
+    @pytest.mark.parametrize(
+        ("agreement", "expected"),
+        [("majority", "No finding"), ("soft", "No finding"), ("any", "Finding")],
+    )
+    def test_finding_follows_the_readers_agreement(self, tmp_path, agreement, expected):
+        """One of three readers saw something in i2."""
+        data = read_concepts(table(tmp_path, FINDINGS), ConceptFormat(reader_agreement=agreement), SUFFIXES)
+        assert data.rows["label"].tolist() == ["Finding", expected]
+
+    def test_half_of_the_readers_are_a_majority_for_the_class_too(self, tmp_path):
+        text = FINDINGS.replace("i2,R1,No finding,,,,\n", "")
+        data = read_concepts(table(tmp_path, text), ConceptFormat(), SUFFIXES)
+        assert data.rows["concept_labels"][1] == [1, 0]
+        assert data.rows["label"][1] == "Finding"
+
+    def test_a_finding_that_nobody_marked_is_no_class(self, tmp_path):
+        labels = pd.read_csv(io.StringIO(LABELS)).assign(Edema=0).rename(columns={"Pneumonia": "Other diseases"})
+        labels.to_csv(tmp_path / "image_labels.csv", index=False)
+        form = ConceptFormat(image_labels=str(tmp_path / "image_labels.csv"))
+        data = read_concepts(table(tmp_path, FINDINGS), form, SUFFIXES)
+        assert data.classes == ["Tuberculosis", "Other diseases"]
+
+    def test_labels_that_are_not_vindrs(self, tmp_path):
+        labels = table(tmp_path, LABELS.replace("Tuberculosis", "Red").replace("Pneumonia", "No finding"), "l.csv")
+        data = read_concepts(table(tmp_path, FINDINGS), ConceptFormat(image_labels=labels), SUFFIXES)
+        assert data.classes == ["Red", "No finding"]
+
     def test_classes_of_the_second_table(self, tmp_path):
         labels = table(tmp_path, LABELS, "image_labels.csv")
         data = read_concepts(table(tmp_path, FINDINGS), ConceptFormat(image_labels=labels), SUFFIXES)
@@ -172,6 +278,86 @@ class TestVinDr:
         labels = table(tmp_path, LABELS.replace("i2", "i9"), "image_labels.csv")
         with pytest.raises(DataError, match="no row for image 'i2'"):
             read_concepts(table(tmp_path, FINDINGS), ConceptFormat(image_labels=labels), SUFFIXES)
+
+
+FINDINGS_TEST = """image_id,class_name,x_min,y_min,x_max,y_max
+t1,Cardiomegaly,1,1,5,5
+t2,No finding,,,,
+"""
+
+LABELS_TEST = """image_id,Cardiomegaly,Nodule/Mass,Pneumonia,Tuberculosis,Other disease,No finding
+t1,1,0,0,1,1,0
+t2,0,0,0,0,0,1
+"""
+
+
+class TestVinDrTestSet:
+    """Its official test set: tables of its own, of a consensus without readers."""
+
+    def read(self, folder: Path, findings: str = FINDINGS_TEST, labels: str | None = LABELS_TEST, **fields):
+        own = LABELS.replace("Pneumonia", "Other diseases")
+        form = ConceptFormat(
+            image_labels=table(folder, own, "image_labels_train.csv"),
+            test_dataset=table(folder, findings, "annotations_test.csv"),
+            test_image_labels=labels and table(folder, labels, "image_labels_test.csv"),
+            **fields,
+        )
+        return read_concepts(table(folder, FINDINGS), form, SUFFIXES)
+
+    def test_rows_of_both(self, tmp_path):
+        """A class that the training labels do not have must be left out by name; spellings of one are the same."""
+        labels = LABELS_TEST.replace("Pneumonia,", "Edema,").replace(",No finding", ",Ignored")
+        data = self.read(tmp_path, labels=labels, image_folder="train", test_image_folder="test")
+        assert data.concepts == ["Cardiomegaly", "Nodule/Mass"]
+        assert data.classes == ["Tuberculosis", "Other diseases"]
+        assert data.rows["image"].tolist() == ["i1", "i2", "t1", "t2"]
+        assert data.rows["concept_labels"].tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
+        assert data.rows["targets"].tolist() == [[1, 0], [0, 0], [1, 1], [0, 0]]
+        assert data.rows["label"].tolist()[2:] == ["Tuberculosis+Other diseases", "none"]
+        assert data.rows["boxes"].tolist()[2:] == [[[0, 1, 1, 5, 5]], []]
+        assert data.rows["path"].tolist()[1:3] == [str(Path("train/i2")), str(Path("test/t1"))]
+        assert data.rows["split"].tolist() == [None, None, "test", "test"]
+
+    def test_without_labels_of_images(self, tmp_path):
+        form = ConceptFormat(test_dataset=table(tmp_path, FINDINGS_TEST, "annotations_test.csv"))
+        data = read_concepts(table(tmp_path, FINDINGS), form, SUFFIXES)
+        assert data.rows["label"].tolist() == ["Finding", "No finding"] * 2
+
+    def test_chosen_classes_and_findings(self, tmp_path):
+        findings = FINDINGS_TEST + "t2,Edema,1,1,5,5\n"
+        chosen = {"concepts": {"Nodule/Mass": ""}, "class_columns": ["Tuberculosis"]}
+        data = self.read(tmp_path, findings, **chosen)
+        assert data.concepts == ["Nodule/Mass"]
+        assert data.rows["targets"].tolist() == [[1], [0], [1], [0]]
+        assert data.rows["concept_labels"].tolist() == [[1], [0], [0], [0]]
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({}, "image_labels_test.csv: has the class 'Pneumonia', which the training table's labels do not"),
+            ({"labels": None}, "annotations_test.csv: set both image_labels and test_image_labels"),
+            (
+                {"findings": FINDINGS_TEST.replace("Cardiomegaly", "Edema")},
+                "has the finding 'Edema', which the training",
+            ),
+            (
+                {"findings": FINDINGS_TEST.replace("class_name", "name")},
+                "annotations_test.csv: no column 'class_name'",
+            ),
+            (
+                {
+                    "findings": FINDINGS_TEST.replace("t1", "i1"),
+                    "class_columns": ["Tuberculosis"],
+                    "labels": LABELS_TEST.replace("t1", "i1"),
+                    "test_image_folder": "test",
+                },
+                "annotations_test.csv: image 'i1' is in .*t.csv, too",
+            ),
+        ],
+    )
+    def test_what_does_not_go_together(self, tmp_path, fields, message):
+        with pytest.raises(DataError, match=message):
+            self.read(tmp_path, **fields)
 
 
 def test_relative_boxes():

@@ -36,6 +36,27 @@ def test_too_few_groups(rows):
         loading.group_disjoint_split(rows.assign(group="x"), label="label", group="group", seed=0)
 
 
+def test_few_examples_of_each_class():
+    """Eight patients, four classes of two: not enough to stratify by, but to split."""
+    few = pd.DataFrame({"label": list("aabbccdd"), "group": [f"p{number}" for number in range(8)]})
+    split = loading.group_disjoint_split(few, label="label", group="group", seed=0)
+    assert (split == "train").sum() >= 4
+    assert set(split) == {"train", "validation", "test"}
+    paired = few.assign(group=few["group"].str.replace("p1", "p0"))
+    split = loading.group_disjoint_split(paired, label="label", group="group", seed=0)
+    assert paired.assign(split=split).groupby("group")["split"].nunique().max() == 1
+    with pytest.raises(DataError, match="3 examples are too few to make splits of"):
+        loading.group_disjoint_split(few[:3], label="label", group=None, seed=0)
+
+
+@pytest.mark.parametrize("group", ["group", None])
+def test_validation_alone_is_held_out(rows, group):
+    split = loading.group_disjoint_split(rows, label="label", group=group, seed=0, held_out=("validation",))
+    assert set(split) == {"train", "validation"}
+    assert 0.05 < (split == "validation").mean() < 0.3
+    assert group is None or rows.assign(split=split).groupby("group")["split"].nunique().max() == 1
+
+
 def test_a_shared_group_is_named(rows):
     split = pd.Series(np.where(np.arange(600) % 2, "train", "test"))
     with pytest.raises(DataError, match="more than one split"):

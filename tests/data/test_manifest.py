@@ -35,6 +35,7 @@ def test_what_is_missing_is_none(tmp_path):
         ({"audio": ["a"]}, "needs the columns 'label'"),
         ({"label": ["x"], "path": ["a"]}, "needs the columns"),
         ({"label": ["x", None], "audio": ["a", "b"]}, "row 2 has no label"),
+        ({"label": ["x", "y"], "audio": ["a", "b"], "group": ["p", None]}, "row 2 has no group"),
         ({"label": ["x", "y"], "audio": ["a", None]}, "row 2 has neither"),
         ({"label": ["x"], "audio": ["a"], "split": ["tset"]}, "row 1 has split 'tset'"),
     ],
@@ -62,6 +63,17 @@ def test_splits_are_made_group_disjoint(tmp_path):
     assert rows.groupby("group")["split"].nunique().max() == 1
     assert set(rows["split"]) == {"train", "validation", "test"}
     assert not notes
+
+
+def test_rows_without_a_split_beside_a_test_set():
+    rows = pd.DataFrame({"label": list("xy") * 30, "group": [f"g{number // 3}" for number in range(60)]})
+    rows["split"] = [None] * 42 + ["test"] * 18
+    split = manifest.assign_protocol(rows, "manifest", seed=0)[0]["split"]
+    assert set(split[:42]) == {"train", "validation"}
+    assert set(split[42:]) == {"test"}
+    assert rows.assign(split=split).groupby("group")["split"].nunique().max() == 1
+    with pytest.raises(DataError, match="g0 "):
+        manifest.assign_protocol(rows.assign(group=rows["group"].replace("g19", "g0")), "manifest", seed=0)
 
 
 def test_unknown_protocol(tmp_path):

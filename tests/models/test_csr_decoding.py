@@ -13,6 +13,8 @@ from transformers import AutoProcessor, ViTImageProcessor
 
 from hf_fer.models.csr import CsrProcessor
 from hf_fer.models.csr.decoding_csr import UnusableImageError, image_facts, load_image
+from hf_fer.models.csr.task_csr import CsrTask
+from hf_fer.models.csr.task_images import unusable_reason
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -36,6 +38,14 @@ def write_dicom(path: Path, pixels: np.ndarray, bits: int = 12, photometric: str
         setattr(data, name, value)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def voi_lut(entries: np.ndarray, first: int = 0, bits: int = 16, vr: str = "US") -> dict:
+    """The fields of a VOI LUT of `entries`, for the values from `first` on."""
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
+    table.add_new("LUTData", vr, entries.tobytes() if vr == "OW" else entries.tolist())
+    return {"VOILUTSequence": pydicom.Sequence([table])}
 
 
 def grey(path: Path) -> np.ndarray:
@@ -64,11 +74,92 @@ class TestDicom:
         np.testing.assert_allclose(grey(path), ((stored * 2.0 - 100 + 500) / 1000).clip(0, 1), atol=1e-5)
 
     def test_voi_lut(self, tmp_path):
-        table = pydicom.Dataset()
-        table.LUTDescriptor = [4096, 0, 16]
-        table.add_new("LUTData", "US", (np.sqrt(np.arange(4096) / 4095) * 65535).round().astype(np.uint16).tolist())
-        path = write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=pydicom.Sequence([table]))
+        entries = (np.sqrt(np.arange(4096) / 4095) * 65535).round().astype(np.uint16)
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **voi_lut(entries))
         np.testing.assert_allclose(grey(path), np.sqrt(RAMP / 4095), atol=1e-4)
+
+    def test_a_voi_lut_of_negative_values(self, tmp_path):
+        """From -1000 to 1000 black to white; beyond, its ends."""
+        entries = np.linspace(0, 65535, 2001).round().astype(np.uint16)
+        stored = np.array([[-3000, -1000, -750, -500, 0, 1000, 3000]], np.int16)
+        path = write_dicom(tmp_path / "a.dcm", stored, bits=16, **voi_lut(entries, first=-1000))
+        np.testing.assert_allclose(grey(path)[0], [0, 0, 0.125, 0.25, 0.5, 1, 1], atol=1e-4)
+
+    def test_a_voi_lut_after_fractional_rescaling(self, tmp_path):
+        fields = {"RescaleSlope": 0.5, "RescaleIntercept": -1024, **voi_lut(np.arange(2048, dtype=np.uint16), -1024)}
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **fields)
+        np.testing.assert_allclose(grey(path), RAMP / 4095, atol=1 / 2047)
+
+    @pytest.mark.parametrize(("vr", "kind"), [("US", np.uint16), ("OW", np.uint16), ("OW", np.uint8)])
+    def test_a_voi_lut_of_more_entries_than_its_bits_count(self, tmp_path, vr, kind):
+        """4096 entries of 8 bits; in bytes they have one or two each."""
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **voi_lut((RAMP.ravel() // 16).astype(kind), bits=8, vr=vr))
+        np.testing.assert_allclose(grey(path), RAMP // 16 / 255, atol=1e-6)
+
+    def test_a_voi_lut_that_falls(self, tmp_path):
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **voi_lut(4095 - RAMP.ravel()))
+        np.testing.assert_allclose(grey(path), 1 - RAMP / 4095, atol=1e-6)
+
+    def test_a_voi_lut_comes_before_a_window(self, tmp_path):
+        path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=9, WindowWidth=2, **voi_lut(RAMP.ravel()))
+        np.testing.assert_allclose(grey(path), RAMP / 4095, atol=1e-6)
+
+    def test_a_voi_lut_that_is_too_short(self, tmp_path):
+        fields = voi_lut(RAMP.ravel())
+        fields["VOILUTSequence"][0].LUTData = [1, 2, 3]
+        with pytest.raises(UnusableImageError, match="has 3 entries where its descriptor says 4096"):
+            load_image(write_dicom(tmp_path / "a.dcm", RAMP, **fields))
+
+    def test_a_modality_lut_of_negative_values(self, tmp_path):
+        table = voi_lut(np.arange(0, 2000, 2, dtype=np.uint16), first=-500)["VOILUTSequence"]
+        table[0].ModalityLUTType = "US"
+        stored = np.array([[-900, -500, 0, 499, 900]], np.int16)
+        path = write_dicom(tmp_path / "a.dcm", stored, bits=16, ModalityLUTSequence=table)
+        np.testing.assert_allclose(grey(path)[0], np.array([0, 0, 1000, 1998, 1998]) / 1998, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"WindowWidth": 100},
+            {"WindowCenter": 100},
+            {"WindowCenter": 100, "WindowWidth": None},
+            {"WindowCenter": 100, "WindowWidth": 0},
+            {"WindowCenter": 100, "WindowWidth": 0, "VOILUTFunction": "LINEAR_EXACT"},
+            {"VOILUTSequence": pydicom.Sequence([])},
+            {"VOILUTSequence": pydicom.Sequence([pydicom.Dataset()])},
+            voi_lut(np.full(4096, 7, np.uint16)),
+        ],
+    )
+    def test_incomplete_tags_are_as_none(self, tmp_path, fields):
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **fields)
+        np.testing.assert_allclose(grey(path), RAMP / 4095, atol=1e-6)
+        assert unusable_reason(str(path), "image") is None
+
+    def test_a_window_where_the_lut_is_incomplete(self, tmp_path):
+        fields = {"VOILUTSequence": pydicom.Sequence([]), "WindowCenter": 1024.5, "WindowWidth": 513}
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **fields)
+        np.testing.assert_allclose(grey(path), ((RAMP - 768.0) / 512).clip(0, 1), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("function", "expected"),
+        [
+            ("LINEAR_EXACT", lambda x: (x - 924) / 200),
+            ("SIGMOID", lambda x: 1 / (1 + np.exp(-4 * (x - 1024) / 200))),
+        ],
+    )
+    def test_other_windows(self, tmp_path, function, expected):
+        fields = {"WindowCenter": 1024, "WindowWidth": 200, "VOILUTFunction": function}
+        path = write_dicom(tmp_path / "a.dcm", RAMP, **fields)
+        np.testing.assert_allclose(grey(path), expected(RAMP.astype(float)).clip(0, 1), atol=1e-6)
+
+    def test_a_window_of_one_value(self, tmp_path):
+        path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=1024, WindowWidth=1)
+        np.testing.assert_array_equal(grey(path), RAMP > 1023.5)
+
+    def test_an_unknown_function(self, tmp_path):
+        fields = {"WindowCenter": 1024, "WindowWidth": 200, "VOILUTFunction": "CUBIC"}
+        with pytest.raises(UnusableImageError, match="unknown VOI LUT function 'CUBIC'"):
+            load_image(write_dicom(tmp_path / "a.dcm", RAMP, **fields))
 
     def test_monochrome1_is_inverted(self, tmp_path):
         fields = {"WindowCenter": 2048, "WindowWidth": 4096}
@@ -93,8 +184,13 @@ class TestDicom:
         path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, photometric="RGB")
         np.testing.assert_allclose(load_image(path), pixels / 255, atol=1e-6)
 
-    def test_no_ending(self, tmp_path):
-        assert grey(write_dicom(tmp_path / "a", RAMP)).max() == 1
+    @pytest.mark.parametrize("name", ["a", "1.2.826.0.1.3680043.8"])
+    def test_no_ending(self, tmp_path, name):
+        """The last number of a UID is no ending."""
+        path = write_dicom(tmp_path / name, RAMP)
+        assert grey(path).max() == 1
+        assert image_facts(path) == (64, 64, 12)
+        assert CsrTask.inspect(str(tmp_path))[0]["path"].tolist() == [str(path)]
 
     def test_truncated(self, tmp_path):
         path = write_dicom(tmp_path / "a.dcm", RAMP)
@@ -174,6 +270,43 @@ class TestPictures:
             load_image(path)
 
 
+def damaged(whole: bytes, generator: np.random.Generator) -> bytes:
+    """A file cut short, or with up to twenty bits turned, most of them in its first part."""
+    if generator.random() < 0.4:
+        return whole[: generator.integers(1, len(whole))]
+    data = bytearray(whole)
+    for place in (generator.random(generator.integers(1, 21)) ** 3 * len(data)).astype(int):
+        data[place] ^= 1 << generator.integers(8)
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_unusable_or_work(tmp_path):
+    """Nothing but UnusableImageError comes out of the decoders, and nothing but shares out of what they decode."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    window = {"WindowCenter": 1024, "WindowWidth": 200, "RescaleSlope": 1, "RescaleIntercept": -4}
+    write_dicom(tmp_path / "window.dcm", RAMP[:24, :24], **window)
+    write_dicom(tmp_path / "lut.dcm", RAMP[:24, :24], **voi_lut(RAMP.ravel()[:600], first=-20))
+    write_dicom(tmp_path / "colour.dcm", noise, bits=8, photometric="RGB")
+    Image.fromarray(noise).save(tmp_path / "8.png")
+    Image.fromarray(RAMP).save(tmp_path / "16.png", exif=Image.Exif())
+    outcomes = {"works": 0, "unusable": 0}
+    for source in sorted(tmp_path.iterdir()):
+        whole = source.read_bytes()
+        for _ in range(20):
+            path = tmp_path / f"damaged{source.suffix}"
+            path.write_bytes(damaged(whole, generator))
+            for read in (image_facts, load_image):
+                try:
+                    found = read(path)
+                    assert read is image_facts or (found.shape[2] == 3 and 0 <= found.min() <= found.max() <= 1)
+                    outcomes["works"] += 1
+                except UnusableImageError:
+                    outcomes["unusable"] += 1
+    assert min(outcomes.values()) > 20, outcomes
+
+
 class TestProcessor:
     @pytest.fixture
     def processor(self) -> CsrProcessor:
@@ -186,6 +319,17 @@ class TestProcessor:
         assert batch["pixel_values"].shape == (4, 3, 16, 16)
         for other in batch["pixel_values"][1:]:
             torch.testing.assert_close(other, batch["pixel_values"][0], rtol=0, atol=0)
+
+    def test_16_bits_and_turned_images_agree_with_their_files(self, processor, tmp_path):
+        turned = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        turned.getexif()[0x0112] = 6
+        for picture in (Image.fromarray(RAMP * 3 + 900), turned):
+            picture.save(tmp_path / "a.png", exif=picture.getexif())
+            with Image.open(tmp_path / "a.png") as opened:
+                assert opened.mode == ("RGB" if picture is turned else "I;16")
+                for given in (opened, picture):
+                    assert torch.equal(processor.load_image(given), processor.load_image(tmp_path / "a.png"))
+        assert processor.load_image(tmp_path / "a.png").shape == (3, 30, 20)
 
     def test_white_and_black(self, processor):
         assert processor(np.full((4, 4), 255, np.uint8))["pixel_values"].unique().tolist() == [1]

@@ -1,5 +1,7 @@
 """CSR's backbones, stages, pruning, steering, interventions and pretrained weights."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -32,6 +34,20 @@ class TestBackbones:
         optimizer.step()
         changed = {name.split(".")[0] for name, value in model.state_dict().items() if (value != before[name]).any()}
         assert changed == set(TRAINED[stage])
+
+    @every_backbone
+    def test_the_stage_says_what_trains_after_loading_too(self, backbone, tmp_path):
+        def trained(model: CsrForImageClassification) -> set[str]:
+            return {name for name, value in model.named_parameters() if value.requires_grad}
+
+        stages = {stage: trained(build(backbone, stage)) for stage in (1, 2, 3)}
+        model = build(backbone, 1)
+        for stage in (2, 3, 1):
+            model.config.stage = stage
+            model.freeze_for_stage()
+            assert trained(model) == stages[stage]
+        model.save_pretrained(tmp_path)
+        assert trained(CsrForImageClassification.from_pretrained(tmp_path)) == stages[1]
 
     @every_backbone
     def test_saved_and_loaded(self, backbone, tmp_path):
@@ -155,6 +171,17 @@ class TestPretrainedBackbones:
         ViTModel(ViTConfig(**SMALL, image_size=32, patch_size=8)).save_pretrained(tmp_path)
         with pytest.raises(BackboneKeysError, match="missing"):
             CsrForImageClassification.from_backbone_pretrained(tmp_path, config("resnet50"))
+
+    def test_the_command_line_that_mae_saves_beside_its_weights(self, tmp_path):
+        state = {"model": self.timm_model().state_dict(), "args": argparse.Namespace(batch_size=64), "epoch": 3}
+        torch.save(state, tmp_path / "mae.pth")
+        CsrForImageClassification.from_backbone_pretrained(tmp_path / "mae.pth", self.config())
+
+    @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors"])
+    def test_a_file_of_another_kind(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        with pytest.raises(BackboneKeysError, match=f"{name}: cannot be read as weights"):
+            CsrForImageClassification.from_backbone_pretrained(tmp_path / name, self.config())
 
     def test_no_such_file(self, tmp_path):
         with pytest.raises(BackboneKeysError, match="no such file"):

@@ -1,5 +1,6 @@
 """csr through its recipes: three stages, report, atlas, interruptions, processes and bad input."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -17,15 +18,18 @@ import torch
 from models.test_csr_decoding import RAMP, write_dicom
 from models.test_csr_explanations import Page
 from PIL import Image
+from runs import ROOT
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import pipeline
 
+from hf_fer.arguments import RecipeError
 from hf_fer.data.loading import read_skipped
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
 from hf_fer.models.csr.task_csr import demo_data, positive_weights
 from hf_fer.models.csr.task_images import ImageCollator, ImageTransform, Steering
 from hf_fer.run import main
+from hf_fer.stages import fingerprint
 from hf_fer.stages import main as run_stages
 from hf_fer.task import parse_task
 
@@ -124,6 +128,33 @@ class TestStages:
             run_stages(["csr_2.json", "--learning_rate", "0.5"])
         assert "of another recipe" in capsys.readouterr().err
 
+    def test_another_table_or_another_start_is_not_taken_for_finished(self, trained, tmp_path, monkeypatch, capsys):
+        shutil.copytree(trained / "out/1", tmp_path / "out/1", ignore=shutil.ignore_patterns("checkpoint-*"))
+        shutil.copytree(trained / "out/2", tmp_path / "out/2", ignore=shutil.ignore_patterns("checkpoint-*"))
+        recipe = write_recipes(tmp_path)[1]
+        monkeypatch.chdir(tmp_path)
+        run_stages([recipe])
+        assert "finished before, skipped" in capsys.readouterr().out
+        config = json.loads(Path("out/1/config.json").read_text())
+        Path("out/1/config.json").write_text(json.dumps({**config, "margin": 0.3}))
+        with pytest.raises(SystemExit):
+            run_stages([recipe])
+        assert "started from another model" in capsys.readouterr().err
+
+    def test_what_another_entry_trained_is_not_gone_on_with(self, tmp_path, monkeypatch, capsys):
+        recipe = write_recipes(tmp_path, num_train_epochs=1)[0]
+        monkeypatch.chdir(tmp_path)
+        run_stages([recipe, "--dry_run", "true"])
+        assert not Path("out").exists()
+        main([recipe, "--learning_rate", "0.5"])
+        with pytest.raises(SystemExit):
+            run_stages([recipe])
+        assert "holds the checkpoints of an earlier run" in capsys.readouterr().err
+        assert not Path("out/1/stage.json").exists()
+        before = load_file("out/1/model.safetensors")["concept_head.weight"]
+        run_stages([recipe, "--overwrite_output_dir", "true"])
+        assert not torch.equal(before, load_file("out/1/model.safetensors")["concept_head.weight"])
+
     def test_one_output_for_all_is_refused(self, trained, capsys):
         with pytest.raises(SystemExit):
             run_stages([str(trained / "csr_1.json"), "--output_dir", "x"])
@@ -169,6 +200,63 @@ class TestStages:
         whole, resumed = (load_file(f / f"out/{stage}/model.safetensors") for f in (trained, tmp_path))
         for name, value in whole.items():
             torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+    def test_the_best_checkpoint_is_by_the_stage_unless_the_recipe_says(self):
+        given = ["--task", "csr", "--dataset", "demo"]
+        assert parse_task(given).training_args.metric_for_best_model == "concept_auroc"
+
+    def test_channel_statistics(self, tmp_path):
+        beside = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": 9}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+        given = ["--task", "csr", "--dataset", "demo"]
+        weights = ["--backbone_weights", str(tmp_path / "model.safetensors")]
+        means = (
+            ([], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+            (weights, beside["image_mean"], beside["image_std"]),
+            ([*weights, "--image_mean", "0.7", "0.8", "0.9"], [0.7, 0.8, 0.9], beside["image_std"]),
+        )
+        for more, mean, std in means:
+            processor = parse_task([*given, *more]).build_processor(None).image_processor
+            assert (list(processor.image_mean), list(processor.image_std)) == (mean, std)
+        with pytest.raises(RecipeError, match="image_std needs a number for each of 3 channels"):
+            parse_task([*given, "--image_std", "1"])
+
+    def test_prototypes_are_resized_before_they_are_trained(self, trained, monkeypatch, capsys):
+        monkeypatch.chdir(trained)
+        for stage, refused in ((2, False), (3, True)):
+            recipe = {**FAST, **STAGES[stage], "config_overrides": {"num_prototypes": 4}, "num_train_epochs": 1}
+            recipe.pop("metric_for_best_model")
+            (trained / "wide.json").write_text(json.dumps({**recipe, "output_dir": f"wide{stage}"}))
+            if refused:
+                with pytest.raises(SystemExit):
+                    main(["wide.json"])
+                assert "num_prototypes is that of out/2, 2" in capsys.readouterr().err
+                continue
+            main(["wide.json"])
+            state = json.loads(Path("wide2/trainer_state.json").read_text())
+            assert state["best_metric"] == min(log["eval_loss"] for log in state["log_history"] if "eval_loss" in log)
+            assert load_file("wide2/model.safetensors")["prototypes"].shape[:2] == (6, 4)
+
+    def test_other_classes_get_another_classifier(self, trained, monkeypatch):
+        """As many as before, so that the old one would fit."""
+        monkeypatch.chdir(trained)
+        recipe = {**FAST, **STAGES[3], "model_name_or_path": "out/3", "output_dir": "other", "num_train_epochs": 1}
+        (trained / "other.json").write_text(json.dumps(recipe))
+        same, other = parse_task(["other.json"]), parse_task(["other.json"])
+        data = same.load_data()
+        old = load_file("out/3/model.safetensors")
+        processor = same.build_processor(data)
+        assert torch.equal(same.build_model(data, processor).classifier.weight, old["classifier.weight"])
+        renamed = dataclasses.replace(other.load_data(), labels=[f"{name} x" for name in data.labels])
+        model = other.build_model(renamed, processor)
+        assert not torch.equal(model.classifier.weight, old["classifier.weight"])
+        assert torch.equal(model.prototypes, old["prototypes"])
+
+    def test_unfreezing_later_is_not_for_stages(self, tmp_path, capsys):
+        recipe = write_recipes(tmp_path, unfreeze={"backbone": 1})[0]
+        with pytest.raises(SystemExit):
+            main([recipe])
+        assert "unfreeze: csr has no parts" in capsys.readouterr().err
 
 
 class TestReport:
@@ -364,6 +452,25 @@ def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
             assert one[name] == pytest.approx(two[name], abs=1e-5), name
 
 
+def test_two_processes_evaluate_one_model(trained, tmp_path):
+    """BatchNorm's statistics are those of the first: what chose the checkpoint is what its report says."""
+    backbone = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    overrides = {**STAGES[1]["config_overrides"], "backbone_config": backbone}
+    recipe = write_recipes(tmp_path, learning_rate=0.05)[0]
+    recipe_fields = {**json.loads(Path(recipe).read_text()), "backbone": "resnet50", "config_overrides": overrides}
+    Path(recipe).write_text(json.dumps(recipe_fields))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run(
+        [*launch, str(ROOT / "hf_fer" / "run.py"), recipe],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    metrics = metrics_of(tmp_path / "out/1")
+    assert metrics["runtime"]["best_metric"] == pytest.approx(metrics["validation"]["concept_auroc"], abs=1e-6)
+
+
 class TestBadInput:
     """A folder of grey images, in which something is wrong."""
 
@@ -409,6 +516,10 @@ class TestBadInput:
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
+    def test_a_window_of_no_width_does_not_end_the_run(self, folder):
+        write_dicom(folder / "7.dcm", RAMP[:48, :48], WindowCenter=9, WindowWidth=0)
+        assert sum(self.run(folder)["data"]["counts"]["train"].values()) == 16
+
     def test_a_truncated_dicom_is_left_out(self, folder):
         victim = folder / "7.dcm"
         victim.write_bytes(victim.read_bytes()[:-900])
@@ -417,6 +528,27 @@ class TestBadInput:
         assert [entry["path"] for entry in skipped] == [str(victim)]
         assert "truncated" in skipped[0]["reason"]
         assert sum(metrics["data"]["counts"]["train"].values()) == 15
+
+    def test_a_test_set_of_its_own(self, folder):
+        """The training table has no splits here; the card tells no folder of this machine."""
+        rows = pd.read_csv(folder / "t.csv").drop(columns="split")
+        rows[:18].to_csv(folder / "t.csv", index=False)
+        rows[18:].to_csv(folder / "test.csv", index=False)
+        metrics = self.run(folder, test_dataset=str(folder / "test.csv"), image_folder=str(folder))
+        counts = {split: sum(of.values()) for split, of in metrics["data"]["counts"].items()}
+        assert counts == {"train": 15, "validation": 3, "test": 6}
+        assert str(folder) not in (folder / "out/README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"test_boxes": "b.csv"}, "test_boxes goes with test_dataset, which is not set"),
+            ({"test_dataset": "x.csv", "dataset": "demo"}, "does not go with the demo"),
+            ({"test_dataset": "x.csv", "protocol": "group_kfold"}, "protocol 'group_kfold' draws one"),
+        ],
+    )
+    def test_a_test_set_that_goes_with_nothing(self, folder, capsys, fields, message):
+        assert message in self.error(capsys, folder, **fields)
 
     def test_a_box_outside_its_image(self, folder, capsys):
         (folder / "b.csv").write_text("image,concept,x_min,y_min,x_max,y_max\n3.dcm,a,1,1,9,9\n6.png,a,40,40,49,44\n")
@@ -457,6 +589,50 @@ class TestBadInput:
         assert "Unknown metric_for_best_model 'macro_f1'" in self.error(
             capsys, folder, metric_for_best_model="macro_f1"
         )
+
+
+class TestFolds:
+    """Protocol group_kfold: every patient is tested once, and a stage goes on from the same fold of the one before."""
+
+    ARGUMENTS = ("--protocol", "group_kfold", "--num_folds", "4")
+
+    def test_each_patient_is_tested_once(self, tmp_path):
+        recipe, tested = write_recipes(tmp_path)[0], []
+        for fold in range(4):
+            task = parse_task([recipe, *self.ARGUMENTS, "--fold", str(fold)])
+            source, protocol, _ = task.read_source()
+            assert protocol == f"group_kfold, fold {fold}"
+            sides = source.rows.groupby("split")["group"].agg(set)
+            assert not sides["train"] & sides["test"]
+            assert not sides["validation"] & (sides["train"] | sides["test"])
+            tested += sides["test"]
+        assert len(tested) == len(set(tested)) == source.rows["group"].nunique()
+        assert parse_task([recipe, *self.ARGUMENTS, "--fold", "all"]).num_folds() == 4
+        assert parse_task([recipe]).num_folds() == 0
+
+    def test_stages(self, trained, tmp_path, monkeypatch, capsys):
+        """Stage 2 of all folds from stage 1 of all folds; from one model of all data it is refused."""
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(trained / "out/1", "out/1", ignore=shutil.ignore_patterns("checkpoint-*"))
+        recipe = write_recipes(tmp_path)[1]
+        arguments = [recipe, *self.ARGUMENTS, "--fold", "all"]
+        with pytest.raises(RecipeError, match="has no fold_0: a model of all the data has seen"):
+            parse_task(arguments)
+        shutil.move("out/1", "one")
+        for fold in range(4):
+            shutil.copytree("one", f"out/1/fold_{fold}")
+        task = parse_task(arguments)
+        starts = [task.of_fold(fold).model_args.model_name_or_path for fold in range(4)]
+        assert starts == [str(Path("out/1", f"fold_{fold}")) for fold in range(4)]
+        before = fingerprint(task)
+        weights = Path("out/1/fold_3/model.safetensors")
+        weights.write_bytes(weights.read_bytes()[::-1])
+        assert fingerprint(task) != before
+        main([*arguments, "--dry_run", "true"])
+        page = capsys.readouterr().out
+        assert "Fold 0 of 4" in page
+        assert "protocol group_kfold, fold 0" in page
+        assert not Path("out/2").exists()
 
 
 def test_dry_run(tmp_path, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -239,7 +240,7 @@ def test_long_documents_are_scored_by_all_their_windows(tmp_path):
 def small_xlm_r(tmp_path, tokenizer) -> Path:
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=66, pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=66, pad_token_id=tokenizer.pad_token_id, num_labels=6,
     )  # fmt: skip
     folder = tmp_path / "xlmr"
     XLMRobertaForSequenceClassification(config).save_pretrained(folder)
@@ -260,6 +261,10 @@ def test_a_pretrained_checkpoint_gets_a_new_head_and_frozen_parts(small_xlm_r, t
     model = task.build_model(data, processor)
     assert model.config.id2label == dict(enumerate(["de", "en", "fr", "ja", "ko", "vi"]))
     assert model.config.hidden_dropout_prob == 0.0
+    stored = load_file(small_xlm_r / "model.safetensors")  # a head for as many classes, but of others
+    assert not torch.equal(model.classifier.out_proj.weight, stored["classifier.out_proj.weight"])
+    layer = "roberta.encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(model.state_dict()[layer], stored[layer])
     assert not any(parameter.requires_grad for parameter in model.roberta.embeddings.parameters())
     assert all(parameter.requires_grad for parameter in model.classifier.parameters())
     assert processor("\uff56\uff49")["input_ids"] == processor("vi")["input_ids"]

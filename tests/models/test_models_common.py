@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from torch import nn
 from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
 
@@ -28,6 +30,13 @@ with_loss = pytest.mark.parametrize(
 def build(suite, model_class, seed: int = 0):
     set_seed(seed)
     return model_class(suite.config()).eval()
+
+
+@every_model
+def test_fsdp_finds_the_layers_that_it_wraps(suite, model_class):
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="TRANSFORMER_BASED_WRAP")
+    wraps = fsdp2_prepare_auto_wrap_policy(plugin, model := build(suite, model_class))
+    assert any(wraps(part) for part in model.modules())
 
 
 def inputs_for(model_class, batch: dict) -> dict:

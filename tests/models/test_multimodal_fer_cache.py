@@ -223,6 +223,28 @@ class TestFeatures:
         assert "too large for float16" in skipped[0]["reason"]
         assert task.with_transforms(data.splits, processor)["train"][0]["labels"] == -100
 
+    def test_they_are_of_the_model_that_is_evaluated(self, recipe, tmp_path):
+        """And not of the checkpoints that lie in the folder, whatever the recipe says of resuming."""
+        fields = {"freeze": ["vision", "audio"], "num_train_epochs": 1, "max_train_samples": 8}
+        for seed in (0, 1):
+            main([recipe(**fields, seed=seed, output_dir=str(tmp_path / f"seed_{seed}"))])
+        start = {"do_train": False, "model_name_or_path": str(tmp_path / "seed_1")}
+        here = {"cache": "features", "resume_from_checkpoint": True, "output_dir": str(tmp_path / "seed_0")}
+        losses = []
+        for more in ({}, here):
+            main([recipe(**{**fields, **start, **more})])
+            losses.append(metrics_of(Path(more.get("output_dir", tmp_path / "out")))["validation"]["loss"])
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # features are kept in half precision
+
+    def test_of_one_modality_of_a_model_of_two(self, recipe, tmp_path):
+        main([recipe(num_train_epochs=1, max_train_samples=8)])
+        start = {"do_train": False, "model_name_or_path": str(tmp_path / "out"), "modalities": ["audio"]}
+        losses = []
+        for more in ({}, self.FROZEN):
+            main([recipe(**start, **more, output_dir=str(tmp_path / "alone"))])
+            losses.append(metrics_of(tmp_path / "alone")["validation"]["loss"])
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
     def test_what_augmentation_cannot_do_is_said(self, recipe, tmp_path):
         main([recipe(cache="features", freeze=["vision"], augment=True, num_train_epochs=1, max_train_samples=16)])
         report = (tmp_path / "out" / "report" / "report.md").read_text()

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoProcessor, SiglipImageProcessor, pipeline
 
 from hf_fer.data import visual_features
+from hf_fer.data.loading import DataError
 from hf_fer.models.multimodal_fer import (
     MultimodalFerConfig,
     MultimodalFerFeatureExtractor,
@@ -78,6 +79,13 @@ def test_features_find_the_sound_of_the_same_performance():
     rows = pd.DataFrame(files, dtype=object)
     attached = visual_features.attach(rows, "au.npz", ["01-01-05-01-01-02-07", "x"])
     assert attached["video"].tolist() == ["au.npz::01-01-05-01-01-02-07", "au.npz::x", None]
+
+
+def test_two_files_of_one_name_do_not_share_features():
+    rows = pd.DataFrame({"video": [None, None], "audio": ["s1/bbaf2n.wav", "s2/bbaf2n.wav"]})
+    with pytest.raises(DataError, match=r"'bbaf2n' would be the features of s1/bbaf2n.wav and of s2/bbaf2n.wav"):
+        visual_features.attach(rows, "units.npz", ["bbaf2n"])
+    assert visual_features.attach(rows[:1], "units.npz", ["bbaf2n"])["video"].tolist() == ["units.npz::bbaf2n"]
 
 
 def test_statistics_are_over_frames_and_tokens():

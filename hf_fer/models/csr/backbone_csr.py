@@ -1,5 +1,6 @@
 """The backbones of CSR as feature maps, and their pretrained weights from transformers, timm or MAE checkpoints."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -77,15 +78,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     The tensors of a checkpoint: a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a folder with `model.safetensors`.
 
     Raises:
-        BackboneKeysError: it does not exist, or holds no tensors.
+        BackboneKeysError: it does not exist, cannot be read without running code from it, or holds no tensors.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise BackboneKeysError(f"{path}: no such file. Give a weights file, or a folder with model.safetensors.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # MAE's training script saves its command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise all kinds on a file that is not theirs
+        raise BackboneKeysError(f"{path}: cannot be read as weights, damaged or of another kind ({error}).") from error
     for wrapper in ("model", "state_dict"):
         state = state.get(wrapper, state) if isinstance(state, dict) else {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}

@@ -107,13 +107,15 @@ class CsrConfig(PreTrainedConfig):
         return sizes[-1] if sizes else self.backbone_config.hidden_size
 
     def validate_backbone(self):
-        """The backbone's configuration is of the backbone's type."""
+        """The backbone's configuration is of the backbone's type, and masks nothing."""
         expected = BACKBONES[self.backbone][0]
         if self.backbone_config.model_type != expected:
             raise ValueError(
                 f"backbone {self.backbone!r} needs a backbone_config of type {expected!r}, "
                 f"got {self.backbone_config.model_type!r}."
             )
+        if getattr(self.backbone_config, "mask_ratio", 0):
+            raise ValueError(f"backbone_config: mask_ratio must be 0, got {self.backbone_config.mask_ratio}.")
 
     def validate_concepts(self):
         """At least one concept, each with a name of its own, and a positive weight for each where there are any."""

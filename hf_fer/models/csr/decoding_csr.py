@@ -4,14 +4,15 @@ It sits beside the processor, and not under `hf_fer/data`, because a model pushe
 input on a machine without hf_fer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
 from PIL import Image, ImageOps
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
@@ -39,13 +40,22 @@ class ImageFacts(NamedTuple):
     bits: int
 
 
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever a decoder raises on damaged bytes into UnusableImageError: `what`, and its words in brackets."""
+    try:
+        yield
+    except UnusableImageError:
+        raise
+    except Exception as error:
+        raise UnusableImageError(path, f"{what} ({type(error).__name__}: {error})") from error
+
+
 def is_dicom(path: Path) -> bool:
-    """By its ending, or, for a file without one, by the DICM mark after the preamble."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    if path.suffix:
-        return False
-    with path.open("rb") as file:
+    """By its ending, or, without one of an image (a UID has dots, too), by the DICM mark after the preamble."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return path.suffix.lower() in DICOM_SUFFIXES
+    with reading(path, "not readable"), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
@@ -60,77 +70,155 @@ def check_file(path: str | Path) -> Path:
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Values from their minimum to their maximum -> `float32` in [0, 1]; zeros where they are all the same."""
-    values = values.astype(np.float32)
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A Pillow image, its pixels not yet read; raises UnusableImageError where it is not an image."""
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnusableImageError(path, f"not readable as an image ({error})") from error
-
-
-def load_picture(path: Path) -> np.ndarray:
     """
-    A PNG, JPEG or other file of Pillow's, upright.
+    Values from their minimum to their maximum -> `float32` in [0, 1]; zeros where they are all the same.
+
+    Raises:
+        ValueError: some are not finite.
+    """
+    values = values.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = np.ptp(values)
+    if not np.isfinite(span):
+        raise ValueError("some values are not finite")
+    return (values - values.min()) / span if span else np.zeros_like(values)
+
+
+def picture_pixels(picture: Image.Image) -> np.ndarray:
+    """
+    A Pillow image, upright: `float32` in [0, 1], `(height, width, 3)`, or `(height, width)` of more than 8 bits.
 
     Eight bits count from 0 to 255. More bits are stretched from the lowest to the highest value, because a file of
     16 does not say how many of them it uses.
     """
-    with open_picture(path) as picture:
-        try:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith(("I", "F")):
-                return stretch(np.asarray(upright))
-            return np.asarray(upright.convert("RGB"), dtype=np.float32) / 255
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UnusableImageError(path, f"image does not decode ({error})") from error
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith(("I", "F")):
+        return stretch(np.asarray(upright))
+    return np.asarray(upright.convert("RGB"), dtype=np.float32) / 255
 
 
-def read_dicom(path: Path, **options: bool) -> pydicom.Dataset:
-    """A DICOM data set; raises UnusableImageError where it is not one, or ends early."""
-    try:
-        return pydicom.dcmread(path, **options)
-    except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
-        raise UnusableImageError(path, f"not readable as DICOM, damaged or truncated ({error})") from error
+def open_picture(path: Path) -> Image.Image:
+    """A Pillow image, its pixels not yet read; raises UnusableImageError where it is not an image."""
+    with reading(path, "not readable as an image"):
+        return Image.open(path)
+
+
+def load_picture(path: Path) -> np.ndarray:
+    """The pixels of a PNG, JPEG or other file of Pillow's; see `picture_pixels`."""
+    with open_picture(path) as picture, reading(path, "image does not decode"):
+        return picture_pixels(picture)
 
 
 def load_dicom(path: Path) -> np.ndarray:
     """
     A DICOM image as its modality shows it: modality LUT, the first VOI LUT or window, then the photometric
-    interpretation (MONOCHROME1 is inverted). Without a window, from the lowest to the highest value.
+    interpretation (MONOCHROME1 is inverted). Without either, from the lowest to the highest value.
     """
-    data = read_dicom(path)
-    if int(data.get("NumberOfFrames") or 1) > 1:
-        raise UnusableImageError(path, f"has {data.NumberOfFrames} frames; give one image per file")
-    try:
-        pixels = pixel_array(data)
-    except (AttributeError, ValueError, EOFError, RuntimeError, NotImplementedError, KeyError, OSError) as error:
-        raise UnusableImageError(
-            path, f"DICOM pixels do not decode: truncated, or compressed in a way that is not installed ({error})"
-        ) from error
-    kind = data.PhotometricInterpretation
+    with reading(path, "not readable as DICOM, damaged or truncated"):
+        data = pydicom.dcmread(path)
+        frames = int(data.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise UnusableImageError(path, f"has {frames} frames; give one image per file")
+    with reading(path, "DICOM pixels do not decode: truncated, or compressed in a way that is not installed"):
+        return dicom_pixels(data)
+
+
+def dicom_pixels(data: pydicom.Dataset) -> np.ndarray:
+    """What a data set shows, `float32` in [0, 1]: `(height, width)`, or `(height, width, 3)` of colours."""
+    pixels, kind = pixel_array(data), data.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
         return pixels.astype(np.float32)[..., :3] / np.iinfo(pixels.dtype).max
     if pixels.ndim == 3:
         return pixels.astype(np.float32) / (2**data.BitsStored - 1)
-    shown = windowed(apply_modality_lut(pixels, data), data)
+    table = lookup_table(data, "ModalityLUTSequence")
+    values = table.look_up(pixels) if table else apply_modality_lut(pixels, data)
+    if not np.isfinite(values).all():
+        raise ValueError("some values are not finite after the modality's rescaling")
+    shown = windowed(values, data)
     return 1 - shown if kind == "MONOCHROME1" else shown
 
 
+class LookupTable(NamedTuple):
+    """A lookup table: `entries` for the values from `first` on; values beyond its ends get those of the ends."""
+
+    entries: np.ndarray
+    first: int
+
+    def look_up(self, values: np.ndarray) -> np.ndarray:
+        """The entry of each value."""
+        whole = values if np.issubdtype(values.dtype, np.integer) else np.rint(values)
+        return self.entries[np.clip(whole.astype(np.int64) - self.first, 0, len(self.entries) - 1)]
+
+
+def lookup_table(data: pydicom.Dataset, name: str) -> LookupTable | None:
+    """
+    The first lookup table of a sequence, or `None` where it has none with both descriptor and data.
+
+    pydicom's own functions index with the type of the entries or of the pixels, which wraps where either has too few
+    bits for the table's length, or the first value is negative.
+
+    Raises:
+        ValueError: there are fewer entries than the descriptor says.
+    """
+    item = (data.get(name) or [pydicom.Dataset()])[0]
+    descriptor, content = item.get("LUTDescriptor"), item.get("LUTData")
+    if descriptor is None or content is None:
+        return None
+    # 0 stands for 65536, and a signed descriptor has its upper half as negative numbers.
+    count, first = int(descriptor[0]) % 2**16 or 2**16, int(descriptor[1])
+    if isinstance(content, bytes):
+        order = ">" if data.original_encoding[1] is False else "<"
+        entries = np.frombuffer(content, np.uint8 if len(content) < 2 * count else f"{order}u2")
+    else:
+        entries = np.atleast_1d(np.asarray(content, dtype=np.int64))
+    if len(entries) < count:
+        raise ValueError(f"{name} has {len(entries)} entries where its descriptor says {count}")
+    return LookupTable(entries[:count], first)
+
+
+def read_window(data: pydicom.Dataset) -> tuple[float, float, str] | None:
+    """Center, width and function of the first window, or `None` where one of them is missing or has no area."""
+    center, width = (first_number(data.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    function = str(data.get("VOILUTFunction") or "LINEAR").upper()
+    if center is None or width is None or not (width >= 1 if function == "LINEAR" else width > 0):
+        return None
+    return center, width, function
+
+
+def first_number(value: Any) -> float | None:
+    """The first of an attribute's values as a finite number, or `None` where it has none."""
+    values = [] if value is None else np.atleast_1d(np.asarray(value, dtype=float))
+    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
 def windowed(values: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
-    """Values after the VOI LUT or window of a data set, `float32` in [0, 1] over the window's whole output range."""
-    if "VOILUTSequence" not in data and data.get("WindowWidth") is None:
+    """
+    Values after the first VOI LUT of a data set, else after its first window, else as they are: `float32` in [0, 1].
+
+    A LUT goes from its own lowest to its own highest entry, a window over its whole output range (DICOM PS3.3
+    C.11.2.1), and values without either from lowest to highest. A LUT whose entries are all the same shows nothing
+    and counts as none.
+
+    Raises:
+        ValueError: the window's function is not one of DICOM's.
+    """
+    table, window = lookup_table(data, "VOILUTSequence"), read_window(data)
+    if table and np.ptp(table.entries):
+        return table._replace(entries=stretch(table.entries)).look_up(values)
+    if window is None:
         return stretch(values)
-    # The ends of the output range are what values far outside the window come out as.
-    far = np.array([np.iinfo(np.int32).min, np.iinfo(np.int32).max])
-    low, high = apply_voi_lut(far, data).astype(np.float32)
-    return ((apply_voi_lut(values, data) - low) / (high - low)).clip(0, 1).astype(np.float32)
+    (center, width, function), values = window, values.astype(np.float64)
+    if function == "LINEAR":
+        # One wide, it has no slope: below the edge black, above it white.
+        shown = (values - center + 0.5) / (width - 1) + 0.5 if width > 1 else values > center - 0.5
+    elif function == "LINEAR_EXACT":
+        shown = (values - center) / width + 0.5
+    elif function == "SIGMOID":
+        shown = (1 + np.tanh(2 * (values - center) / width)) / 2
+    else:
+        raise ValueError(f"unknown VOI LUT function {function!r}")
+    return np.clip(shown, 0, 1).astype(np.float32)
 
 
 def load_image(path: str | Path) -> np.ndarray:
@@ -156,8 +244,8 @@ def as_rgb(image: ImageInput) -> np.ndarray:
     A file, Pillow image or array as RGB.
 
     Args:
-        image: Arrays are `(height, width)` or `(height, width, 3)`: `uint8`, floats in [0, 1], or other integers,
-            which are stretched from their lowest to their highest value.
+        image: A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`:
+            `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
 
     Returns:
         `float32` in [0, 1], shape `(height, width, 3)`.
@@ -168,7 +256,7 @@ def as_rgb(image: ImageInput) -> np.ndarray:
     """
     if isinstance(image, str | Path):
         return load_image(image)
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
@@ -191,9 +279,10 @@ def image_facts(path: str | Path) -> ImageFacts:
     """
     path = check_file(path)
     if is_dicom(path):
-        data = read_dicom(path, stop_before_pixels=True)
-        return ImageFacts(int(data.Columns), int(data.Rows), int(data.BitsStored))
-    with open_picture(path) as picture:
+        with reading(path, "not readable as DICOM, damaged or truncated"):
+            data = pydicom.dcmread(path, stop_before_pixels=True)
+            return ImageFacts(int(data.Columns), int(data.Rows), int(data.BitsStored))
+    with open_picture(path) as picture, reading(path, "image does not decode"):
         width, height = picture.size
         sideways = picture.getexif().get(0x0112, 1) >= 5
         bits = 16 if picture.mode.startswith(("I", "F")) else 8

@@ -120,7 +120,15 @@ class CsrForImageClassification(PreTrainedModel):
         self.prototypes = nn.Parameter(torch.empty(config.num_concepts, config.num_prototypes, size))
         self.classifier = nn.Linear(config.num_concepts * config.num_prototypes, config.num_labels)
         self.post_init()
+        # The position embeddings of ViT-MAE are sines and cosines.
+        self._fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         self.freeze_for_stage()
+
+    def post_init(self):
+        super().post_init()
+        # FSDP's wrapping wants each class that it is told of to be in the model.
+        built = {type(part).__name__ for part in self.modules()}
+        self._no_split_modules = sorted(built & set(self._no_split_modules))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -147,11 +155,18 @@ class CsrForImageClassification(PreTrainedModel):
         model.backbone.load_state_dict(load_backbone(config.backbone_config, path).state_dict())
         return model
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As every model's, and what `config.stage` does not train is frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_for_stage()
+        return loaded
+
     def freeze_for_stage(self) -> None:
-        """Stop training all that `config.stage` does not train; it also stays in evaluation mode (BatchNorm)."""
+        """Train what `config.stage` trains and nothing else; the rest stays in evaluation mode (BatchNorm)."""
         for name, parameter in self.named_parameters():
-            if name.partition(".")[0] not in TRAINED[self.config.stage]:
-                parameter.requires_grad_(False)
+            trained = name.partition(".")[0] in TRAINED[self.config.stage]
+            parameter.requires_grad_(trained and name not in self._fixed)
         self.train(self.training)
 
     def train(self, mode: bool = True):

@@ -32,8 +32,8 @@ class CsrProcessor(ProcessorMixin):
         """
         A file, Pillow image or array as RGB, `(3, height, width)` in [0, 1].
 
-        Arrays are `(height, width)` or `(height, width, 3)`: `uint8`, floats in [0, 1], or other integers, which are
-        stretched from their lowest to their highest value.
+        A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`: `uint8`,
+        floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
 
         Raises:
             UnusableImageError: the file cannot be used.

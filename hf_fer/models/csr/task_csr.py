@@ -1,6 +1,7 @@
 """How run.py trains csr: its data, model, metrics and report, stage by stage."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, ViTImageProcessor
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
+from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, first_column, image_file, read_concepts
@@ -33,12 +36,12 @@ from hf_fer.data.loading import (
 )
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
-from hf_fer.task import Task
+from hf_fer.task import Task, has_folds
 
 from . import task_atlas as atlas
 from . import task_report as findings
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
-from .decoding_csr import IMAGE_SUFFIXES
+from .decoding_csr import IMAGE_SUFFIXES, is_dicom
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
@@ -49,6 +52,8 @@ from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable,
 logger = logging.getLogger(__name__)
 
 MAX_POS_WEIGHT = 20.0
+
+BEST_METRICS = {CONCEPTS: "concept_auroc", PROTOTYPES: "loss", TASK: "class_auroc"}
 
 STAGE_METRICS = {
     CONCEPTS: ("concept_auroc", "concept_f1"),
@@ -79,6 +84,7 @@ class CsrTask(Task):
     data_arguments = CsrDataArguments
     primary_metric = "class_auroc"
     hub_task = "image-classification"
+    kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -92,10 +98,16 @@ class CsrTask(Task):
         self.earlier_head: findings.Head | None = None
 
     @classmethod
+    def best_metric(cls, given: Callable[[str], Any]) -> str:
+        stages = {str(stage): metric for stage, metric in BEST_METRICS.items()}
+        return stages.get(str(given("stage") or CONCEPTS), cls.primary_metric)
+
+    @classmethod
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         place = Path(path)
         if place.is_dir():
-            found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            found = [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
             rows = pd.DataFrame({"path": found})
         else:
             table = read_table(place)
@@ -121,6 +133,14 @@ class CsrTask(Task):
                     "output_dir of the recipe before it."
                 )
             return
+        if self.data_args.fold == "all" and has_folds(args.model_name_or_path):
+            return
+        if self.data_args.fold == "all" and stage != CONCEPTS:
+            raise RecipeError(
+                f"Stage {stage} of fold 'all' starts each fold from the stage before of the same fold, and "
+                f"{args.model_name_or_path} has no fold_0: a model of all the data has seen what it would be tested "
+                "on. Run the stage before it with fold 'all', too."
+            )
         if args.backbone_weights:
             raise RecipeError("backbone_weights is for a new model; model_name_or_path brings its own.")
         found = self.checkpoint_config().stage
@@ -151,8 +171,13 @@ class CsrTask(Task):
             (path, form), notes = demo_data(), [DEMO_IMAGES_NOTICE]
         data = read_concepts(path, form, IMAGE_SUFFIXES)
         protocol = args.protocol or manifest.PROTOCOLS[0]
-        data.rows, more = manifest.assign_protocol(data.rows, protocol, seed=args.split_seed)
-        return data, protocol, [*notes, *more]
+        data.rows, more = manifest.assign_protocol(
+            data.rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
+        )
+        return data, self.protocol_name(protocol), [*notes, *more]
+
+    def num_folds(self) -> int:
+        return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
 
     def load_data(self) -> LoadedData:
         args = self.data_args
@@ -218,7 +243,20 @@ class CsrTask(Task):
         if self.model_args.model_name_or_path:
             return CsrProcessor.from_pretrained(self.model_args.model_name_or_path)
         side = self.data_args.image_size
-        return CsrProcessor(ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False))
+        return CsrProcessor(
+            ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False, **self.channel_statistics())
+        )
+
+    def channel_statistics(self) -> dict[str, list[float]]:
+        """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder."""
+        args, found = self.data_args, {}
+        if self.model_args.backbone_weights:
+            weights = Path(self.model_args.backbone_weights)
+            beside = (weights if weights.is_dir() else weights.parent) / IMAGE_PROCESSOR_NAME
+            found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        given = {"image_mean": args.image_mean, "image_std": args.image_std}
+        chosen = {name: value or found.get(name) for name, value in given.items()}
+        return {name: value for name, value in chosen.items() if value}
 
     def build_model(self, data: LoadedData, processor: CsrProcessor) -> PreTrainedModel:
         args = self.model_args
@@ -249,7 +287,9 @@ class CsrTask(Task):
             **args.config_overrides,
         }
         if args.model_name_or_path:
-            fields = {**self.checkpoint_config().to_dict(), **fields}
+            before = self.checkpoint_config().to_dict()
+            self.check_sizes(before)
+            fields = {**before, **fields}
         else:
             sized = {} if args.backbone == "resnet50" else {"image_size": self.data_args.image_size}
             fields |= {"backbone": args.backbone, "concepts": self.source.concepts}
@@ -260,6 +300,18 @@ class CsrTask(Task):
             return CsrConfig(**fields)
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
+
+    def check_sizes(self, before: dict[str, Any]) -> None:
+        """Raises `RecipeError` where `config_overrides` resizes a part that the checkpoint has trained."""
+        fixed = ["backbone", "backbone_config", "concepts", "num_concepts"]
+        if before["stage"] != CONCEPTS:
+            fixed += ["num_prototypes", "prototype_size"]
+        for name in fixed:
+            if self.model_args.config_overrides.get(name, before[name]) != before[name]:
+                raise RecipeError(
+                    f"config_overrides: {name} is that of {self.model_args.model_name_or_path}, {before[name]}; set "
+                    "it in the recipe of the stage that trains it first."
+                )
 
     def new_model(self, config: CsrConfig) -> CsrForImageClassification:
         """A new model, its backbone pretrained where the recipe says so."""
@@ -280,8 +332,14 @@ class CsrTask(Task):
             logger.warning(
                 "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
             )
-        model = CsrForImageClassification.from_pretrained(path, config=config, ignore_mismatched_sizes=known != labels)
-        model.freeze_for_stage()
+        model = CsrForImageClassification.from_pretrained(
+            # What stage 1 does not train may have another size from stage 2 on.
+            path,
+            config=config,
+            ignore_mismatched_sizes=known != labels or before.stage == CONCEPTS,
+        )
+        if known != labels:
+            start_anew(model.classifier)
         if before.stage == TASK and known == labels and self.training_args.do_train:
             self.earlier_head = findings.Head.of(model, before)
         return model

@@ -168,11 +168,13 @@ def drop_unusable(
     boxes, skipped, bits = {}, [], {}
     for (index, row), reason in zip(rows.iterrows(), reasons, strict=True):
         if reason is None:
-            facts = image_facts(row["path"])
             try:
+                facts = image_facts(row["path"])
                 boxes[index] = relative_boxes(row["boxes"], facts.width, facts.height, concepts)
                 bits.setdefault(facts.bits, []).append(row["image"])
                 continue
+            except UnusableImageError as error:
+                reason = error.reason
             except ValueError as error:
                 reason = str(error)
         skipped.append({"path": row["path"], "reason": reason})

@@ -25,6 +25,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
+from hf_fer.checkpoints import start_anew
 from hf_fer.data import text
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.demo_text import DEMO_TEXT_NOTICE, demo_texts
@@ -244,6 +245,9 @@ class LanguageIdTask(ClassificationTask):
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 args.model_name_or_path, config=config, ignore_mismatched_sizes=known != data.labels
             )
+            if known != data.labels:
+                prefix = self.model.base_model_prefix
+                start_anew(*(part for name, part in self.model.named_children() if name != prefix))
         else:
             self.model = AutoModelForSequenceClassification.from_config(config)
         self.tokenizer = processor

@@ -117,6 +117,12 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["ParakeetEncoderBlock", "SiglipEncoderLayer", "Lfm2DecoderLayer", "TemporalBlock"]
 
+    def post_init(self):
+        super().post_init()
+        # FSDP's wrapping wants each class that it is told of to be in the model.
+        built = {type(part).__name__ for part in self.modules()}
+        self._no_split_modules = sorted(built & set(self._no_split_modules))
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)

@@ -200,7 +200,7 @@ class EncodedClips:
         """Compute what is missing, `paths` by modality, and let go of the model, which training builds anew."""
         compute = {"audio": self._audio_hidden_states, "video": self._visual_features}
         for modality, encoder in self.encoders.items():
-            if self.caches[modality].missing(paths[modality]):
+            if self.caches[modality].missing(paths.get(modality, [])):
                 home = encoder.device
                 encoder.to(self.args.device)
                 item_bytes = self.item_bytes(modality, paths[modality])
@@ -213,7 +213,8 @@ class EncodedClips:
 
     def plan(self, paths: dict[str, list[str]]) -> list[str]:
         """What `fill` would need, in words; `paths` by modality."""
-        return [cache.plan(paths[name], self.item_bytes(name, paths[name])) for name, cache in self.caches.items()]
+        wanted = [(cache, name) for name, cache in self.caches.items() if name in paths]
+        return [cache.plan(paths[name], self.item_bytes(name, paths[name])) for cache, name in wanted]
 
     def item_bytes(self, modality: str, paths: list[str]) -> int:
         """Size of an array; of sound the mean of a few files."""

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from hf_fer.adapters import is_adapter, load_adapter_model
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
+from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
@@ -55,6 +56,7 @@ class MultimodalFerTask(ClassificationTask):
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
     searched_fields = ("model_size", "balance_classes")
+    unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
         r"model\.fusion\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|conv\.(in|out)_proj|feed_forward\.w[123])"
     )
@@ -134,10 +136,6 @@ class MultimodalFerTask(ClassificationTask):
         return {"luna_5fold": len(ravdess.LUNA_FOLDS), "group_kfold": self.data_args.num_folds}.get(
             self.data_args.protocol, 0
         )
-
-    def protocol_name(self, protocol: str) -> str:
-        """The protocol, with its fold where it has folds."""
-        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
 
     def load_data(self) -> LoadedData:
         args = self.data_args
@@ -274,9 +272,43 @@ class MultimodalFerTask(ClassificationTask):
 
     def base_processor(self) -> MultimodalFerProcessor:
         """The checkpoint's processor, which knows how its model was trained, or a new one."""
-        if self.model_args.model_name_or_path:
-            return MultimodalFerProcessor.from_pretrained(self.model_args.model_name_or_path)
-        return self.new_processor()
+        path = self.model_args.model_name_or_path
+        if not path:
+            return self.new_processor()
+        try:
+            processor = MultimodalFerProcessor.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe is "
+                "to make it, run that first."
+            ) from error
+        self.check_start(path, processor)
+        return processor
+
+    def check_start(self, path: str, processor: MultimodalFerProcessor) -> None:
+        """Raises `RecipeError` where the recipe asks for what the checkpoint has otherwise."""
+        config = MultimodalFerConfig.from_pretrained(path)
+        sound = processor.feature_extractor
+        stored = {
+            "num_frames": processor.num_frames,
+            "image_size": processor.image_processor.size["height"],
+            "face_crop": processor.face_crop,
+            "trim_silence_db": sound.trim_db,
+            "audio_normalization": sound.normalize,
+            **{f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS},
+        }
+        for name, value in stored.items():
+            if self.recipe.get(name, value) != value:
+                raise RecipeError(
+                    f"{name} {self.recipe[name]!r}: {path} was trained with {value!r}, which stays. Leave {name} out, "
+                    "or train a new model without model_name_or_path."
+                )
+        lacking = sorted(set(self.data_args.modalities) - set(config.modalities))
+        if lacking:
+            raise RecipeError(
+                f"modalities: {path} was built for {' and '.join(config.modalities)}, without {lacking[0]}. Give "
+                f"--modalities {' '.join(config.modalities)}, or train a new model without model_name_or_path."
+            )
 
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
         """The base processor, which learns the scale of visual features from the training split."""
@@ -360,9 +392,17 @@ class MultimodalFerTask(ClassificationTask):
         Make sure that what adapters are saved without can be had again.
 
         Raises:
-            RecipeError: a part is frozen as it was drawn, and neither saved nor loaded from a checkpoint.
+            RecipeError: a part is frozen as it was drawn, or with adapters merged into it, and neither saved nor
+                loaded from a checkpoint.
         """
-        if not self.lora or self.lora.save == "merged" or self.model_args.model_name_or_path:
+        if not self.lora or self.lora.save == "merged":
+            return
+        if self.model_args.model_name_or_path:
+            if is_adapter(self.model_args.model_name_or_path):
+                raise RecipeError(
+                    f"lora save 'adapter': {self.model_args.model_name_or_path} holds adapters itself, and what they "
+                    "are merged into is saved nowhere. Save 'merged'."
+                )
             return
         frozen = {
             part
@@ -406,7 +446,7 @@ class MultimodalFerTask(ClassificationTask):
             raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
         if known != labels and is_adapter(path):
             raise RecipeError(
-                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they belong to that "
+                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they go with that "
                 "classifier. Start from a model that was saved with lora save 'merged'."
             )
         if known != labels:
@@ -419,6 +459,8 @@ class MultimodalFerTask(ClassificationTask):
             model = MultimodalFerForEmotionClassification.from_pretrained(
                 path, ignore_mismatched_sizes=known != labels, **overrides
             )
+            if known != labels:
+                start_anew(model.classifier, *getattr(model, "auxiliary", {}).values())
         if self.training_args.do_train:
             # Training changes what they were fitted to.
             model.config.temperature = overrides.get("temperature", 1.0)
@@ -462,11 +504,13 @@ class MultimodalFerTask(ClassificationTask):
 
     def memory_hints(self) -> list[str]:
         args, hints = self.data_args, []
+        if self.model_args.model_name_or_path:  # clips are what the checkpoint was trained on
+            return hints
         if "video" in args.modalities and args.num_frames > 1:
             hints.append(f"--num_frames {args.num_frames // 2} (now {args.num_frames})")
         if "video" in args.modalities and args.image_size >= 128:
             hints.append(f"--image_size {args.image_size // 2} (now {args.image_size})")
-        if self.model_args.model_size != "tiny" and not self.model_args.model_name_or_path:
+        if self.model_args.model_size != "tiny":
             smaller = {"full": "light", "light": "tiny"}[self.model_args.model_size]
             hints.append(f"--model_size {smaller} (now {self.model_args.model_size})")
         return hints
@@ -475,6 +519,14 @@ class MultimodalFerTask(ClassificationTask):
         return [EpochCallback(self.clock)]
 
     def card_example(self, repo_id: str) -> str:
+        if self.lora and self.lora.save == "adapter":
+            return (
+                "from transformers import AutoProcessor, pipeline\n\n"
+                "from hf_fer.adapters import load_adapter_model  # on the checkpoints that they were trained on\n\n"
+                f'model, processor = load_adapter_model("{repo_id}"), AutoProcessor.from_pretrained("{repo_id}")\n'
+                'classify = pipeline("audio-visual-emotion-recognition", model=model, processor=processor)\n'
+                'classify("clip.mp4", top_k=3)'
+            )
         return (
             "import hf_fer  # or trust_remote_code=True\n"
             "from transformers import pipeline\n\n"
