@@ -16,14 +16,18 @@ import pandas as pd
 import pytest
 import torch
 from models.test_csr_decoding import RAMP, write_dicom
+from models.test_csr_explanations import Page
 from PIL import Image
 from runs import ROOT
 from safetensors.torch import load_file
+from sklearn.metrics import f1_score, roc_auc_score
+from transformers import pipeline
 
 from hf_fer.arguments import RecipeError
 from hf_fer.data.loading import read_skipped
-from hf_fer.models.csr import CsrConfig
-from hf_fer.models.csr.task_csr import positive_weights
+from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
+from hf_fer.models.csr.task_csr import demo_data, positive_weights
+from hf_fer.models.csr.task_images import ImageCollator, ImageTransform, Steering
 from hf_fer.run import main
 from hf_fer.stages import fingerprint
 from hf_fer.stages import main as run_stages
@@ -69,6 +73,15 @@ def write_recipes(folder: Path, **fields) -> list[str]:
 
 def metrics_of(folder: Path) -> dict:
     return json.loads((folder / "report" / "metrics.json").read_text())
+
+
+def evaluation(folder: Path, monkeypatch, **fields) -> Path:
+    """A recipe that scores stage 3's output, in the folder where it was trained."""
+    monkeypatch.chdir(folder)
+    path = folder / "eval.json"
+    recipe = {**FAST, **STAGES[3], "model_name_or_path": "out/3", "output_dir": "eval", "do_train": False}
+    path.write_text(json.dumps({**recipe, **fields}))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -265,12 +278,32 @@ class TestReport:
             assert (report / name).is_file()
         assert len(pd.read_csv(report / "per_concept.csv")) == 12
         assert len(list((report / "atlas").glob("*.png"))) == 6 * 2 * 2
+        for number in (1, 2):
+            assert not (trained / f"out/{number}/report/explanations").exists()
+
+    def test_explanations_of_the_test_split(self, trained):
+        """Two images of each of the four classes, with the atlas' patches, by the pipeline that a user loads."""
+        folder = trained / "out/3/report/explanations"
+        page = Page(folder / "index.html")
+        assert len(page.sections) == 8
+        assert {picture["src"] for picture in page.pictures} == {path.name for path in folder.iterdir()} - {
+            "index.html"
+        }
+        patches = {path.name for path in folder.glob("source_*")}
+        assert patches
+        assert patches <= {f"source_{path.name}" for path in (trained / "out/3/report/atlas").iterdir()}
+        explain = pipeline("concept-image-classification", model=str(trained / "out/3"))
+        table = pd.read_csv(demo_data()[0]).set_index("image")
+        for section in page.sections:
+            name = section["h2"][0]
+            answer = explain(str(demo_data()[0].parent / name))
+            assert f"true: {table['class'][name]} (" in section["figcaption"][0]
+            assert section["caption"] == [f"Shares of the logit of {answer['explained']}"]
+            assert float(section["td"][-1]) == pytest.approx(answer["logit"], abs=1e-4)
+        assert "`explanations/index.html`" in (trained / "out/3/report/report.md").read_text()
 
     def test_atlas_names_the_most_similar_patch(self, trained):
         """Found again with the saved model, image by image."""
-        from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
-        from hf_fer.models.csr.task_csr import demo_data
-
         model = CsrForImageClassification.from_pretrained(trained / "out/3").eval()
         processor = CsrProcessor.from_pretrained(trained / "out/3")
         folder = demo_data()[0].parent
@@ -297,13 +330,16 @@ class TestReport:
         assert positive_weights(labels[:4]) == [3, 3, 3]
 
     def test_evaluation_alone_gives_the_same_numbers(self, trained, monkeypatch):
-        monkeypatch.chdir(trained)
-        recipe = {**FAST, **STAGES[3], "model_name_or_path": "out/3", "output_dir": "eval", "do_train": False}
-        (trained / "eval.json").write_text(json.dumps(recipe))
-        main(["eval.json"])
+        shutil.copytree(trained / "out/3/report/atlas", trained / "eval/report/atlas")  # of another run
+        main([str(evaluation(trained, monkeypatch))])
         again, before = metrics_of(trained / "eval")["test"], metrics_of(trained / "out/3")["test"]
-        for name in ("concept_auroc", "confusion_matrix", "reject_mean", "pointing_game", "prototype_cosine"):
+        same = ("concept_auroc", "confusion_matrix", "reject_mean", "pointing_game", "prototype_cosine")
+        for name in (*same, "positive_boxes", "negative_boxes"):
             assert again[name] == before[name], name
+        pages = [trained / f"{folder}/report/explanations" for folder in ("eval", "out/3")]
+        captions = [[section["td"] for section in Page(page / "index.html").sections] for page in pages]
+        assert captions[0] == captions[1]
+        assert not list(pages[0].glob("source_*"))
 
     def test_pruned_and_retrained(self, trained, monkeypatch):
         """From stage 3's own output, so that the report has the classifier with and without."""
@@ -318,6 +354,72 @@ class TestReport:
         assert {"earlier_classifier_pruned", "macro_f1"} <= set(metrics)
         assert CsrConfig.from_pretrained(trained / "pruned").pruned_prototypes == overrides["pruned_prototypes"]
         assert "(pruned)" in (trained / "pruned/report/atlas/index.html").read_text()
+
+
+def steering_weights(boxes: list[list[float]], kind: str, side: int) -> np.ndarray:
+    """The map A of boxes in pixels of a demo image, cell by cell; no box of these is smaller than a cell."""
+    weights = np.full((side, side), 0.5 if boxes and kind == "positive" else 1.0)
+    for row, column in np.ndindex(weights.shape):
+        x, y = (96 * (place + 0.5) / side for place in (column, row))
+        if any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes):
+            weights[row, column] = 1 if kind == "positive" else 0
+    return weights
+
+
+class TestBoxViews:
+    """The same checkpoint, told by the labelled boxes where to look."""
+
+    def test_only_in_stage_3(self, trained):
+        for number in STAGES:
+            for split in ("validation", "test"):
+                metrics = metrics_of(trained / f"out/{number}")[split]
+                assert ("positive_boxes" in metrics) == ("negative_boxes" in metrics) == (number == 3)
+        assert metrics["positive_boxes"].keys() == {"class_auroc", "macro_f1", "concept_auroc"}
+        assert "| negative_boxes.macro_f1 |" in (trained / "out/3/report/report.md").read_text()
+
+    @pytest.mark.parametrize("kind", ["positive", "negative"])
+    def test_equals_the_model_with_spatial_weights(self, trained, monkeypatch, kind):
+        """Found again image by image, from the demo set's own table of boxes; some images have none."""
+        task = parse_task([str(evaluation(trained, monkeypatch))])
+        rows = task.load_data().splits["test"].to_pandas()
+        model = CsrForImageClassification.from_pretrained("out/3").eval()
+        processor = CsrProcessor.from_pretrained("out/3")
+        corners = pd.read_csv(demo_data()[1].boxes).groupby("image")[["x_min", "y_min", "x_max", "y_max"]]
+        boxes = {image: own.to_numpy().tolist() for image, own in corners}
+        logits, plain = [], []
+        for image, path in zip(rows["image"], rows["path"], strict=True):
+            weights = steering_weights(boxes.get(image, []), kind, 6)
+            with torch.no_grad():
+                pixels = processor(path)["pixel_values"]
+                logits.append(model(pixels, spatial_weights=torch.from_numpy(weights)[None]).logits[0])
+                plain.append(model(pixels).logits[0])
+        assert not all(image in boxes for image in rows["image"])
+        scores = [torch.stack(each).softmax(-1).numpy() for each in (logits, plain)]
+        auroc, without = (roc_auc_score(rows["labels"], each, multi_class="ovr") for each in scores)
+        reported = metrics_of(trained / "out/3")["test"]
+        assert reported[f"{kind}_boxes"]["class_auroc"] == pytest.approx(auroc, abs=1e-6)
+        assert reported["class_auroc"] == pytest.approx(without, abs=1e-6)
+        assert auroc != pytest.approx(without, abs=1e-4)
+        predicted = scores[0].argmax(axis=1)
+        expected = f1_score(rows["labels"], predicted, average="macro", zero_division=0)
+        assert reported[f"{kind}_boxes"]["macro_f1"] == pytest.approx(expected, abs=1e-6)
+
+    def test_an_image_that_cannot_be_read_is_not_counted(self, trained, tmp_path):
+        processor = CsrProcessor.from_pretrained(trained / "out/3")
+        transform = ImageTransform(processor, tmp_path / "skipped.jsonl", steering=Steering("negative", (6, 6)))
+        row = {"path": "gone.png", "labels": 1, "concept_labels": [1.0] * 6, "boxes": [[2.0, 0.0, 0.0, 1.0, 0.5]]}
+        example = {name: values[0] for name, values in transform({k: [v] for k, v in row.items()}).items()}
+        batch = ImageCollator(processor)([example])
+        assert batch["labels"].tolist() == [-100]
+        assert batch["spatial_weights"][0].tolist() == [[0.0] * 6] * 3 + [[1.0] * 6] * 3
+
+    def test_absent_without_boxes(self, trained, monkeypatch):
+        table, form = demo_data()
+        fields = {"dataset": str(table), "concepts": form.concepts, "class_columns": form.class_columns}
+        main([str(evaluation(trained, monkeypatch, output_dir="no_boxes", **fields))])
+        metrics = metrics_of(trained / "no_boxes")["test"]
+        assert "macro_f1" in metrics
+        assert not {"positive_boxes", "negative_boxes", "pointing_game"} & set(metrics)
 
 
 def test_two_processes_equal_one(trained, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_csr import CsrConfig
 from .modeling_csr import CsrForImageClassification
+from .overlay_csr import overlay
 from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
 

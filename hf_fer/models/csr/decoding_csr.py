@@ -14,6 +14,8 @@ import pydicom
 from PIL import Image, ImageOps
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
+ImageInput = str | Path | Image.Image | np.ndarray
+
 DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -237,6 +239,37 @@ def load_image(path: str | Path) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
 
 
+def as_rgb(image: ImageInput) -> np.ndarray:
+    """
+    A file, Pillow image or array as RGB.
+
+    Args:
+        image: A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`:
+            `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
+
+    Returns:
+        `float32` in [0, 1], shape `(height, width, 3)`.
+
+    Raises:
+        UnusableImageError: the file cannot be used.
+        ValueError: the array has another shape, or floats outside [0, 1].
+    """
+    if isinstance(image, str | Path):
+        return load_image(image)
+    pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
+        raise ValueError(f"Image arrays are (height, width) or (height, width, 3), got shape {pixels.shape}.")
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / 255
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return stretch(pixels)
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError("Image arrays of floats must be in [0, 1].")
+    return pixels.astype(np.float32)
+
+
 def image_facts(path: str | Path) -> ImageFacts:
     """
     Size and bit depth from a file's header, without decoding its pixels.
@@ -256,4 +289,12 @@ def image_facts(path: str | Path) -> ImageFacts:
     return ImageFacts(height, width, bits) if sideways else ImageFacts(width, height, bits)
 
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFacts", "UnusableImageError", "image_facts", "load_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageFacts",
+    "ImageInput",
+    "UnusableImageError",
+    "as_rgb",
+    "image_facts",
+    "load_image",
+]

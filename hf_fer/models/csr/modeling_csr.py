@@ -63,7 +63,7 @@ def spatial_weights(
     positive: list[tuple[float, float, float, float]],
     negative: list[tuple[float, float, float, float]],
     size: tuple[int, int],
-    alpha: float,
+    alpha: float | None = None,
 ) -> Tensor:
     """
     The map A that steers similarities in space: 1 in positive boxes, 0 in negative boxes, `alpha` elsewhere.
@@ -74,7 +74,7 @@ def spatial_weights(
     Args:
         positive, negative: Boxes as x0, y0, x1, y1, shares of the image.
         size: H and W of the map.
-        alpha: Weight of what no box covers.
+        alpha: Weight of what no box covers; 0.5 with positive boxes and 1 without by default.
 
     Returns:
         `(H, W)`.
@@ -84,7 +84,7 @@ def spatial_weights(
     """
     height, width = size
     y, x = ((torch.arange(side) + 0.5) / side for side in size)
-    weights = torch.full(size, float(alpha))
+    weights = torch.full(size, float((0.5 if positive else 1) if alpha is None else alpha))
     for boxes, value in ((positive, 1.0), (negative, 0.0)):
         for x0, y0, x1, y1 in boxes:
             if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
@@ -203,6 +203,12 @@ class CsrForImageClassification(PreTrainedModel):
         vectors = self.project(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2)))
         cosines = torch.einsum("bid,kmd->bikm", vectors, F.normalize(self.prototypes, dim=-1))
         return assign(at_least_float32(cosines), self.config.assignment_scale, self.kept)
+
+    @torch.no_grad()
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """H and W of the maps of images of this size in pixels."""
+        image = self.prototypes.new_zeros(1, 3, height, width)
+        return tuple(feature_map(self.backbone, image).shape[-2:])
 
     def similarity_maps(self, features: Tensor) -> Tensor:
         """Cosine similarity of every place to every prototype: `(B, C, H, W)` -> `(B, K, M, H, W)`."""

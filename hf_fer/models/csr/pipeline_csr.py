@@ -10,6 +10,7 @@ from transformers import Pipeline
 
 from .configuration_csr import TASK
 from .modeling_csr import REPLACEMENTS, spatial_weights
+from .overlay_csr import overlay
 
 Box = Sequence[float]
 
@@ -37,8 +38,10 @@ class ConceptImageClassificationPipeline(Pipeline):
             `box` (the cell where it is, in pixels) and `source` (its entry in the atlas).
         other_concepts: Share of the concepts that `top_concepts` leaves out.
 
-    The shares of all concepts and the bias sum to the logit.
+    The shares of all concepts and the bias sum to the logit. `overlay(image, concept["map"])` draws a map.
     """
+
+    overlay = staticmethod(overlay)
 
     _load_processor = True
     _load_image_processor = False
@@ -143,8 +146,7 @@ class ConceptImageClassificationPipeline(Pipeline):
             [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in given]
             for given in (positive, negative)
         )
-        elsewhere = (0.5 if positive else 1.0) if alpha is None else alpha
-        return spatial_weights(*boxes, tuple(grid), elsewhere)
+        return spatial_weights(*boxes, tuple(grid), alpha)
 
     def postprocess(
         self, model_outputs: dict[str, Tensor], top_k: int | None = None, top_concepts: int | None = None
@@ -198,4 +200,4 @@ class ConceptImageClassificationPipeline(Pipeline):
         }
 
 
-__all__ = ["ConceptImageClassificationPipeline"]
+__all__ = ["ConceptImageClassificationPipeline", "overlay"]

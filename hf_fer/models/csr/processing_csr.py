@@ -1,18 +1,14 @@
 """From image files or arrays to the tensors of the CSR model."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from .decoding_csr import load_image, picture_pixels, stretch
-
-ImageInput = str | Path | Image.Image | np.ndarray
+from .decoding_csr import ImageInput, as_rgb
 
 
 class CsrProcessor(ProcessorMixin):
@@ -43,26 +39,7 @@ class CsrProcessor(ProcessorMixin):
             UnusableImageError: the file cannot be used.
             ValueError: the array has another shape, or floats outside [0, 1].
         """
-        if isinstance(image, str | Path):
-            pixels = load_image(image)
-        else:
-            pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
-            pixels = self._to_unit_range(pixels)
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-
-    @staticmethod
-    def _to_unit_range(pixels: np.ndarray) -> np.ndarray:
-        if pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=-1)
-        if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-            raise ValueError(f"Image arrays are (height, width) or (height, width, 3), got shape {pixels.shape}.")
-        if pixels.dtype == np.uint8:
-            return pixels.astype(np.float32) / 255
-        if not np.issubdtype(pixels.dtype, np.floating):
-            return stretch(pixels)
-        if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("Image arrays of floats must be in [0, 1].")
-        return pixels.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(as_rgb(image))).permute(2, 0, 1)
 
     def features(self, image: Tensor) -> Tensor:
         """RGB `(3, height, width)` in [0, 1] -> normalised pixels of the model's size."""

@@ -4,7 +4,6 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -12,11 +11,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from .backbone_csr import feature_map
-from .decoding_csr import load_image
+from .decoding_csr import UnusableImageError
 from .modeling_csr import CsrForImageClassification
-
-PICTURE = 160  # pixels, side of the pictures on the page
-CONTEXT = 1.5  # cells shown around a patch on each side
+from .task_pages import crop, load_pixels, picture, resized, start_folder, write_html
 
 
 @dataclass
@@ -126,64 +123,46 @@ def survey(model: CsrForImageClassification, images: Dataset, batch_size: int) -
     )
 
 
-def crop(image: np.ndarray, box: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The patch of a box with its surroundings, and the whole image with the box drawn in; `uint8` RGB."""
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = (round(share * side) for share, side in zip(box, (width, height, width, height), strict=True))
-    pad_x, pad_y = round(CONTEXT * (x1 - x0)), round(CONTEXT * (y1 - y0))
-    marked = cv2.rectangle(image.copy(), (x0, y0), (x1 - 1, y1 - 1), (255, 255, 0), max(1, width // 150))
-    patch = marked[max(y0 - pad_y, 0) : y1 + pad_y, max(x0 - pad_x, 0) : x1 + pad_x]
-    return patch, marked
+INTRODUCTION = """Each prototype beside the training patch that is most similar to it: left the patch with its
+surroundings, right the whole image. The yellow box is one cell of the feature map; the features of a cell also see
+what lies around it. "Nearest" counts the training images with the concept that are nearer to this prototype than to
+the concept's others. Red: the image is not labelled with the concept."""
 
 
-def resized(image: np.ndarray) -> np.ndarray:
-    """An image with its longer side at `PICTURE` pixels."""
-    scale = PICTURE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Prototype atlas</title><style>
-body {{ font: 15px sans-serif; margin: 2em; max-width: 110em }}
-section {{ border-top: 1px solid #bbb; padding: 0.5em 0 }}
-figure {{ display: inline-block; vertical-align: top; margin: 0.4em; width: 330px }}
-figcaption {{ font-size: 13px; overflow-wrap: anywhere }}
-.other {{ color: #b00 }}
-.pruned {{ opacity: 0.4 }}
-</style></head><body>
-<h1>Prototype atlas</h1>
-<p>Each prototype beside the training patch that is most similar to it: left the patch with its surroundings, right the
-whole image. The yellow box is one cell of the feature map; the features of a cell also see what lies around it.
-"Nearest" counts the training images with the concept that are nearer to this prototype than to the concept's others.
-Red: the image is not labelled with the concept.</p>
-{sections}
-</body></html>
-"""
+def patch_name(concept: int, prototype: int) -> str:
+    """File of the picture of a prototype's patch."""
+    return f"{concept:02d}_{prototype:02d}_patch.png"
 
 
 def write_page(folder: Path, model: CsrForImageClassification, survey: Survey) -> None:
-    """`index.html` and two PNGs per prototype."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """`index.html` and two PNGs per prototype; none for one whose image can no longer be read."""
+    start_folder(folder)
     files = dict(zip(survey.images, survey.paths, strict=True))
     nearest, kept = survey.nearest(), model.kept.cpu()
     figures: dict[str, list[str]] = {name: [] for name in survey.concepts}
     for entry in model.config.atlas:
         k, m = survey.concepts.index(entry["concept"]), entry["prototype"]
-        image = (load_image(files[entry["image"]]) * 255).round().astype(np.uint8)
-        names = [f"{k:02d}_{m:02d}_{kind}.png" for kind in ("patch", "image")]
-        for name, picture in zip(names, crop(image, entry["box"]), strict=True):
-            cv2.imwrite(str(folder / name), cv2.cvtColor(resized(picture), cv2.COLOR_RGB2BGR))
-        figures[entry["concept"]].append(figure(entry, names, int(nearest[k, m]), bool(kept[k, m])))
-    sections = "\n".join(
+        pictures = source_pictures(folder / patch_name(k, m), files[entry["image"]], entry)
+        figures[entry["concept"]].append(figure(entry, pictures, int(nearest[k, m]), bool(kept[k, m])))
+    sections = [
         f"<section><h2>{html.escape(name)}</h2>\n{''.join(parts)}</section>" for name, parts in figures.items()
-    )
-    (folder / "index.html").write_text(PAGE.format(sections=sections), encoding="utf-8")
+    ]
+    write_html(folder / "index.html", "Prototype atlas", INTRODUCTION, sections)
 
 
-def figure(entry: dict, names: list[str], nearest: int, kept: bool) -> str:
+def source_pictures(patch_file: Path, path: str, entry: dict) -> str:
+    """A prototype's patch and its image as HTML, written to `patch_file` and beside it."""
+    try:
+        patch, image = (resized(part) for part in crop(load_pixels(path), entry["box"]))
+    except UnusableImageError:
+        return '<span class="other">can no longer be read:</span> '
+    image_file = patch_file.with_name(patch_file.name.replace("patch", "image"))
+    what = f"of prototype {entry['prototype']} of {entry['concept']}"
+    return picture(patch_file, patch, f"Patch {what}") + picture(image_file, image, f"Image {what}")
+
+
+def figure(entry: dict, pictures: str, nearest: int, kept: bool) -> str:
     """One prototype as HTML."""
-    pictures = "".join(f'<img src="{name}" alt="">' for name in names)
     source = html.escape(entry["image"])
     shows = "" if entry["shows_concept"] else ' <span class="other">without the concept</span>'
     caption = f"<b>{entry['prototype']}</b>{'' if kept else ' (pruned)'}: {source}{shows}<br>"

@@ -43,9 +43,11 @@ from . import task_report as findings
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .decoding_csr import IMAGE_SUFFIXES, is_dicom
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
+from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
-from .task_images import ImageCollator, ImageTransform, drop_unusable, unusable_reason
+from .task_explanations import ExplanationPage
+from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class CsrTask(Task):
         self.clock = EpochClock()
         self.source: ConceptData | None = None
         self.model: CsrForImageClassification | None = None
+        self.processor: CsrProcessor | None = None
         self.training_images: Dataset | None = None
         self.survey: atlas.Survey | None = None
         self.earlier_head: findings.Head | None = None
@@ -342,7 +345,7 @@ class CsrTask(Task):
         return model
 
     def with_transforms(self, splits: DatasetDict, processor: CsrProcessor) -> DatasetDict:
-        args = self.data_args
+        args, self.processor = self.data_args, processor
         plain = ImageTransform(processor, self.skipped_file)
         augmentation = ImageAugmentation(**args.augmentation) if args.augment else None
         augmented = ImageTransform(processor, self.skipped_file, augmentation, self.training_args.seed, self.clock)
@@ -357,6 +360,20 @@ class CsrTask(Task):
 
     def callbacks(self) -> list[TrainerCallback]:
         return [EpochCallback(self.clock)]
+
+    def evaluation_views(self, data: Dataset) -> dict[str, Dataset]:
+        """In stage 3, where there are boxes: the same images looked at inside these, and without what they cover."""
+        if self.model_args.stage != TASK or not any(data.with_format(None)["boxes"]):
+            return {}
+        processor = data.format["format_kwargs"]["transform"].processor
+        size = processor.image_processor.size
+        grid = self.model.grid(size["height"], size["width"])
+        return {
+            f"{kind}_boxes": data.with_transform(
+                ImageTransform(processor, self.skipped_file, steering=Steering(kind, grid))
+            )
+            for kind in ("positive", "negative")
+        }
 
     def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
         scored = findings.Scored.of(prediction, self.model.config)
@@ -410,7 +427,19 @@ class CsrTask(Task):
             self.model.config.save_pretrained(self.training_args.output_dir)
             atlas.write_page(folder / "atlas", self.model, self.survey)
             captions["atlas/index.html"] = "Each prototype beside the training patch that is most similar to it."
+        if results and self.model_args.stage == TASK:
+            split = "test" if "test" in results else "validation"
+            self.write_explanations(folder, split, data.splits[split])
+            captions["explanations/index.html"] = f"Why the model answers as it does, for images of the {split} split."
         return captions
+
+    def write_explanations(self, folder: Path, split: str, rows: Dataset) -> None:
+        """The page of a split's explanations, in a folder of its own."""
+        model = self.model.eval()
+        explain = ConceptImageClassificationPipeline(model=model, processor=self.processor, device=model.device)
+        # Without a survey of this run, the training images of these names may be others.
+        sources = folder / "atlas" if self.survey is not None else None
+        ExplanationPage(folder / "explanations", explain, sources, self.skipped_file).write(split, rows)
 
     def card_example(self, repo_id: str) -> str:
         return (

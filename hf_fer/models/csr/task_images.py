@@ -1,7 +1,8 @@
 """Rows of csr's tables to batches, and images that cannot be used."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from hf_fer.data.loading import FileCheck, append_skipped
 
 from .decoding_csr import UnusableImageError, image_facts, load_image
 from .losses_csr import IGNORED
+from .modeling_csr import spatial_weights
 from .processing_csr import CsrProcessor
 
 MARGIN = 4 / 3
@@ -21,6 +23,30 @@ MARGIN = 4 / 3
 
 MEMORY_BYTES = 256 * 2**20
 """What a transform keeps of decoded images at the size that it needs, so that a small set is decoded once."""
+
+
+@dataclass
+class Steering:
+    """
+    An image's labelled boxes, whatever their concept, as a person's word on where to look.
+
+    Args:
+        boxes: Whether to look there (`"positive"`), or everywhere else (`"negative"`).
+        grid: H and W of the model's maps.
+    """
+
+    boxes: Literal["positive", "negative"]
+    grid: tuple[int, int]
+
+    def weights(self, labelled: list[list[float]]) -> torch.Tensor:
+        """
+        The weights that the pipeline's boxes have by default, `(H, W)`; 1 everywhere without boxes.
+
+        Args:
+            labelled: (concept index, x0, y0, x1, y1) as shares of the image.
+        """
+        boxes = [tuple(box) for _, *box in labelled]
+        return spatial_weights(*((boxes, []) if self.boxes == "positive" else ([], boxes)), self.grid)
 
 
 class ImageTransform:
@@ -35,6 +61,7 @@ class ImageTransform:
         skipped_file: Where files that fail are listed.
         augmentation: Strengths, or `None` outside training.
         seed, clock: With the row's index they decide all of its augmentation.
+        steering: Makes `spatial_weights` of the rows' boxes.
     """
 
     def __init__(
@@ -44,19 +71,26 @@ class ImageTransform:
         augmentation: ImageAugmentation | None = None,
         seed: int = 0,
         clock: EpochClock | None = None,
+        steering: Steering | None = None,
     ):
         self.processor = processor
         self.skipped_file = skipped_file
         self.augmenter = augmentation and ImageAugmenter(augmentation)
         self.seed = seed
         self.clock = clock
+        self.steering = steering
         self.memory: dict[str, torch.Tensor] = {}
         self.room = MEMORY_BYTES
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         examples = [self.example(row) for row in rows]
-        return {name: [example[name] for example in examples] for name in ("pixel_values", "labels", "concept_labels")}
+        columns = {
+            name: [example[name] for example in examples] for name in ("pixel_values", "labels", "concept_labels")
+        }
+        if self.steering:
+            columns["spatial_weights"] = [self.steering.weights(row["boxes"]) for row in rows]
+        return columns
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         """One row to `pixel_values (3, height, width)`, `labels` and `concept_labels`."""
@@ -101,11 +135,14 @@ class ImageCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pixels = [self.empty if example["pixel_values"] is None else example["pixel_values"] for example in examples]
-        return {
+        batch = {
             "pixel_values": torch.stack(pixels),
             "labels": torch.tensor([example["labels"] for example in examples]),
             "concept_labels": torch.tensor([example["concept_labels"] for example in examples]),
         }
+        if "spatial_weights" in examples[0]:
+            batch["spatial_weights"] = torch.stack([example["spatial_weights"] for example in examples])
+        return batch
 
 
 def unusable_reason(path: str, wanted: str) -> str | None:

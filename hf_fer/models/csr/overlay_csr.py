@@ -1,0 +1,49 @@
+"""A concept map laid over its image, for people to look at."""
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from .decoding_csr import ImageInput, as_rgb, stretch
+
+
+def overlay(
+    image: ImageInput, concept_map: np.ndarray, opacity: float = 0.7, color_map: str = "viridis"
+) -> Image.Image:
+    """
+    A concept map in colour over its image.
+
+    The map is enlarged to the image by bilinear interpolation and counts from its lowest to its highest value: colour
+    and opacity grow with it, from the bare image to the end of the colour map. A map that is the same everywhere, such
+    as one of a single cell, points nowhere and leaves the image as it is.
+
+    Args:
+        image: A file (DICOM too), Pillow image or array, as the pipeline takes it.
+        concept_map: `(H, W)`, such as `answer["concepts"][0]["map"]`.
+        opacity: Of the highest place, from 0 to 1.
+        color_map: Name of one of matplotlib's.
+
+    Returns:
+        RGB, of the image's size.
+
+    Raises:
+        UnusableImageError: the file cannot be used.
+        ValueError: a map that is empty, not finite, or of another shape, an opacity out of range, an unknown colour
+            map, or an array that is no image.
+    """
+    values = np.asarray(concept_map, dtype=np.float32)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"concept_map needs finite values of shape (H, W), got shape {values.shape}: {values}.")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be from 0 to 1, got {opacity}.")
+    if color_map not in colormaps:
+        raise ValueError(f"color_map must be the name of one of matplotlib's, got {color_map!r}.")
+    pixels = as_rgb(image)
+    height, width = pixels.shape[:2]
+    heat = np.asarray(Image.fromarray(stretch(values)).resize((width, height), Image.Resampling.BILINEAR))
+    colors = colormaps[color_map](heat, bytes=True)[..., :3]
+    weight = opacity * heat[..., None]
+    return Image.fromarray((255 * (1 - weight) * pixels + weight * colors).round().astype(np.uint8))
+
+
+__all__ = ["overlay"]
