@@ -24,6 +24,7 @@ from .layers_multimodal_fer import (
     SegmentAttentionPooling,
     TemporalEncoder,
     TokenPooling,
+    reset_to_torch_default,
 )
 
 
@@ -91,18 +92,6 @@ LEARNED_TOKENS = (
     "type_embedding",
     "missing_embedding",
 )
-
-
-def reset_to_torch_default(module: nn.Module) -> None:
-    """
-    Draw convolutions and linear layers anew with torch's own initialisation, which scales with the fan-in.
-
-    The normal(0, 0.02) of Parakeet and LFM2 suits their own widths. In a small encoder trained from scratch it all
-    but closes the subsampling convolutions, whose fan-in is 9, and learning stalls for many epochs.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
-            part.reset_parameters()
 
 
 class MultimodalFerPreTrainedModel(PreTrainedModel):

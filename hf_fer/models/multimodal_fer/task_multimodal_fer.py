@@ -12,10 +12,8 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, TrainerCallback
 
-from hf_fer.adapters import is_adapter, load_adapter_model
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
-from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
@@ -45,6 +43,7 @@ from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
 from .task_clips import ClipCollator, ClipTransform, media_files, tracks, unusable_reason
+from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor
 
 logger = logging.getLogger(__name__)
 
@@ -271,44 +270,11 @@ class MultimodalFerTask(ClassificationTask):
         ]
 
     def base_processor(self) -> MultimodalFerProcessor:
-        """The checkpoint's processor, which knows how its model was trained, or a new one."""
+        """The checkpoint's processor, or a new one."""
         path = self.model_args.model_name_or_path
-        if not path:
-            return self.new_processor()
-        try:
-            processor = MultimodalFerProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe is "
-                "to make it, run that first."
-            ) from error
-        self.check_start(path, processor)
-        return processor
-
-    def check_start(self, path: str, processor: MultimodalFerProcessor) -> None:
-        """Raises `RecipeError` where the recipe asks for what the checkpoint has otherwise."""
-        config = MultimodalFerConfig.from_pretrained(path)
-        sound = processor.feature_extractor
-        stored = {
-            "num_frames": processor.num_frames,
-            "image_size": processor.image_processor.size["height"],
-            "face_crop": processor.face_crop,
-            "trim_silence_db": sound.trim_db,
-            "audio_normalization": sound.normalize,
-            **{f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS},
-        }
-        for name, value in stored.items():
-            if self.recipe.get(name, value) != value:
-                raise RecipeError(
-                    f"{name} {self.recipe[name]!r}: {path} was trained with {value!r}, which stays. Leave {name} out, "
-                    "or train a new model without model_name_or_path."
-                )
-        lacking = sorted(set(self.data_args.modalities) - set(config.modalities))
-        if lacking:
-            raise RecipeError(
-                f"modalities: {path} was built for {' and '.join(config.modalities)}, without {lacking[0]}. Give "
-                f"--modalities {' '.join(config.modalities)}, or train a new model without model_name_or_path."
-            )
+        if path:
+            return checkpoint_processor(path, self.recipe, self.data_args.modalities)
+        return self.new_processor()
 
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
         """The base processor, which learns the scale of visual features from the training split."""
@@ -363,7 +329,8 @@ class MultimodalFerTask(ClassificationTask):
         labels = dict(enumerate(data.labels))
         naming = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
         if args.model_name_or_path:
-            model = self._load(args.model_name_or_path, data.labels, {**overrides, **naming})
+            training = self.training_args.do_train
+            model = checkpoint_model(args.model_name_or_path, data.labels, {**overrides, **naming}, training)
         else:
             if processor.visual_feature_mean is not None:
                 overrides["visual_feature_size"] = len(processor.visual_feature_mean)
@@ -372,7 +339,8 @@ class MultimodalFerTask(ClassificationTask):
             check_choice("part to freeze", part, model.encoders())
         model.freeze(args.freeze or [])
         model.unfreeze(args.unfreeze)
-        self.check_adapter_base(model)
+        if self.lora and self.lora.save == "adapter":
+            check_adapter_base(model, args.model_name_or_path, args.backbones)
         return model
 
     def new_model(self, config: MultimodalFerConfig) -> PreTrainedModel:
@@ -386,35 +354,6 @@ class MultimodalFerTask(ClassificationTask):
             )
         except (OSError, ValueError) as error:
             raise RecipeError(f"Pretrained parts: {error}") from error
-
-    def check_adapter_base(self, model: PreTrainedModel) -> None:
-        """
-        Make sure that what adapters are saved without can be had again.
-
-        Raises:
-            RecipeError: a part is frozen as it was drawn, or with adapters merged into it, and neither saved nor
-                loaded from a checkpoint.
-        """
-        if not self.lora or self.lora.save == "merged":
-            return
-        if self.model_args.model_name_or_path:
-            if is_adapter(self.model_args.model_name_or_path):
-                raise RecipeError(
-                    f"lora save 'adapter': {self.model_args.model_name_or_path} holds adapters itself, and what they "
-                    "are merged into is saved nowhere. Save 'merged'."
-                )
-            return
-        frozen = {
-            part
-            for part, encoder in model.encoders().items()
-            if not any(p.requires_grad for p in encoder.parameters())
-        }
-        lost = sorted(frozen - self.model_args.backbones.keys())
-        if lost:
-            raise RecipeError(
-                f"lora save 'adapter': {', '.join(lost)} is frozen but came from no checkpoint, so it could not be "
-                f"loaded again. Name a {lost[0]}_backbone, let it train, or save 'merged'."
-            )
 
     def new_config(self, overrides: dict[str, Any], naming: dict[str, Any]) -> MultimodalFerConfig:
         """The preset with the recipe's sizes and overrides."""
@@ -439,33 +378,6 @@ class MultimodalFerTask(ClassificationTask):
             )
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
-
-    def _load(self, path: str, labels: list[str], overrides: dict[str, Any]) -> PreTrainedModel:
-        known = list(MultimodalFerConfig.from_pretrained(path).id2label.values())
-        if known != labels and not self.training_args.do_train:
-            raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
-        if known != labels and is_adapter(path):
-            raise RecipeError(
-                f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they go with that "
-                "classifier. Start from a model that was saved with lora save 'merged'."
-            )
-        if known != labels:
-            logger.warning(
-                "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
-            )
-        if is_adapter(path):
-            model = load_adapter_model(path, **overrides)
-        else:
-            model = MultimodalFerForEmotionClassification.from_pretrained(
-                path, ignore_mismatched_sizes=known != labels, **overrides
-            )
-            if known != labels:
-                start_anew(model.classifier, *getattr(model, "auxiliary", {}).values())
-        if self.training_args.do_train:
-            # Training changes what they were fitted to.
-            model.config.temperature = overrides.get("temperature", 1.0)
-            model.config.abstention_threshold = overrides.get("abstention_threshold", 0.0)
-        return model
 
     def balanced_weights(self, data: LoadedData) -> list[float]:
         """Class weights inverse to the training counts, with a mean of 1 over the training examples."""
