@@ -55,9 +55,11 @@ def end_workers() -> None:
     They outlive SIGTERM, which is how multiprocessing would end them before it waits for them, forever. Most are gone
     by then; those of a Trainer that something still refers to are not.
     """
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker dies
+    for worker in workers:
+        worker.kill()
 
 
 class StopOnSignal(TrainerCallback):
