@@ -41,7 +41,8 @@ def estimate_memory(
     Peak training memory in MiB, reckoned and not measured.
 
     Weights and gradients in fp32, two Adam moments per trainable parameter, activations of one micro-batch scaled
-    from `batch`, halved under fp16 or bf16. What the allocator, cuDNN and the data loader add is not in it.
+    from `batch`; under fp16 or bf16 these are halved, and there is a copy of the weights for autocast. What frozen
+    parts need in passing, the allocator, cuDNN and the data loader is not in it.
 
     Args:
         model: The model, on any device; nothing is computed.
@@ -55,6 +56,8 @@ def estimate_memory(
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     activations = saved_activations(model.train(), inputs) * batch_size / size / (2 if half_precision else 1)
     parts = {"weights": weights, "gradients": trainable, "optimizer": 2 * trainable, "activations": activations}
+    if half_precision:
+        parts["half-precision weights"] = sum(parameter.nbytes for parameter in model.parameters()) / 2
     return {name: value / MIB for name, value in {**parts, "total": sum(parts.values())}.items()}
 
 
