@@ -160,6 +160,8 @@ class TrainingArguments(transformers.TrainingArguments):
             if getattr(self, name) and not torch.accelerator.is_available() and not asked_of_cpu:
                 logger.warning("%s needs an accelerator and there is none: training in fp32.", name)
                 setattr(self, name, False)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False
         if isinstance(self.report_to, str):
             self.report_to = self.report_to.split(",")
         if not self.do_train:

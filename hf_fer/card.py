@@ -11,9 +11,9 @@ from hf_fer.task import Task
 
 LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "yunet_path", "run_name")
 
-# Of these the last part is told.
+# Of these the last part is told, and of all that begins at the root.
 DATA_FIELDS = (
-    *("image_folder", "boxes", "image_labels"),
+    *("visual_features", "image_folder", "boxes", "image_labels"),
     *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
 )
 
@@ -28,7 +28,8 @@ def cards_folder() -> Path:
 def shareable_recipe(task: Task) -> dict[str, Any]:
     """The recipe without the folders of the machine it ran on."""
     recipe = {name: value for name, value in task.recipe.items() if name not in LOCAL_FIELDS}
-    named = {name: Path(recipe[name]).name for name in DATA_FIELDS if recipe.get(name)}
+    local = [name for name, value in recipe.items() if isinstance(value, str) and Path(value).is_absolute()]
+    named = {name: Path(recipe[name]).name for name in (*DATA_FIELDS, *local) if recipe.get(name)}
     return {**recipe, **named, "dataset": Path(task.data_args.dataset).name}
 
 
