@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
 from hf_fer.arguments import RecipeError
+from hf_fer.card import shareable_recipe
 from hf_fer.data.loading import read_skipped
 from hf_fer.run import main
 from hf_fer.task import parse_task
@@ -479,6 +480,17 @@ def test_what_a_checkpoint_settles_is_not_dropped_without_a_word(recipe, trained
     with pytest.raises(RecipeError, match=message):
         task.base_processor()
     assert not task.memory_hints()
+
+
+def test_folders_of_this_machine_stay_here(recipe, tmp_path):
+    fields = {
+        "visual_features": "mine/units.npz",
+        "audio_backbone": str(tmp_path / "encoder"),
+        "fusion_backbone": "a/b",
+    }
+    told = shareable_recipe(parse_task([recipe(**fields)]))
+    assert [told[name] for name in fields] == ["units.npz", "encoder", "a/b"]
+    assert str(tmp_path) not in json.dumps(told, default=str)
 
 
 def test_a_model_without_pictures_is_given_none(recipe, tmp_path):
