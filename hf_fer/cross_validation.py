@@ -44,7 +44,7 @@ def train_folds(task: Task, run: Callable[[Task], None]) -> None:
         run(folds[0])
         return
     finished = prepare_folds(task)
-    if args.should_save:  # before the first fold, whose checkpoints are of this recipe
+    if args.should_save and args.do_train:  # before the first fold, whose checkpoints are of this recipe
         folder.mkdir(parents=True, exist_ok=True)
         write_json_atomically(folder / RECIPE, json.loads(json.dumps(shareable_recipe(task), default=str)), indent=2)
     for number, fold in enumerate(folds):
@@ -69,6 +69,8 @@ def prepare_folds(task: Task) -> list[int]:
         RecipeError: see `train_folds`.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
+    if not args.do_train:
+        return []
     summary = folder / "report" / "metrics.json"
     used = summary.is_file() or any(folder.glob("fold_*/checkpoint-*"))
     if args.resume:

@@ -58,10 +58,8 @@ def progress(task: Task, now: dict) -> str:
     """
     args = task.training_args
     path = Path(args.output_dir, RECORD)
-    if args.overwrite_output_dir:
-        return "new"
     if not path.is_file():
-        if checkpoint_folders(args.output_dir):
+        if checkpoint_folders(args.output_dir) and not args.overwrite_output_dir:
             raise RecipeError(
                 f"{args.output_dir} holds the checkpoints of an earlier run that was not started here: nothing says "
                 "of what recipe. Give only the recipes after it, or add --overwrite_output_dir true."
@@ -70,6 +68,8 @@ def progress(task: Task, now: dict) -> str:
     record = json.loads(path.read_text(encoding="utf-8"))
     if record["of"] == now:
         return record["progress"]
+    if args.overwrite_output_dir:
+        return "new"
     raise RecipeError(
         f"{args.output_dir} is of another recipe, of other data, or started from another model than there is now. Add "
         "--overwrite_output_dir true to run it again, or set another output_dir in the recipe."

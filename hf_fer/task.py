@@ -43,6 +43,8 @@ class Task(ABC):
         model_args, data_args, training_args: The parsed recipe; instances of the classes below.
         recipe: The fields that are not at their default, for dry run and card.
 
+    `given` has the names of the fields that were written down, at their default or not.
+
     Attributes:
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
         primary_metric: The one it is chosen by unless the recipe says otherwise; higher is better.
@@ -74,6 +76,7 @@ class Task(ABC):
         self.data_args = data_args
         self.training_args = training_args
         self.recipe = recipe or {}
+        self.given: set[str] = set(self.recipe)
 
     @classmethod
     def best_metric(cls, given: Callable[[str], Any]) -> str:
@@ -174,7 +177,28 @@ class Task(ABC):
     def with_fields(self, **fields: Any) -> "Task":
         """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
         token = {"hub_token": self.training_args.hub_token} if self.training_args.hub_token else {}
-        return build_task({**self.recipe, **token, **fields}, "recipe", [])
+        task = build_task({**self.recipe, **token, **fields}, "recipe", [])
+        task.given |= self.given
+        return task
+
+    def check_settled(self, path: str, settled: dict[str, Any]) -> None:
+        """
+        Make sure that the recipe does not ask for what a checkpoint has otherwise; what it leaves out does not count.
+
+        Args:
+            path: The checkpoint.
+            settled: Field -> what it was trained with.
+
+        Raises:
+            RecipeError: naming the field.
+        """
+        for name, value in settled.items():
+            asked = getattr(self.data_args if hasattr(self.data_args, name) else self.model_args, name)
+            if name in self.given and asked != value:
+                raise RecipeError(
+                    f"{name} {asked!r}: {path} was trained with {value!r}, which stays. Leave {name} out, or train a "
+                    "new model without model_name_or_path."
+                )
 
     @classmethod
     def name(cls) -> str:
@@ -428,6 +452,7 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     recipe = {"metric_for_best_model": best, **recipe}
     parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
+    task.given |= recipe.keys() | {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     task.check_arguments()
     return task
 

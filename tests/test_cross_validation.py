@@ -95,6 +95,10 @@ def test_killed_then_resumed(recipe, tmp_path, capsys):
     assert "NOT FINISHED" not in page
     assert page in capsys.readouterr().out
 
+    main([path, "--do_train", "false", "--model_name_or_path", str(out), "--overwrite_output_dir", "true"])
+    assert os.stat(out / "fold_0" / "model.safetensors").st_mtime_ns == before["model.safetensors"]
+    assert [metrics_of(out / f"fold_{fold}")["test"]["uar"] for fold in range(3)] == uars
+
 
 def check_that_every_group_is_tested_once(out: Path, summary: dict) -> None:
     groups, right, clips = [], 0, 0

@@ -107,6 +107,8 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             f"{source}: needs the columns 'label' and 'video' or 'audio' (and may have 'group' and 'split'); "
             f"it has {sorted(map(str, rows))}."
         )
+    if "group" in rows and rows["group"].isna().all():
+        rows = rows.drop(columns="group")
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
     lacking = {
         "no label": rows["label"].isna(),

@@ -23,6 +23,11 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     assert rows["video"].tolist() == [None, None]
 
 
+def test_a_column_without_a_group_is_none(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, audio=["a.wav", "b.wav"], label=["x", "y"], group=[None, None]))
+    assert "group" not in rows
+
+
 def test_what_is_missing_is_none(tmp_path):
     rows = manifest.read_manifest(write(tmp_path, audio=["a.wav", None], video=[None, "b.mp4"], label=["x", "y"]))
     assert rows["audio"].tolist() == [str(tmp_path / "a.wav"), None]

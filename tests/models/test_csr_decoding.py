@@ -73,6 +73,11 @@ class TestDicom:
         path = write_dicom(tmp_path / "a.dcm", stored, **fields)
         np.testing.assert_allclose(grey(path), ((stored * 2.0 - 100 + 500) / 1000).clip(0, 1), atol=1e-5)
 
+    def test_empty_rescale_tags_change_nothing(self, tmp_path):
+        fields = {"RescaleSlope": None, "RescaleIntercept": None, "WindowCenter": 1024, "WindowWidth": 512}
+        plain = write_dicom(tmp_path / "b.dcm", RAMP, WindowCenter=1024, WindowWidth=512)
+        np.testing.assert_array_equal(grey(write_dicom(tmp_path / "a.dcm", RAMP, **fields)), grey(plain))
+
     def test_voi_lut(self, tmp_path):
         entries = (np.sqrt(np.arange(4096) / 4095) * 65535).round().astype(np.uint16)
         path = write_dicom(tmp_path / "a.dcm", RAMP, **voi_lut(entries))

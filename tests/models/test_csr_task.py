@@ -118,9 +118,24 @@ class TestStages:
         monkeypatch.chdir(trained)
         files = [trained / f"out/{number}/model.safetensors" for number in STAGES]
         before = [file.stat().st_mtime_ns for file in files]
-        run_stages([f"csr_{number}.json" for number in STAGES])
-        assert capsys.readouterr().out.count("finished before, skipped") == 3
+        for overwrite in ("false", "true"):
+            run_stages([*(f"csr_{number}.json" for number in STAGES), "--overwrite_output_dir", overwrite])
+            assert capsys.readouterr().out.count("finished before, skipped") == 3
         assert [file.stat().st_mtime_ns for file in files] == before
+
+    def test_a_stage_evaluates_its_own_output_by_its_own_recipe(self, trained, monkeypatch, capsys):
+        monkeypatch.chdir(trained)
+        given = ["--do_train", "false", "--output_dir", "again"]
+        main(["csr_1.json", *given, "--model_name_or_path", "out/1"])
+        again, before = (metrics_of(trained / name)["test"]["concept_auroc"] for name in ("again", "out/1"))
+        assert again == before
+        for field, value, told in (
+            ("image_size", "224", "image_size 224: out/1 was trained with 48"),
+            ("config_overrides", '{"backbone_config": {"depths": [2, 1]}}', "backbone_config.depths is that of out/1"),
+        ):
+            with pytest.raises(SystemExit):
+                main(["csr_1.json", *given, "--model_name_or_path", "out/1", f"--{field}", value])
+            assert told in capsys.readouterr().err
 
     def test_another_recipe_is_not_taken_for_finished(self, trained, monkeypatch, capsys):
         monkeypatch.chdir(trained)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pydicom
 from PIL import Image, ImageOps
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels import apply_color_lut, pixel_array
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
@@ -132,11 +132,17 @@ def dicom_pixels(data: pydicom.Dataset) -> np.ndarray:
     if pixels.ndim == 3:
         return pixels.astype(np.float32) / (2**data.BitsStored - 1)
     table = lookup_table(data, "ModalityLUTSequence")
-    values = table.look_up(pixels) if table else apply_modality_lut(pixels, data)
+    values = table.look_up(pixels) if table else rescaled(pixels, data)
     if not np.isfinite(values).all():
         raise ValueError("some values are not finite after the modality's rescaling")
     shown = windowed(values, data)
     return 1 - shown if kind == "MONOCHROME1" else shown
+
+
+def rescaled(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
+    """Pixels times the modality's slope plus its intercept; a tag that is missing or empty changes nothing."""
+    slope, intercept = (first_number(data.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    return pixels * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
 
 
 class LookupTable(NamedTuple):

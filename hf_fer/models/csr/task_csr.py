@@ -241,11 +241,23 @@ class CsrTask(Task):
     def build_processor(self, data: LoadedData) -> CsrProcessor:
         """The checkpoint's processor, which knows how its model was trained, or a new one."""
         if self.model_args.model_name_or_path:
-            return CsrProcessor.from_pretrained(self.model_args.model_name_or_path)
+            return self.checkpoint_processor(self.model_args.model_name_or_path)
         side = self.data_args.image_size
         return CsrProcessor(
             ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False, **self.channel_statistics())
         )
+
+    def checkpoint_processor(self, path: str) -> CsrProcessor:
+        """The checkpoint's; raises `RecipeError` where the recipe asks for other pixels."""
+        processor = CsrProcessor.from_pretrained(path)
+        images = processor.image_processor
+        stored = {
+            "image_size": images.size["height"],
+            "image_mean": list(images.image_mean),
+            "image_std": list(images.image_std),
+        }
+        self.check_settled(path, stored)
+        return processor
 
     def channel_statistics(self) -> dict[str, list[float]]:
         """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder."""
@@ -289,7 +301,7 @@ class CsrTask(Task):
         if args.model_name_or_path:
             before = self.checkpoint_config().to_dict()
             self.check_sizes(before)
-            fields = {**before, **fields}
+            fields = {**before, **fields, "backbone_config": before["backbone_config"]}
         else:
             sized = {} if args.backbone == "resnet50" else {"image_size": self.data_args.image_size}
             fields |= {"backbone": args.backbone, "concepts": self.source.concepts}
@@ -303,15 +315,24 @@ class CsrTask(Task):
 
     def check_sizes(self, before: dict[str, Any]) -> None:
         """Raises `RecipeError` where `config_overrides` resizes a part that the checkpoint has trained."""
-        fixed = ["backbone", "backbone_config", "concepts", "num_concepts"]
+        fixed = ["backbone", "concepts", "num_concepts"]
         if before["stage"] != CONCEPTS:
             fixed += ["num_prototypes", "prototype_size"]
-        for name in fixed:
-            if self.model_args.config_overrides.get(name, before[name]) != before[name]:
-                raise RecipeError(
-                    f"config_overrides: {name} is that of {self.model_args.model_name_or_path}, {before[name]}; set "
-                    "it in the recipe of the stage that trains it first."
-                )
+        given = dict(self.model_args.config_overrides)
+        sizes = given.pop("backbone_config", {})
+        wrong = [
+            *((name, before[name]) for name in fixed if given.get(name, before[name]) != before[name]),
+            *(
+                (f"backbone_config.{name}", before["backbone_config"].get(name))
+                for name, value in sizes.items()
+                if value != before["backbone_config"].get(name)
+            ),
+        ]
+        for name, value in wrong:
+            raise RecipeError(
+                f"config_overrides: {name} is that of {self.model_args.model_name_or_path}, {value}; set it in the "
+                "recipe of the stage that trains it first."
+            )
 
     def new_model(self, config: CsrConfig) -> CsrForImageClassification:
         """A new model, its backbone pretrained where the recipe says so."""

@@ -272,9 +272,11 @@ class MultimodalFerTask(ClassificationTask):
     def base_processor(self) -> MultimodalFerProcessor:
         """The checkpoint's processor, or a new one."""
         path = self.model_args.model_name_or_path
-        if path:
-            return checkpoint_processor(path, self.recipe, self.data_args.modalities)
-        return self.new_processor()
+        if not path:
+            return self.new_processor()
+        processor, settled = checkpoint_processor(path, self.data_args.modalities)
+        self.check_settled(path, settled)
+        return processor
 
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
         """The base processor, which learns the scale of visual features from the training split."""
@@ -339,7 +341,7 @@ class MultimodalFerTask(ClassificationTask):
             check_choice("part to freeze", part, model.encoders())
         model.freeze(args.freeze or [])
         model.unfreeze(args.unfreeze)
-        if self.lora and self.lora.save == "adapter":
+        if self.training_args.do_train and self.lora and self.lora.save == "adapter":
             check_adapter_base(model, args.model_name_or_path, args.backbones)
         return model
 

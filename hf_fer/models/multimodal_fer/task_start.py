@@ -18,17 +18,16 @@ from .processing_multimodal_fer import MultimodalFerProcessor
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_processor(path: str, recipe: dict[str, Any], modalities: list[str]) -> MultimodalFerProcessor:
+def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFerProcessor, dict[str, Any]]:
     """
-    A checkpoint's processor, which knows how its model was trained.
+    A checkpoint's processor, which knows how its model was trained, and the recipe fields that are settled by that.
 
     Args:
         path: Folder or Hub repository.
-        recipe: Fields that were asked for.
         modalities: Those of the data.
 
     Raises:
-        RecipeError: there is no such checkpoint, or the recipe asks for what it has otherwise.
+        RecipeError: there is no such checkpoint, or it was built without a modality.
     """
     try:
         processor = MultimodalFerProcessor.from_pretrained(path)
@@ -39,7 +38,7 @@ def checkpoint_processor(path: str, recipe: dict[str, Any], modalities: list[str
             "make it, run that first."
         ) from error
     sound = processor.feature_extractor
-    stored = {
+    settled = {
         "num_frames": processor.num_frames,
         "image_size": processor.image_processor.size["height"],
         "face_crop": processor.face_crop,
@@ -47,19 +46,13 @@ def checkpoint_processor(path: str, recipe: dict[str, Any], modalities: list[str
         "audio_normalization": sound.normalize,
         **{f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS},
     }
-    for name, value in stored.items():
-        if recipe.get(name, value) != value:
-            raise RecipeError(
-                f"{name} {recipe[name]!r}: {path} was trained with {value!r}, which stays. Leave {name} out, or train "
-                "a new model without model_name_or_path."
-            )
     lacking = sorted(set(modalities) - set(config.modalities))
     if lacking:
         raise RecipeError(
             f"modalities: {path} was built for {' and '.join(config.modalities)}, without {lacking[0]}. Give "
             f"--modalities {' '.join(config.modalities)}, or train a new model without model_name_or_path."
         )
-    return processor
+    return processor, settled
 
 
 def checkpoint_model(
