@@ -452,7 +452,8 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     recipe = {"metric_for_best_model": best, **recipe}
     parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
-    task.given |= recipe.keys() | {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
+    flags = (word[2:].partition("=")[0] for word in argv if word.startswith("--"))
+    task.given |= recipe.keys() | {flag.replace("-", "_") for flag in flags}
     task.check_arguments()
     return task
 

@@ -85,4 +85,5 @@ def test_every_system_has_a_task_a_card_and_a_demo_recipe():
 
 
 def test_files_stay_under_500_lines():
-    assert not [path.name for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+    files = [*FILES, *Path(__file__).parent.rglob("*.py")]
+    assert not [path.name for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 500]

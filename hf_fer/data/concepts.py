@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hf_fer.arguments import nearest
-from hf_fer.data.loading import DataError, normalize_splits, read_table
+from hf_fer.data.loading import DataError, group_column, normalize_splits, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -270,8 +270,9 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
         }
     )
     group = first_column(table, GROUP_COLUMNS)
-    if group:
-        rows["group"] = table[group].astype(str)
+    groups = group_column(table[group], source) if group else None
+    if groups is not None:
+        rows["group"] = groups
     if "split" in table:
         rows["split"] = table["split"]
     return ConceptData(rows, concepts, classes, len(form.class_columns) > 1)
@@ -340,10 +341,11 @@ def read_findings(
     else:
         targets, rows["label"], classes = _image_classes(table, images, concepts, form, known and known.classes)
         rows["targets"] = targets
-    for column, candidates in (("group", GROUP_COLUMNS), ("split", ("split",))):
-        given = first_column(table, candidates)
-        if given:
-            rows[column] = table.groupby("image")[given].first().reindex(images).astype(str).to_numpy()
+    group = first_column(table, GROUP_COLUMNS)
+    of_rows = {"group": group_column(table[group], source) if group else None, "split": table.get("split")}
+    for column, values in of_rows.items():
+        if values is not None:
+            rows[column] = values.groupby(table["image"]).first().reindex(images).astype(str).to_numpy()
     return ConceptData(rows, concepts, classes, form.image_labels is not None)
 
 

@@ -364,6 +364,24 @@ def optional_column(values: Iterable[Any], index: pd.Index) -> pd.Series:
     return pd.Series([None if pd.isna(value) else value for value in values], index=index, dtype=object)
 
 
+def group_column(values: pd.Series, source: str) -> pd.Series | None:
+    """
+    A column of groups as text, or `None` where it is empty.
+
+    Raises:
+        DataError: some rows lack a group, so that nothing says on which side they may be.
+    """
+    lacking = values.isna()
+    if lacking.all():
+        return None
+    if lacking.any():
+        raise DataError(
+            f"{source}: row {int(lacking.to_numpy().argmax()) + 1} has no {values.name}, though others have "
+            f"({int(lacking.sum())} such rows): fill it in for all, or leave the column out."
+        )
+    return values.astype(str)
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """
     A CSV, TSV, JSONL or Parquet file as a table.

@@ -11,6 +11,7 @@ from hf_fer.data.loading import (
     cache_dir,
     check_groups,
     fold_splits,
+    group_column,
     group_disjoint_split,
     group_folds,
     normalize_splits,
@@ -107,24 +108,17 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             f"{source}: needs the columns 'label' and 'video' or 'audio' (and may have 'group' and 'split'); "
             f"it has {sorted(map(str, rows))}."
         )
-    if "group" in rows and rows["group"].isna().all():
-        rows = rows.drop(columns="group")
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
-    lacking = {
-        "no label": rows["label"].isna(),
-        "neither video nor audio": rows["video"].isna() & rows["audio"].isna(),
-        "no group, though others have: fill it in for all, or leave the column out": (
-            rows["group"].isna() if "group" in rows else pd.Series(False, index=rows.index)
-        ),
-    }
-    for what, bad in lacking.items():
+    for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
         if bad.any():
-            raise DataError(f"{source}: row {int(bad.argmax()) + 1} has {what} ({int(bad.sum())} such rows).")
+            what = "has no label" if column == "label" else "has neither video nor audio"
+            raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
     if "split" in rows:
         rows["split"] = normalize_splits(rows["split"], source)
     rows["label"] = rows["label"].astype(str)
     if "group" in rows:
-        rows["group"] = rows["group"].astype(str)
+        groups = group_column(rows["group"], source)
+        rows = rows.drop(columns="group") if groups is None else rows.assign(group=groups)
     return rows
 
 

@@ -39,6 +39,14 @@ class TestWide:
         assert data.rows["path"][0] == str(tmp_path / "a.png")
         assert not data.multi_label
 
+    def test_a_patient_that_is_missing(self, tmp_path):
+        form = ConceptFormat(**FORM)
+        some = WIDE.replace("b.png,p2", "b.png,")
+        with pytest.raises(DataError, match=r"t.csv: row 2 has no patient, though others have \(1 such rows\)"):
+            read_concepts(table(tmp_path, some), form, SUFFIXES)
+        none = some.replace("p1", "").replace("p2", "")
+        assert "group" not in read_concepts(table(tmp_path, none), form, SUFFIXES).rows
+
     def test_several_class_columns_are_multi_label(self, tmp_path):
         path = table(tmp_path, "image,c,x,y\na,1,1,1\nb,0,0,0\n")
         data = read_concepts(path, ConceptFormat(concepts={"c": "c"}, class_columns=["x", "y"]), SUFFIXES)

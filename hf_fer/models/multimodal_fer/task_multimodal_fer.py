@@ -419,7 +419,10 @@ class MultimodalFerTask(ClassificationTask):
     def memory_hints(self) -> list[str]:
         args, hints = self.data_args, []
         if self.model_args.model_name_or_path:  # clips are what the checkpoint was trained on
-            return hints
+            frozen = self.model_args.freeze or []
+            parts = {"vision": "video" in args.modalities, "fusion": True, "audio": "audio" in args.modalities}
+            free = [part for part, there in parts.items() if there and part not in frozen]
+            return [f"--freeze {' '.join([*frozen, free[0]])} (now {' '.join(frozen) or 'none'})"] if free else []
         if "video" in args.modalities and args.num_frames > 1:
             hints.append(f"--num_frames {args.num_frames // 2} (now {args.num_frames})")
         if "video" in args.modalities and args.image_size >= 128:
