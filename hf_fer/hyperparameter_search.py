@@ -112,8 +112,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
         return task.with_fields(**recipe_fields(task.recipe, suggest(task, trial)))
 
     def model_init(trial: "optuna.Trial") -> PreTrainedModel:
-        settings = suggested(trial)
-        model = settings.adapted(settings.build_model(data, processor))
+        model = build(task, suggested(trial), data, processor)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0
@@ -164,13 +163,23 @@ def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:
     return {dimension.name: dimension.suggest(trial) for dimension in task.search_space()}
 
 
+def build(task: Task, settings: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
+    """
+    The model of other settings, made by the task that has read the data and scores what is trained.
+
+    What can be searched is in the model's arguments, which the task keeps, and in the Trainer's.
+    """
+    task.model_args = settings.model_args
+    return task.adapted(task.build_model(data, processor))
+
+
 def check_settings(task: Task, data: LoadedData, processor: Any) -> None:
     """Make sure that every end of the space is a recipe, and a model can be built with it."""
     for dimension in task.search_space():
         for value in dimension.extremes():
             settings = task.with_fields(**recipe_fields(task.recipe, {dimension.name: value}))
             if dimension.name not in TRAINING_FIELDS:
-                settings.adapted(settings.build_model(data, processor))
+                build(task, settings, data, processor)
 
 
 def storage(args: TrainingArguments) -> "optuna.storages.RDBStorage":

@@ -180,6 +180,20 @@ def test_a_stock_text_model_too(tmp_path):
     parse_task([str(tmp_path / "best_recipe.json")])
 
 
+def test_the_stages_of_csr_too(tmp_path):
+    """Their models are built of what the task knows of its data, and scored with the model that is trained."""
+    demo = str(ROOT / "training_args" / "demo" / "csr_1_concepts.json")
+    space = {"config_overrides.num_prototypes": [2, 4], "learning_rate": {"low": 0.001, "high": 0.003, "log": True}}
+    fields = {"num_train_epochs": 1, "output_dir": tmp_path, "hp_trials": 2, "hp_space": json.dumps(space)}
+    fields |= {"max_train_samples": 48, "max_eval_samples": 24}
+    words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    main([demo, *words, "--report_to", "none", "--disable_tqdm", "true"])
+    trials = trials_of(tmp_path)
+    assert [trial["state"] for trial in trials] == ["complete"] * 2
+    assert all(0 < float(trial["concept_auroc"]) < 1 for trial in trials)
+    parse_task([str(tmp_path / "best_recipe.json")])
+
+
 @pytest.mark.parametrize("name", task_names())
 def test_what_a_task_lets_be_searched_is_a_field_of_its_model(name):
     task = load_task(name)
