@@ -1,11 +1,23 @@
-"""Train, evaluate, share and serve four model systems with one entry point. Importing it registers every model."""
+"""
+Train, evaluate, share and serve four model systems with one entry point.
+
+Importing it registers every model with transformers' Auto classes and `pipeline`. The models are imported when
+transformers is, so that a command that needs neither starts at once.
+"""
 
 import importlib
 import pkgutil
+from types import ModuleType
 
-from hf_fer import models
+from wrapt import register_post_import_hook
 
 __version__ = "0.1.0"
 
-for _module in pkgutil.iter_modules(models.__path__):
-    importlib.import_module(f"{models.__name__}.{_module.name}")
+
+def _register_models(transformers: ModuleType) -> None:
+    models = importlib.import_module("hf_fer.models")
+    for module in pkgutil.iter_modules(models.__path__):
+        importlib.import_module(f"{models.__name__}.{module.name}")
+
+
+register_post_import_hook(_register_models, "transformers")

@@ -17,6 +17,9 @@ import transformers
 from huggingface_hub.dataclasses import type_validator
 from transformers import HfArgumentParser
 
+from hf_fer.recipe_help import fields_page
+from hf_fer.shipped import find_recipe, shipped_recipes
+
 logger = logging.getLogger(__name__)
 
 
@@ -219,12 +222,12 @@ def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """
-    Read a recipe file.
+    Read a recipe: a file, or by its name one that comes with the package.
 
     Raises:
         RecipeError: it does not exist, is not JSON, is not flat, or repeats a key.
     """
-    path = Path(path)
+    path = find_recipe(str(path))
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
@@ -234,7 +237,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         return dict(pairs)
 
     if not path.is_file():
-        raise RecipeError(f"{path}: recipe not found.")
+        known = shipped_recipes()
+        raise RecipeError(
+            f"{path}: recipe not found{nearest(str(path.with_suffix('')), known)} It is a file, or one of those that "
+            f"come with hf_fer: {', '.join(known)}."
+        )
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
@@ -286,6 +293,9 @@ def check_recipe(recipe: dict[str, Any], dataclass_types: Iterable[type], source
 
 
 class _Parser(HfArgumentParser):
+    def format_help(self) -> str:
+        return f"{self.format_usage()}\n{self.description}\n\n{fields_page(self.dataclass_types, self._defaults)}\n"
+
     def error(self, message: str) -> typing.NoReturn:
         raise RecipeError(message)
 

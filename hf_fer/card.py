@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_fer.report import markdown_table, remarks, results_table
+from hf_fer.shipped import shipped_folder
 from hf_fer.task import Task
 
 LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "yunet_path", "run_name")
@@ -16,13 +17,6 @@ DATA_FIELDS = (
     *("visual_features", "image_folder", "boxes", "image_labels"),
     *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
 )
-
-
-def cards_folder() -> Path:
-    """Where the card texts are: in the wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).parent
-    inside = package / "model_cards"
-    return inside if inside.is_dir() else package.parent / "model_cards"
 
 
 def shareable_recipe(task: Task) -> dict[str, Any]:
@@ -73,9 +67,9 @@ def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) 
     )
     card = ModelCard.from_template(
         data,
-        template_path=str(cards_folder() / "template.md"),
+        template_path=str(shipped_folder("model_cards") / "template.md"),
         repo_id=repo_id,
-        about=(cards_folder() / f"{task.name()}.md").read_text(encoding="utf-8"),
+        about=(shipped_folder("model_cards") / f"{task.name()}.md").read_text(encoding="utf-8"),
         example=task.card_example(repo_id),
         results=markdown_table(results_table(results)) if results else "Not evaluated.",
         remarks=remarks(results),

@@ -14,6 +14,8 @@ import pandas as pd
 import psutil
 import torch
 from matplotlib.figure import Figure
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hf_fer.adapters import base_model
 
@@ -33,6 +35,34 @@ def environment() -> dict[str, Any]:
         "accelerator": name,
         "packages": {package: metadata.version(package) for package in PACKAGES},
     }
+
+
+def missing_extras() -> dict[str, list[str]]:
+    """The packages of each optional extra that are not installed; developers' tools do not count."""
+    about = metadata.metadata("hf_fer")
+    requirements = [Requirement(line) for line in about.get_all("Requires-Dist", [])]
+    installed = {canonicalize_name(package.name) for package in metadata.distributions()}
+    missing = {
+        extra: [
+            requirement.name
+            for requirement in requirements
+            if requirement.marker
+            and requirement.marker.evaluate({"extra": extra})
+            and canonicalize_name(requirement.name) not in installed
+        ]
+        for extra in about.get_all("Provides-Extra", [])
+        if extra != "dev"
+    }
+    return {extra: names for extra, names in missing.items() if names}
+
+
+def environment_page() -> str:
+    """What `hf-fer env` prints: one fact a line, and the extras that are not installed."""
+    facts = environment()
+    facts |= {"packages": ", ".join(f"{name} {version}" for name, version in facts["packages"].items())}
+    missing = ", ".join(f"{extra} ({', '.join(names)})" for extra, names in missing_extras().items())
+    facts["extras not installed"] = missing or "none"
+    return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in facts.items())
 
 
 def peak_memory() -> dict[str, float]:

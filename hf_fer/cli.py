@@ -1,0 +1,137 @@
+"""
+The command `hf-fer`: one verb for each thing that the package does.
+
+Everything heavy is imported inside the verb that needs it, so that help and completion come at once.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_fer import __version__
+from hf_fer.shipped import shipped_recipes
+
+FIELDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+app = typer.Typer(
+    name="hf-fer",
+    help="Train, evaluate and look after emotion, language and concept models.",
+    epilog="On several GPUs or machines: accelerate launch hf_fer/run.py RECIPE [--any_field value ...]",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipes = typer.Typer(
+    help="List the recipes that come with the package, or copy one to change it.",
+    short_help="List or copy the recipes of the package.",
+    no_args_is_help=True,
+)
+app.add_typer(recipes, name="recipe")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hf_fer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings=FIELDS, short_help="Train and evaluate: RECIPE [--any_field value ...]")
+def train(context: typer.Context) -> None:
+    """RECIPE [--any_field value ...]: train, evaluate, report. RECIPE is a file or a name: see `recipe list`."""
+    from hf_fer import run
+
+    run.main(context.args)
+
+
+@app.command("dry-run", context_settings=FIELDS, short_help="Show data, parameters and memory of a run.")
+def dry_run(context: typer.Context) -> None:
+    """RECIPE [--any_field value ...]: show data, parameters and memory of a run, and train nothing."""
+    from hf_fer import run
+
+    run.main([*context.args, "--dry_run", "true"] if context.args else [])
+
+
+@app.command(context_settings=FIELDS, short_help="Run recipes that build on one another.")
+def stages(context: typer.Context) -> None:
+    """RECIPE RECIPE ... [--any_field value ...]: run recipes that build on one another; finished ones are skipped."""
+    from hf_fer import stages
+
+    stages.main(context.args)
+
+
+@app.command(context_settings=FIELDS, short_help="Train on data that the package draws.")
+def demo(context: typer.Context) -> None:
+    """[SYSTEM] [--any_field value ...]: train on data that the package draws itself (multimodal_fer)."""
+    from hf_fer import run, stages
+
+    system, fields = "multimodal_fer", context.args
+    if fields and not fields[0].startswith("-"):
+        system, fields = fields[0], fields[1:]
+    chosen = [name for name in shipped_recipes() if name.startswith(f"demo/{system}")]
+    if not chosen:
+        systems = sorted({name.removeprefix("demo/").split("_1_")[0] for name in shipped_recipes() if "demo/" in name})
+        raise typer.BadParameter(f"no demo of {system!r}; there are: {', '.join(systems)}")
+    (run.main if len(chosen) == 1 else stages.main)([*chosen, *fields])
+
+
+@app.command(context_settings=FIELDS, short_help="What is in a folder or table, and what is wrong.")
+def check(context: typer.Context) -> None:
+    """PATH [--task SYSTEM]: what is in a folder or table, and what is wrong with it."""
+    from hf_fer.data import check
+
+    raise typer.Exit(check.main(context.args))
+
+
+@app.command(context_settings=FIELDS, short_help="List or clear decoded media and features.")
+def cache(context: typer.Context) -> None:
+    """[list | clear NAME ...]: decoded media and features kept for later runs."""
+    from hf_fer.data import cache
+
+    raise typer.Exit(cache.main(context.args))
+
+
+@app.command(short_help="Versions, devices and missing extras.")
+def env() -> None:
+    """Versions, devices and missing extras, for bug reports."""
+    from hf_fer import report
+
+    typer.echo(report.environment_page())
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """Names that `train`, `dry-run` and `stages` take."""
+    for name in shipped_recipes():
+        typer.echo(name)
+
+
+@recipes.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="One of `hf-fer recipe list`.")],
+    destination: Annotated[Path | None, typer.Argument(help="File or folder; by default this folder.")] = None,
+) -> None:
+    """Copy a recipe to change it; an existing file stays as it is."""
+    known = shipped_recipes()
+    if name not in known:
+        raise typer.BadParameter(f"no recipe {name!r}; `hf-fer recipe list` shows the names", param_hint="NAME")
+    target = destination or Path()
+    target = target / known[name].name if target.is_dir() else target
+    if target.exists():
+        raise typer.BadParameter(f"{target} exists already", param_hint="DESTINATION")
+    shutil.copyfile(known[name], target)
+    typer.echo(f"{target}: a copy of {name}. Run it with: hf-fer train {target}")
+
+
+if __name__ == "__main__":
+    app()
