@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from hf_fer.arguments import nearest
-from hf_fer.data.loading import DataError, group_column, normalize_splits, read_table
+from hf_fer.data.loading import DataError, group_column, normalize_splits
+from hf_fer.data.tables import PathFinder, find_column, need_column, read_table
 
 logger = logging.getLogger(__name__)
 
 READER_AGREEMENTS = ("any", "majority", "soft")
-IMAGE_COLUMNS = ("image", "file", "path", "image_id")
-GROUP_COLUMNS = ("group", "patient", "patient_id")
+IMAGE_COLUMNS = ("image", "file", "path", "image_id", "filename", "file_name", "image_path", "filepath", "img")
+GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "person", "case_id")
 BOX_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
 FINDING_COLUMNS = {"image_id", "class_name", *BOX_COLUMNS}
 NO_FINDING = "No finding"
@@ -116,8 +118,8 @@ def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ..
 
 def located(data: ConceptData, source: str, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
     """With the `path` of each image, and splits in this project's names."""
-    folder = Path(form.image_folder or Path(source).parent)
-    data.rows["path"] = [str(image_file(folder, str(name), suffixes)) for name in data.rows["image"]]
+    finder = PathFinder(form.image_folder or Path(source).parent)
+    data.rows["path"] = [image_file(finder, name, suffixes) for name in data.rows["image"]]
     if "split" in data.rows:
         data.rows["split"] = normalize_splits(data.rows["split"], source)
     return data
@@ -152,13 +154,21 @@ def check_apart(train: pd.DataFrame, test: pd.DataFrame, identity: str, source: 
         )
 
 
-def image_file(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
+def image_file(finder: PathFinder, name: str, suffixes: tuple[str, ...]) -> str:
     """The file of an image's name, which may lack its ending."""
-    path = folder / name
-    if path.suffix.lower() in suffixes:
+    path = finder.find(name)
+    if Path(path).suffix.lower() in suffixes:
         return path
-    found = (folder / f"{name}{suffix}" for suffix in suffixes)
-    return next((candidate for candidate in found if candidate.is_file()), path)
+    found = (finder.find(f"{name}{suffix}") for suffix in suffixes)
+    return next((candidate for candidate in found if os.path.isfile(candidate)), path)
+
+
+def check_filled(values: pd.Series, source: str) -> None:
+    """Make sure that a column has a value in every row; raises DataError with the first row that has none."""
+    lacking = values.isna().to_numpy()
+    if lacking.any():
+        row, count = int(lacking.argmax()) + 1, int(lacking.sum())
+        raise DataError(f"{source}: row {row} has no {values.name!r} ({count} such rows).")
 
 
 def column_of(table: pd.DataFrame, name: str, source: str) -> pd.Series:
@@ -170,14 +180,9 @@ def column_of(table: pd.DataFrame, name: str, source: str) -> pd.Series:
     return table[name]
 
 
-def first_column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
-    """The first of `names` that is a column."""
-    return next((name for name in names if name in table), None)
-
-
 def shares(values: pd.Series, what: str, source: str) -> np.ndarray:
     """A column of numbers in [0, 1]; raises DataError with the row of the first that is not one."""
-    numbers = pd.to_numeric(values, errors="coerce")
+    numbers = pd.to_numeric(values.replace({"True": "1", "False": "0"}), errors="coerce")
     bad = ~numbers.between(0, 1)
     if bad.any():
         row = int(bad.to_numpy().argmax())
@@ -202,10 +207,9 @@ def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool
     if values.isna().any():
         raise DataError(
             f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {name!r} ({int(values.isna().sum())} "
-            "such rows; NA and None read as empty): whether the concept is there, nothing says. Fill it in, or leave "
-            "the row out."
+            "such rows): whether the concept is there, nothing says. Fill it in, or leave the row out."
         )
-    text = values.map(lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else str(value))
+    text = values.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # a column of whole numbers may be written as 1.0
     known, found = set(accepted.split("|")), set(text)
     if must_occur and not known & found:
         raise DataError(f"{source}: column {name!r} has none of {sorted(known)}; it has {sorted(found)[:20]}.")
@@ -232,8 +236,7 @@ def class_targets(
         labels = ["+".join(np.array(columns)[row >= 0.5]) or "none" for row in values]
         return values.tolist(), labels, list(columns)
     values = column_of(table, columns[0], source)
-    if values.isna().any():
-        raise DataError(f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {columns[0]!r}.")
+    check_filled(values, source)
     labels = values.astype(str)
     classes = known or sorted(set(labels))
     unknown = ~labels.isin(classes).to_numpy()
@@ -248,11 +251,10 @@ def class_targets(
 
 def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: ConceptData | None = None) -> ConceptData:
     """A table with a row per image; see `ConceptFormat`. With `known`, a test table, whose classes are those."""
-    image = first_column(table, IMAGE_COLUMNS)
-    if image is None:
-        raise DataError(f"{source}: no image column; name one of {IMAGE_COLUMNS}. It has {sorted(map(str, table))}.")
+    image = need_column(table, IMAGE_COLUMNS, "image", source)
     if not form.concepts:
         raise DataError(f"{source}: which columns hold concepts? Set concepts; it has {sorted(map(str, table))}.")
+    check_filled(table[image], source)
     repeated = table[image].duplicated()
     if repeated.any():
         raise DataError(f"{source}: image {table[image][repeated].iloc[0]!r} has more than one row.")
@@ -269,7 +271,7 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
             "boxes": read_boxes(form.boxes, table[image].astype(str), concepts),
         }
     )
-    group = first_column(table, GROUP_COLUMNS)
+    group = find_column(table, GROUP_COLUMNS)
     groups = group_column(table[group], source) if group else None
     if groups is not None:
         rows["group"] = groups
@@ -285,15 +287,25 @@ def read_boxes(path: str | None, images: pd.Series, concepts: list[str]) -> list
         table = read_table(path)
         image, concept, *corners = (
             column_of(table, name, path)
-            for name in (first_column(table, IMAGE_COLUMNS) or "image", "concept", *BOX_COLUMNS)
+            for name in (find_column(table, IMAGE_COLUMNS) or "image", "concept", *BOX_COLUMNS)
         )
         for number, (name, what, *box) in enumerate(zip(image.astype(str), concept, *corners, strict=True), start=1):
             if what not in concepts:
                 raise DataError(f"{path}: row {number} has the unknown concept {what!r}{nearest(str(what), concepts)}")
             if name not in found:
                 raise DataError(f"{path}: row {number} is of {name!r}, which the table of images does not have.")
-            found[name].append([concepts.index(what), *map(float, box)])
+            found[name].append([concepts.index(what), *corner_numbers(box, path, number)])
     return [found[name] for name in images]
+
+
+def corner_numbers(box: Iterable[Any], source: str, row: int) -> list[float]:
+    """The corners of a box as numbers; raises DataError with the row where one is not."""
+    corners = list(box)
+    try:
+        return [float(corner) for corner in corners]
+    except (TypeError, ValueError) as error:
+        given = dict(zip(BOX_COLUMNS, corners, strict=True))
+        raise DataError(f"{source}: row {row} has the box {given}; give four numbers, in pixels.") from error
 
 
 def agreed(share: np.ndarray, agreement: str) -> np.ndarray:
@@ -315,6 +327,8 @@ def read_findings(
     """
     for name in sorted(FINDING_COLUMNS):
         column_of(table, name, source)
+    for name in ("image_id", "class_name"):
+        check_filled(table[name], source)
     readers = table["rad_id"].astype(str) if "rad_id" in table else pd.Series("consensus", index=table.index)
     table = table.assign(image=table["image_id"].astype(str), reader=readers, name=table["class_name"].astype(str))
     names = set(table["name"]) - {NO_FINDING}
@@ -341,7 +355,7 @@ def read_findings(
     else:
         targets, rows["label"], classes = _image_classes(table, images, concepts, form, known and known.classes)
         rows["targets"] = targets
-    group = first_column(table, GROUP_COLUMNS)
+    group = find_column(table, GROUP_COLUMNS)
     of_rows = {"group": group_column(table[group], source) if group else None, "split": table.get("split")}
     for column, values in of_rows.items():
         if values is not None:
@@ -359,9 +373,9 @@ def _finding_boxes(
         raise DataError(f"{source}: row {row + 1} is a {seen['name'][row]!r} without a whole box.")
     boxes: list[list[list[float]]] = [[] for _ in images]
     place = {name: index for index, name in enumerate(images)}
-    for image, name, *box in seen[["image", "name", *BOX_COLUMNS]].itertuples(index=False):
+    for row, image, name, *box in seen[["image", "name", *BOX_COLUMNS]].itertuples():
         if labels[place[image], concepts.index(name)] >= 0.5:
-            boxes[place[image]].append([concepts.index(name), *map(float, box)])
+            boxes[place[image]].append([concepts.index(name), *corner_numbers(box, source, row + 1)])
     return boxes
 
 

@@ -382,32 +382,6 @@ def group_column(values: pd.Series, source: str) -> pd.Series | None:
     return values.astype(str)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """
-    A CSV, TSV, JSONL or Parquet file as a table.
-
-    Raises:
-        DataError: it does not exist, has another ending, or does not parse.
-    """
-    path = Path(path)
-    readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda file: pd.read_csv(file, sep="\t"),
-        ".jsonl": lambda file: pd.read_json(file, lines=True),
-        ".parquet": pd.read_parquet,
-    }
-    if path.suffix not in readers:
-        raise DataError(
-            f"{path}: cannot read {path.suffix or 'a file without ending'}; give one of {sorted(readers)}."
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: file not found.")
-    try:
-        return readers[path.suffix](path)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: does not parse as {path.suffix} ({error}).") from error
-
-
 def to_splits(rows: pd.DataFrame) -> DatasetDict:
     """A table with a `split` column as a `DatasetDict`, in the order train, validation, test."""
     rows = rows.reset_index(drop=True)

@@ -17,9 +17,9 @@ from hf_fer.data.loading import (
     normalize_splits,
     optional_column,
     random_split,
-    read_table,
     warned,
 )
+from hf_fer.data.tables import PathFinder, TableFormat, read_table
 
 PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
 
@@ -30,16 +30,21 @@ NO_GROUP_NOTE = (
 )
 
 
-def read_manifest(path: str | Path) -> pd.DataFrame:
+def read_manifest(path: str | Path, form: TableFormat | None = None) -> pd.DataFrame:
     """
     Read a manifest; relative paths in it are relative to its own folder.
+
+    Args:
+        path: See `tables.read_table`.
+        form: How it is written.
 
     Raises:
         DataError: it does not parse or lacks a column, naming which.
     """
-    rows = validate(read_table(path), str(path))
+    rows = validate(read_table(path, form), str(path))
+    finder = PathFinder(Path(path).parent)
     for column in ("video", "audio"):
-        full = (value if pd.isna(value) else str(Path(path).parent / str(value)) for value in rows[column])
+        full = (value if pd.isna(value) else finder.find(str(value)) for value in rows[column])
         rows[column] = optional_column(full, rows.index)
     return rows
 

@@ -1,6 +1,5 @@
 """Texts with a language each: from a table, from folders of .txt files or from the Hub; read, cleaned and counted."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -9,15 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from hf_fer.arguments import nearest
+
 from .languages import canonical_code
 from .loading import SPLIT_ALIASES, SPLITS, DataError
+from .tables import TableFormat, decode, find_column, is_table, need_column, read_table
 
-TEXT_COLUMNS = ("text", "sentence", "content", "document")
-LABEL_COLUMNS = ("label", "lang", "language", "labels")
-SOURCE_COLUMNS = ("source", "group", "domain", "url", "site")
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXT_COLUMNS = ("text", "sentence", "content", "document", "utterance", "transcript")
+LABEL_COLUMNS = ("label", "lang", "language", "labels", "language_code", "lang_code", "locale")
+SOURCE_COLUMNS = ("source", "group", "domain", "url", "site", "speaker", "author")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]+")
-_BOM_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class TextFormat:
 
     Args:
         text_column, label_column, source_column: Names; by default the first of the usual ones that is there.
-        encoding: Of the files; a byte-order mark is taken off UTF-8.
+        encoding: Of the files; a byte-order mark goes before the default.
+        delimiter: Between columns of a CSV; by its header line if unset.
         text_unit: Whether a .txt file is one `document`, or each `line` of it a text with the file as its source.
     """
 
@@ -35,12 +36,13 @@ class TextFormat:
     label_column: str | None = None
     source_column: str | None = None
     encoding: str = "utf-8"
+    delimiter: str | None = None
     text_unit: str = "document"
 
     @property
-    def codec(self) -> str:
-        """Python's name for the encoding."""
-        return "utf-8-sig" if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else self.encoding
+    def table(self) -> TableFormat:
+        """How a table of texts is written."""
+        return TableFormat(self.encoding, self.delimiter)
 
 
 def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -59,74 +61,12 @@ def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[
     path = Path(dataset)
     if path.is_dir():
         return _read_folder(path, form)
-    if path.is_file() or _table_suffix(path) in TABLES:
-        tables = [(str(path), None, _read_table(path, form))]
+    if path.is_file() or is_table(path):
+        tables = [(str(path), None, read_table(path, form.table))]
     else:
         tables = _read_hub(dataset)
     parts = [_standard_columns(table, where, split, form) for where, split, table in tables]
     return _drop_unlabelled(pd.concat(parts, ignore_index=True))
-
-
-def _table_suffix(path: Path) -> str:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".bz2", ".xz", ".zip", ".zst")]
-    return suffixes[-1].lower() if suffixes else ""
-
-
-def _read_table(path: Path, form: TextFormat) -> pd.DataFrame:
-    suffix = _table_suffix(path)
-    if suffix not in TABLES:
-        raise DataError(f"{path}: cannot read {suffix or 'a file without ending'}; give one of {list(TABLES)}.")
-    if not path.is_file():
-        raise DataError(f"{path}: file not found.")
-    try:
-        if suffix == ".parquet":
-            return pd.read_parquet(path)
-        if suffix == ".jsonl":
-            return _read_jsonl(path, form.codec)
-        # An empty field is an empty text and "nan" is the code of Southern Min: neither is a missing number.
-        # TSV has no quoting, so a quotation mark in a text is only that.
-        dialect = {"sep": "\t", "quoting": 3} if suffix == ".tsv" else {}
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding=form.codec, **dialect)
-    except LookupError as error:
-        raise DataError(f"encoding {form.encoding!r} is not one that Python knows.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {_decoding_advice(path, form)}") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: does not parse as {suffix} ({error}).") from error
-
-
-def _read_jsonl(path: Path, codec: str) -> pd.DataFrame:
-    records = []
-    with pd.io.common.get_handle(path, "r", encoding=codec, compression="infer") as opened:
-        for number, line in enumerate(opened.handle, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number} is not JSON ({error.msg}).") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}: line {number} is not a JSON object.")
-            records.append(record)
-    return pd.DataFrame(records)
-
-
-def _decoding_advice(path: Path, form: TextFormat) -> str:
-    with pd.io.common.get_handle(path, "rb", compression="infer", is_text=False) as opened:
-        data = opened.handle.read()
-    likely = _BOM_ENCODINGS.get(data[:2])
-    row = next((number for number, line in enumerate(data.split(b"\n")) if not _decodes(line, form.codec)), None)
-    where = "" if row is None or likely else f" at line {row + 1}"
-    remedy = f"--encoding {likely}" if likely else "--encoding with its name (cp1252, cp1258, gb18030, shift_jis, ...)"
-    return f"is not {form.encoding}{where}. Pass {remedy}, or convert the file to UTF-8."
-
-
-def _decodes(data: bytes, codec: str) -> bool:
-    try:
-        data.decode(codec)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
@@ -148,27 +88,26 @@ def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
     return tables
 
 
-def _pick_column(
-    table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], field: str
-) -> str | None:
-    if wanted is not None and wanted not in table:
-        raise DataError(f"{where}: has no column {wanted!r} ({field}); it has {sorted(map(str, table))}.")
-    return wanted or next((name for name in usual if name in table), None)
+def _pick_column(table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], role: str) -> str | None:
+    if wanted is None:
+        return find_column(table, usual)
+    if wanted not in table:
+        columns = sorted(map(str, table))
+        raise DataError(
+            f"{where}: has no column {wanted!r} ({role}_column); it has {columns}{nearest(wanted, columns) or '.'}"
+        )
+    return wanted
 
 
 def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: TextFormat) -> pd.DataFrame:
     columns = {
-        "text": _pick_column(table, where, form.text_column, TEXT_COLUMNS, "text_column"),
-        "label": _pick_column(table, where, form.label_column, LABEL_COLUMNS, "label_column"),
-        "source": _pick_column(table, where, form.source_column, SOURCE_COLUMNS, "source_column"),
-        "split": "split" if "split" in table else None,
+        "text": _pick_column(table, where, form.text_column, TEXT_COLUMNS, "text"),
+        "label": _pick_column(table, where, form.label_column, LABEL_COLUMNS, "label"),
+        "source": _pick_column(table, where, form.source_column, SOURCE_COLUMNS, "source"),
+        "split": find_column(table, ("split",)),
     }
     for role, usual in (("text", TEXT_COLUMNS), ("label", LABEL_COLUMNS)):
-        if columns[role] is None:
-            raise DataError(
-                f"{where}: needs a {role} column, one of {list(usual)} or named by --{role}_column; "
-                f"it has {sorted(map(str, table))}."
-            )
+        columns[role] = columns[role] or need_column(table, usual, role, where, f" or named by --{role}_column")
     rows = pd.DataFrame(
         {
             role: ["" if _missing(value) else str(value) for value in table[name]]
@@ -199,23 +138,34 @@ def _check_splits(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    names = {child.name.lower() for child in folder.iterdir() if child.is_dir()}
+    names = {child.name.lower() for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
     by_split = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
     records, skipped = [], []
-    for path in sorted(folder.glob("*/*/**/*.txt" if by_split else "*/**/*.txt")):
+    for path in _text_files(folder, depth=2 if by_split else 1):
         parts = path.relative_to(folder).parts
         place = {"label": parts[1] if by_split else parts[0], **({"split": parts[0]} if by_split else {})}
         try:
-            content = path.read_bytes().decode(form.codec)
-        except UnicodeDecodeError:
-            skipped.append({"path": str(path), "reason": _decoding_advice(path, form)})
+            content = decode(path.read_bytes(), form.table)
+        except DataError as error:
+            skipped.append({"path": str(path), "reason": str(error)})
             continue
-        except (OSError, LookupError) as error:
+        except OSError as error:
             raise DataError(f"{path}: cannot be read ({error}).") from error
         records += [{**place, "text": text, **where} for text, where in _units(path, content, form.text_unit)]
     if not records and not skipped:
         raise DataError(f"{folder}: has no .txt files in folders per language, like {folder}/vi/1.txt.")
     return _check_splits(pd.DataFrame(records, columns=None if records else ["text", "label", "path"])), skipped
+
+
+def _text_files(folder: Path, depth: int) -> list[Path]:
+    """The .txt files, whatever the case of the ending, at least `depth` folders down; nothing that is hidden."""
+    found = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.suffix.lower() == ".txt" and len(parts) > depth and not hidden and path.is_file():
+            found.append(path)
+    return sorted(found)
 
 
 def _units(path: Path, content: str, unit: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -121,29 +121,6 @@ def test_skipped_files_are_listed_once(tmp_path):
     assert [entry["path"] for entry in loading.read_skipped(path)] == ["a", "ü"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_tables(tmp_path, suffix):
-    table = pd.DataFrame({"label": ["a", "b"], "n": [1, 2]})
-    path = tmp_path / f"t{suffix}"
-    {
-        ".csv": lambda: table.to_csv(path, index=False),
-        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
-        ".jsonl": lambda: table.to_json(path, orient="records", lines=True),
-        ".parquet": lambda: table.to_parquet(path),
-    }[suffix]()
-    pd.testing.assert_frame_equal(loading.read_table(path), table)
-
-
-def test_tables_that_cannot_be_read(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read \.xlsx"):
-        loading.read_table(tmp_path / "t.xlsx")
-    with pytest.raises(DataError, match="not found"):
-        loading.read_table(tmp_path / "t.csv")
-    (tmp_path / "t.jsonl").write_text("{")
-    with pytest.raises(DataError, match="does not parse"):
-        loading.read_table(tmp_path / "t.jsonl")
-
-
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x.json"
     loading.write_json_atomically(path, [1])

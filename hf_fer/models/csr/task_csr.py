@@ -19,7 +19,7 @@ from hf_fer.callbacks import EpochCallback
 from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, first_column, image_file, read_concepts
+from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, image_file, read_concepts
 from hf_fer.data.demo_images import CONCEPTS as DEMO_CONCEPTS
 from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE, make_demo_images
 from hf_fer.data.image_augment import ImageAugmentation
@@ -30,10 +30,10 @@ from hf_fer.data.loading import (
     append_skipped,
     cache_dir,
     enforce_skip_limit,
-    read_table,
     take_subset,
     to_splits,
 )
+from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
 from hf_fer.task import Task, has_folds
@@ -111,13 +111,9 @@ class CsrTask(Task):
             rows = pd.DataFrame({"path": found})
         else:
             table = read_table(place)
-            column = first_column(table, IMAGE_COLUMNS)
-            if column is None:
-                raise DataError(f"{path}: no image column; name one of {IMAGE_COLUMNS}.")
-            names = table[column].astype(str).drop_duplicates()
-            rows = table.loc[names.index].assign(
-                path=[str(image_file(place.parent, name, IMAGE_SUFFIXES)) for name in names]
-            )
+            names = table[need_column(table, IMAGE_COLUMNS, "image", path)].dropna().drop_duplicates()
+            finder = PathFinder(place.parent)
+            rows = table.loc[names.index].assign(path=[image_file(finder, name, IMAGE_SUFFIXES) for name in names])
         if rows.empty:
             raise DataError(f"{path}: no images found.")
         reasons = FileCheck(unusable_reason, settings={"decoder": "csr"}).reasons([(p, "image") for p in rows["path"]])

@@ -1,0 +1,301 @@
+"""The one reader of tables: CSV, TSV, JSONL and Parquet, plain or compressed; values are text, as written."""
+
+import csv
+import io
+import json
+import logging
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+from fsspec.implementations.local import LocalFileSystem
+
+from hf_fer.arguments import nearest
+from hf_fer.data.loading import DataError
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
+DELIMITERS = (",", ";", "\t", "|")
+# UTF-32 begins like UTF-16, so it is looked for first.
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """
+    How a text table is written.
+
+    Args:
+        encoding: Python's name of it. A byte-order mark in the file goes before the default.
+        delimiter: Between columns of a CSV; by the header line if unset.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+
+    @property
+    def codec(self) -> str:
+        """Python's name of the encoding, without the byte-order mark of UTF-8."""
+        return "utf-8-sig" if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else self.encoding
+
+
+def table_ending(path: str | Path) -> str:
+    """The ending that says what a file is: in lower case, without that of its compression."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a name is that of a table, whether or not there is such a file."""
+    return table_ending(path) in ENDINGS
+
+
+def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFrame:
+    """
+    Read a table. No type is guessed: `00000`, `NA` and `None` stay what they are, and only an empty field is missing.
+
+    Args:
+        path: CSV, TSV, JSONL or Parquet, with the ending in any case, and maybe compressed (gz, bz2, xz, zip; zst
+            where `zstandard` is installed).
+        form: Encoding and delimiter.
+
+    Returns:
+        Text in every column, with `None` for what is missing; lists and objects of JSONL and Parquet stay.
+
+    Raises:
+        DataError: it does not exist, decode or parse, or a row has more or fewer fields than the header; the message
+            names the row.
+    """
+    path, form = Path(path), form or TableFormat()
+    ending = table_ending(path)
+    if ending not in ENDINGS:
+        raise DataError(f"{path}: cannot read {ending or 'a file without ending'}; give one of {list(ENDINGS)}.")
+    if not path.is_file():
+        raise DataError(f"{path}: file not found.")
+    data = _read_bytes(path)
+    if ending == ".parquet":
+        return _parse_parquet(data, path)
+    try:
+        text = decode(data, form)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return _parse_jsonl(text, path) if ending == ".jsonl" else _parse_csv(text, path, form, tabs=ending == ".tsv")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with LocalFileSystem().open(str(path), "rb", compression="infer") as file:
+            return file.read()
+    except ValueError as error:  # fsspec knows the compression, but its library is not there
+        raise DataError(f"{path}: cannot be unpacked ({error}). Unpack it, or pip install zstandard.") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from error
+
+
+def decode(data: bytes, form: TableFormat) -> str:
+    """The text of a file's bytes; raises DataError with the first line that is not in the encoding, and the remedy."""
+    codec = form.codec
+    if codec == "utf-8-sig":
+        codec = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), codec)
+    try:
+        text = data.decode(codec)
+    except LookupError as error:
+        raise DataError(f"encoding {form.encoding!r} is not one that Python knows.") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"is not {form.encoding} at line {line}. Pass --encoding with its name (cp1252, cp1258, gb18030, "
+            "shift_jis, ...), or convert the file to UTF-8."
+        ) from error
+    if "\0" in text[:200] and codec == "utf-8-sig":
+        raise DataError(
+            "begins with zero bytes, as UTF-16 without a byte-order mark does. Pass --encoding utf-16-le (or "
+            "utf-16-be), or convert the file to UTF-8."
+        )
+    return text
+
+
+def _parse_jsonl(text: str, path: Path) -> pd.DataFrame:
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object.")
+        records.append(record)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return _as_text({name: [record.get(name) for record in records] for name in names})
+
+
+def _parse_parquet(data: bytes, path: Path) -> pd.DataFrame:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: does not parse as .parquet ({error}).") from error
+    return _as_text({name: table[name].to_pylist() for name in table.column_names if name != "__index_level_0__"})
+
+
+def _as_text(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    cells = {str(name).strip(): list(map(_cell, values)) for name, values in columns.items()}
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, list | dict | bytes):
+        return value
+    # What is missing in a column of numbers is NaN, which alone is not itself.
+    return None if value != value or value == "" else str(value)
+
+
+def _parse_csv(text: str, path: Path, form: TableFormat, tabs: bool) -> pd.DataFrame:
+    declared, text = _declared_delimiter(text)
+    header = next((line for line in text.splitlines() if line.strip()), None)
+    if header is None:
+        raise DataError(f"{path}: is empty; its first line must name the columns.")
+    delimiter = form.delimiter or declared or ("\t" if tabs else sniff_delimiter(header))
+    if delimiter != ("\t" if tabs else ","):
+        logger.info("%s: read with %r between columns.", path, delimiter)
+    csv.field_size_limit(sys.maxsize)  # of the csv module as a whole; its default is shorter than a long document
+    # A .tsv has no quoting, so a quotation mark in a text is only that.
+    dialect = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **dialect)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: row {len(rows)}, up to line {reader.line_num}, does not parse ({error}). A field with quotation "
+            'marks in it is written in quotation marks, with its own ones doubled: "so ""called""".'
+        ) from error
+    return _from_rows(rows[0], rows[1:], lines[1:], path, delimiter)
+
+
+def _declared_delimiter(text: str) -> tuple[str | None, str]:
+    """What a first line `sep=;`, as spreadsheets write it, says; and the text without that line."""
+    first, _, rest = text.partition("\n")
+    first = first.strip()
+    return (first[4:], rest) if first.lower().startswith("sep=") and len(first) == 5 else (None, text)
+
+
+def sniff_delimiter(header: str) -> str:
+    """The one of `DELIMITERS` that makes the most columns of a header line, a comma where none makes two."""
+    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
+
+
+def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path: Path, delimiter: str) -> pd.DataFrame:
+    names = [name.strip() for name in header]
+    width = len(names)
+    if rows and all(len(row) == width + 1 and row[-1] == "" for row in rows):
+        rows = [row[:-1] for row in rows]  # some programs end every row, but not the header, with a delimiter
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            raise DataError(
+                f"{path}: row {number} (line {lines[number - 1]}) has {len(row)} fields, and the header has {width}: "
+                f"{delimiter.join(row)[:100]!r}. Write a field that has {delimiter!r} in it in quotation marks, or "
+                "correct the number of fields."
+            )
+    columns = {}
+    for index, name in enumerate(names):
+        values = [row[index] or None for row in rows]
+        if not name and not any(values):
+            continue
+        if name in columns:
+            raise DataError(f"{path}: two columns are named {name!r}; give each a name of its own.")
+        columns[name or f"column {index + 1}"] = values
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+
+
+def find_column(table: pd.DataFrame, names: Iterable[str]) -> str | None:
+    """The column with the first of `names`, whatever its case and with blanks or hyphens for underscores."""
+    columns = {_plain(name): name for name in reversed(list(table))}
+    return next((columns[name] for name in names if name in columns), None)
+
+
+def _plain(name: Any) -> str:
+    return str(name).strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def need_column(table: pd.DataFrame, names: Iterable[str], what: str, source: str, remedy: str = "") -> str:
+    """
+    The column that `find_column` finds.
+
+    Raises:
+        DataError: there is none; the message has the names that are known, the columns, and one that is near.
+    """
+    names = tuple(names)
+    found = find_column(table, names)
+    if found is None:
+        columns = sorted(map(str, table))
+        near = nearest(names[0], columns) or "."
+        raise DataError(f"{source}: has no {what} column, one of {list(names)}{remedy}; it has {columns}{near}")
+    return found
+
+
+class PathFinder:
+    """
+    Finds the files that a table names, as other machines write names: with backslashes, blanks around, in another
+    Unicode form, or with the ending in another case.
+
+    Args:
+        folder: What relative names are relative to.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._listings: dict[Path, dict[str, str]] = {}
+
+    def find(self, name: str) -> str:
+        """The path of the file that is meant; where there is none, the path as it is written."""
+        archive, mark, member = name.partition("::")
+        written = self.folder / archive
+        if os.path.exists(written):
+            return f"{written}{mark}{member}"
+        found = self._walk(Path(archive.strip().replace("\\", "/")))
+        return f"{found or written}{mark}{member}"
+
+    def _walk(self, path: Path) -> Path | None:
+        place, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self.folder, path.parts)
+        for part in parts:
+            if not os.path.exists(place / part):
+                part = self._names(place).get(_spelling(part))
+                if part is None:
+                    return None
+            place = place / part
+        return place
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = {_spelling(child.name): child.name for child in folder.iterdir()}
+            except OSError:
+                self._listings[folder] = {}
+        return self._listings[folder]
+
+
+def _spelling(name: str) -> str:
+    pure = PurePath(unicodedata.normalize("NFC", name))
+    return pure.stem + pure.suffix.lower()

@@ -1,0 +1,132 @@
+"""The one reader of tables: every way they are written, nothing guessed, and errors that name the row."""
+
+import bz2
+import codecs
+import gzip
+import lzma
+import unicodedata
+
+import pandas as pd
+import pytest
+
+from hf_fer.data.loading import DataError
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, is_table, need_column, read_table
+
+ROWS = [("00000", "NA", "1.0"), ("007", "None", None), ("1e5", "nan", "true")]
+CSV = "id,word,n\n00000,NA,1.0\n007,None,\n1e5,nan,true\n"
+
+
+def write(folder, name, data):
+    path = folder / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def as_rows(table):
+    return [tuple(None if pd.isna(value) else value for value in row) for row in table.itertuples(index=False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("t.csv", CSV),
+        ("T.CSV", CSV.replace("\n", "\r\n")),
+        ("t.csv", CSV.replace(",", ";")),
+        ("t.csv", CSV.replace(",", "\t")),
+        ("t.csv", "sep=|\n" + CSV.replace(",", "|")),
+        ("t.tsv", CSV.replace(",", "\t")),
+        ("t.csv", codecs.BOM_UTF8 + CSV.encode()),
+        ("t.csv", CSV.encode("utf-16")),
+        ("t.csv", codecs.BOM_UTF16_BE + CSV.encode("utf-16-be")),
+        ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("t.CSV.GZ", gzip.compress(CSV.encode())),
+        ("t.csv.bz2", bz2.compress(CSV.encode())),
+        ("t.csv.xz", lzma.compress(CSV.encode())),
+        ("t.v1.2.csv", CSV),
+        ("t.csv", CSV.replace("\n", ",\n").replace("n,\n", "n\n", 1)),
+        ("t.csv", CSV.replace("\n", ",\n")),
+    ],
+)
+def test_no_type_is_guessed(tmp_path, name, data):
+    table = read_table(write(tmp_path, name, data))
+    assert list(table) == ["id", "word", "n"]
+    assert as_rows(table) == ROWS
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".JSONL", ".jsonl.gz", ".parquet"])
+def test_numbers_become_text(tmp_path, ending):
+    path = tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        pd.DataFrame({"n": pd.array([1, None], dtype="Int64"), "s": ["01", None]}).to_parquet(path)
+    else:
+        data = b'{"n": 1, "s": "01"}\n\n{"n": null}\n'
+        path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    assert as_rows(read_table(path)) == [("1", "01"), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            "text,label\nok,en\nhello, you,en\n",
+            r"row 2 \(line 3\) has 3 fields, and the header has 2: 'hello",
+        ),
+        ("text,label\nhello, you,en\nbonjour, toi,fr\n", r"row 1 \(line 2\) has 3 fields"),
+        ("text,label\nok,en\nalone\n", r"row 2 \(line 3\) has 1 fields"),
+        ('text,label\n"so" he said,en\n', r"row 1, up to line 2, does not parse.*doubled"),
+        ('text,label\n"never closed,en\n', "does not parse"),
+        ("text,text\na,b\n", "two columns are named 'text'"),
+        ("", "is empty"),
+        ("text,label\na,b\n".encode("utf-16-le"), "Pass --encoding utf-16-le"),
+        (b"text,label\nd\xe9j\xe0,fr\n", "is not utf-8 at line 2. Pass --encoding"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, data, message):
+    with pytest.raises(DataError, match=message):
+        read_table(write(tmp_path, "t.csv", data))
+
+
+def test_encoding_and_delimiter_as_told(tmp_path):
+    path = write(tmp_path, "t.csv", "a#b\nd\xe9j\xe0#x\n".encode("cp1252"))
+    assert as_rows(read_table(path, TableFormat("cp1252", "#"))) == [("déjà", "x")]
+    with pytest.raises(DataError, match="'nonsense' is not one that Python knows"):
+        read_table(path, TableFormat("nonsense"))
+
+
+def test_a_quoted_field_may_hold_anything(tmp_path):
+    path = write(tmp_path, "t.csv", 'a,b\n"x, ""y""\nz",1\n')
+    assert as_rows(read_table(path)) == [('x, "y"\nz', "1")]
+    long = "x" * 200_000
+    assert as_rows(read_table(write(tmp_path, "long.csv", f"a,b\n{long},1\n"))) == [(long, "1")]
+
+
+def test_what_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read \.xlsx"):
+        read_table(tmp_path / "t.xlsx")
+    with pytest.raises(DataError, match="file not found"):
+        read_table(tmp_path / "t.csv")
+    for name, data in (("a.csv.gz", b"no gzip"), ("a.parquet", b"PAR0"), ("a.jsonl", "{")):
+        with pytest.raises(DataError, match=name):
+            read_table(write(tmp_path, name, data))
+    assert is_table("a.CSV.gz")
+    assert not is_table("a.gz")
+
+
+def test_columns_are_found_in_any_case_or_hinted_at():
+    table = pd.DataFrame(columns=["File Name", "Lable"])
+    assert find_column(table, ("path", "file_name")) == "File Name"
+    with pytest.raises(DataError, match=r"has no label column.*\['File Name', 'Lable'\]; did you mean 'Lable'"):
+        need_column(table, ("label", "emotion"), "label", "t.csv")
+
+
+def test_files_are_found_by_the_names_that_other_machines_write(tmp_path):
+    accented = tmp_path / "clips" / unicodedata.normalize("NFD", "é.WAV")
+    accented.parent.mkdir()
+    accented.touch()
+    (tmp_path / "plain.mp4").touch()
+    finder = PathFinder(tmp_path)
+    for name in ("clips\\é.wav", "clips/é.WAV", " clips/é.wav ", unicodedata.normalize("NFD", ".\\clips\\é.Wav")):
+        assert finder.find(name) == str(accented)
+    assert finder.find("plain.mp4") == finder.find(str(tmp_path / "plain.mp4")) == str(tmp_path / "plain.mp4")
+    assert finder.find("plain.MP4::clip") == f"{tmp_path / 'plain.mp4'}::clip"
+    assert finder.find("Plain.mp4") == str(tmp_path / "Plain.mp4")
