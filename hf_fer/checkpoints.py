@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.data.loading import write_json_atomically
+from hf_fer.weights import whole_loads
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,16 @@ def _digest(path: Path) -> str:
 
 
 def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """Give a model what it finds of its weights in a checkpoint; one of adapters has none, and changes nothing."""
+    """
+    Give a model all its weights from a checkpoint; one of adapters has none, and changes nothing.
+
+    Raises:
+        RecipeError: the weights do not fit the model.
+    """
     path = Path(folder, SAFE_WEIGHTS_NAME)
     if path.is_file():
-        model.load_state_dict(load_file(path), strict=False)
+        with whole_loads(model):
+            model.load_state_dict(load_file(path))
     return model
 
 

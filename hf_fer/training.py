@@ -14,6 +14,7 @@ from hf_fer.checkpoints import WholeCheckpoints, newest_whole, read_manifest
 from hf_fer.failures import in_evaluation, is_out_of_memory, smaller_batch
 from hf_fer.interruption import StopOnSignal
 from hf_fer.stability import NonFiniteGuard
+from hf_fer.weights import whole_loads
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ def train_watched(trainer: Trainer, resume: bool | str) -> None:
     with ExitStack() as stack:
         for context in (guard.watching(trainer), checkpoints.kept(trainer), stop.listening()):
             stack.enter_context(context)
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            stack.enter_context(whole_loads(trainer.model))
         trainer.train(resume_from_checkpoint=resume)
 
 
