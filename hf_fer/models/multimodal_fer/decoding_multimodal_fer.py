@@ -2,16 +2,36 @@
 
 It sits beside the processor, and not under `hf_fer/data`, because a model pushed to the Hub must decode its own
 input on a machine without hf_fer.
+
+Sound and pictures are placed on the container's clock, whose zero is where the first of a file's tracks begins.
 """
 
 import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import av
+import cv2
 import numpy as np
+from av.audio.stream import AudioStream
 from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from .sound_multimodal_fer import SoundOnClock
+
+NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Dispositions of picture tracks that no player shows as a video: cover art and seeking previews."""
+
+DECODER_VERSION = 2
+"""Part of the key of cached media; to be raised where the same file comes out as other samples or frames."""
+
+CLOCK_ERROR = 0.002
+"""Seconds; containers round timestamps to milliseconds."""
 
 
 class UnusableMediaError(ValueError):
@@ -39,14 +59,110 @@ def open_media(path: str | Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise UnusableMediaError(path, "file is empty (0 bytes)")
     try:
-        return av.open(str(path))
+        return av.open(str(path), metadata_errors="ignore")
     except FFmpegError as error:
         raise UnusableMediaError(path, f"not readable as audio or video ({error.strerror})") from error
+
+
+def sound_track(container: av.container.InputContainer) -> AudioStream | None:
+    """The first audio track, or `None`."""
+    return container.streams.audio[0] if container.streams.audio else None
+
+
+def picture_track(container: av.container.InputContainer) -> VideoStream | None:
+    """The first track that a player shows as a video, or `None`; cover art is not one."""
+    return next((stream for stream in container.streams.video if not stream.disposition & NOT_A_VIDEO), None)
+
+
+def media_tracks(path: str | Path) -> tuple[str, ...]:
+    """
+    Which of `"audio"` and `"video"` a file has.
+
+    Raises:
+        UnusableMediaError: it does not open.
+    """
+    with open_media(path) as container:
+        found = {"audio": sound_track(container), "video": picture_track(container)}
+    return tuple(name for name, track in found.items() if track is not None)
+
+
+def clock_zero(container: av.container.InputContainer) -> float:
+    """Timestamp in seconds at which the first of the tracks begins; 0 where no track says."""
+    tracks = [track for track in (sound_track(container), picture_track(container)) if track is not None]
+    return min((float(t.start_time * t.time_base) for t in tracks if t.start_time is not None), default=0.0)
+
+
+class Timeline(NamedTuple):
+    """
+    What a player shows of a file, in seconds on its container's clock.
+
+    Args:
+        frames: When each frame of video is shown, ascending; empty without video.
+        stop: When the last of the tracks ends.
+    """
+
+    frames: np.ndarray
+    stop: float
+
+
+def read_timeline(path: str | Path) -> Timeline:
+    """
+    The timeline of a file, read from its packets, without decoding where the container allows it.
+
+    Packets that an edit list hides do not count.
+
+    Raises:
+        UnusableMediaError: the file does not open, or is damaged.
+    """
+    with open_media(path) as container:
+        zero, picture = clock_zero(container), picture_track(container)
+        tracks = [track for track in (sound_track(container), picture) if track is not None]
+        frames, ends, complete = [], [0.0], True
+        try:
+            for packet in container.demux(tracks) if tracks else ():
+                if not packet.size or packet.is_discard:
+                    continue
+                if packet.pts is None:
+                    complete = complete and packet.stream is not picture
+                    continue
+                time = float(packet.pts * packet.time_base) - zero
+                ends.append(time + float((packet.duration or 0) * packet.time_base))
+                if packet.stream is picture:
+                    frames.append(time)
+            times = np.sort(np.array(frames)) if complete else np.array(list(_decoded_frame_times(path)))
+        except FFmpegError as error:
+            raise UnusableMediaError(path, f"video does not decode ({error})") from error
+    last_frame = times[-1] + _frame_step(times) if len(times) else 0.0
+    return Timeline(times, float(max(*ends, last_frame)))
+
+
+def _frame_step(times: np.ndarray) -> float:
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def _decoded_frame_times(path: str | Path) -> Iterator[float]:
+    """Times by decoding, for containers whose packets carry none (MPEG program streams, raw H.264)."""
+    with open_media(path) as container:
+        yield from (time for time, _ in _timed_frames(container))
+
+
+def _timed_frames(container: av.container.InputContainer) -> Iterator[tuple[float, VideoFrame]]:
+    """Decoded frames, and when each is shown on the container's clock."""
+    zero, stream = clock_zero(container), picture_track(container)
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    # Clips are small and many: data loader workers are the parallelism, and decoder threads cost more to start.
+    stream.thread_type = "NONE"
+    for index, frame in enumerate(container.decode(stream)):
+        yield (index / rate if frame.time is None else frame.time - zero), frame
 
 
 def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
     """
     Decode the first audio track, average its channels and resample it.
+
+    Samples stand where their timestamps put them on the container's clock, so that index / rate is the same moment
+    as in the pictures: sound that begins late or has holes is filled with silence, and where there is video, sound
+    that ends before it, too.
 
     Args:
         path: Any file that FFmpeg reads; video files give their sound track.
@@ -58,20 +174,15 @@ def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
     Raises:
         UnusableMediaError: no audio track, no samples in it, a decoding error, or samples that are not finite.
     """
-    chunks: list[np.ndarray] = []
     with open_media(path) as container:
-        if not container.streams.audio:
+        if sound_track(container) is None:
             raise UnusableMediaError(path, "no audio track")
-        # The layout is kept and averaged below: FFmpeg's own mix to mono makes stereo 3 dB louder than mono.
-        resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+        track = SoundOnClock(sampling_rate, clock_zero(container))
         try:
-            for frame in container.decode(container.streams.audio[0]):
-                chunks += [resampled.to_ndarray().mean(axis=0) for resampled in resampler.resample(frame)]
-            if chunks:
-                chunks += [resampled.to_ndarray().mean(axis=0) for resampled in resampler.resample(None)]
+            stop = _decode_sound(container, track)
         except (FFmpegError, ValueError) as error:
             raise UnusableMediaError(path, f"audio does not decode ({error})") from error
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    samples = track.samples(stop)
     if not len(samples):
         raise UnusableMediaError(path, "audio track has no samples")
     if not np.isfinite(samples).all():
@@ -79,37 +190,42 @@ def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
     return samples
 
 
+def _decode_sound(container: av.container.InputContainer, track: SoundOnClock) -> float:
+    """Decode the sound into `track`; returns when the video ends, 0 without video."""
+    sound, picture, stop = sound_track(container), picture_track(container), 0.0
+    for packet in container.demux([stream for stream in (sound, picture) if stream is not None]):
+        if packet.stream is sound:
+            for frame in packet.decode():
+                track.add(frame)
+        elif packet.pts is not None and not packet.is_discard:
+            stop = max(stop, float((packet.pts + (packet.duration or 0)) * packet.time_base) - track.zero)
+    track.flush()
+    return stop
+
+
 def frame_times(path: str | Path) -> np.ndarray:
     """
-    Presentation times in seconds of every video frame, ascending, read without decoding where the file allows it.
+    When each frame of video is shown, in seconds on the container's clock, ascending.
 
     Raises:
         UnusableMediaError: no video track, no frames in it, or a damaged file.
     """
+    return _video_timeline(path).frames
+
+
+def _video_timeline(path: str | Path) -> Timeline:
     with open_media(path) as container:
-        if not container.streams.video:
+        if picture_track(container) is None:
             raise UnusableMediaError(path, "no video track")
-        stream = container.streams.video[0]
-        try:
-            packets = [packet.pts for packet in container.demux(stream) if packet.size]
-            if packets and None not in packets:
-                times = np.sort(np.array([float(pts * stream.time_base) for pts in packets]))
-            else:
-                times = _decoded_frame_times(path)
-        except FFmpegError as error:
-            raise UnusableMediaError(path, f"video does not decode ({error})") from error
-    if not len(times):
+    timeline = read_timeline(path)
+    if not len(timeline.frames):
         raise UnusableMediaError(path, "video track has no frames")
-    return times
+    return timeline
 
 
-def _decoded_frame_times(path: str | Path) -> np.ndarray:
-    """Times by decoding, for containers whose packets carry none (MPEG program streams, raw H.264)."""
-    with open_media(path) as container:
-        stream = container.streams.video[0]
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        times = [frame.time for frame in container.decode(stream)]
-    return np.array([index / rate if time is None else time for index, time in enumerate(times)])
+def centres(start: float, stop: float, parts: int) -> np.ndarray:
+    """The centres of equal parts of a stretch of time, ascending."""
+    return start + (np.arange(parts) + 0.5) * (stop - start) / parts
 
 
 def evenly_spaced(times: np.ndarray, num_frames: int) -> np.ndarray:
@@ -119,8 +235,7 @@ def evenly_spaced(times: np.ndarray, num_frames: int) -> np.ndarray:
     By time and not by index, so that a variable frame rate does not shift the sample; a clip with fewer frames
     than asked repeats some.
     """
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    wanted = times[0] + (np.arange(num_frames) + 0.5) * (times[-1] + step - times[0]) / num_frames
+    wanted = centres(times[0], times[-1] + _frame_step(times), num_frames)
     return np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 1)
 
 
@@ -128,7 +243,9 @@ def load_video(path: str | Path, num_frames: int) -> np.ndarray:
     """
     Decode `num_frames` frames spread evenly over the clip, upright.
 
-    Only the chosen frames are converted to RGB, so memory does not grow with the clip.
+    The clip is what a player shows, from the first to the last moment of sound or video, so that equal parts of the
+    samples of `load_audio` and of the frames are the same moments. Only the chosen frames are converted to RGB, so
+    memory does not grow with the clip. Where the size changes on the way, frames are fitted into the first one's.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -140,28 +257,95 @@ def load_video(path: str | Path, num_frames: int) -> np.ndarray:
     Raises:
         UnusableMediaError: no video track, no frames, a decoding error, or a file that ends before its index says.
     """
-    chosen = evenly_spaced(frame_times(path), num_frames)
-    images: dict[int, np.ndarray] = {}
-    reformatter = VideoReformatter()
+    timeline = _video_timeline(path)
+    return np.stack(list(frames_at(path, centres(0.0, timeline.stop, num_frames), timeline)))
+
+
+def frames_at(path: str | Path, wanted: np.ndarray, timeline: Timeline) -> Iterator[np.ndarray]:
+    """
+    The pictures that a player shows at given times, one after the other.
+
+    Args:
+        path: A video file.
+        wanted: Seconds on the container's clock, ascending.
+        timeline: The file's.
+
+    Yields:
+        `uint8` RGB `(height, width, 3)`, upright, all of one size.
+
+    Raises:
+        UnusableMediaError: a decoding error, or a file that ends before its index says.
+    """
+    pending, picture, last = list(wanted), _Picture(), None
     with open_media(path) as container:
-        stream = container.streams.video[0]
-        # Clips are small and many: data loader workers are the parallelism, and decoder threads cost more to start.
-        stream.thread_type = "NONE"
-        last, decoded = int(chosen[-1]), 0
         try:
-            for frame in container.decode(stream):
-                if decoded in chosen:
-                    rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
-                    upright = np.rot90(rgb, k=round(frame.rotation / 90))
-                    images[decoded] = np.ascontiguousarray(upright)
-                decoded += 1
-                if decoded > last:
-                    break
+            for time, frame in _timed_frames(container):
+                while pending and time > pending[0] + CLOCK_ERROR:
+                    yield picture.of(frame if last is None else last[1])
+                    pending.pop(0)
+                if not pending:
+                    return
+                last = time, frame
         except FFmpegError as error:
             raise UnusableMediaError(path, f"video does not decode ({error.strerror})") from error
-    if decoded <= last:
-        raise UnusableMediaError(path, f"video ends early: {decoded} frames decode, frame {last + 1} is needed")
-    return np.stack([images[index] for index in chosen])
+        if last is None:
+            raise UnusableMediaError(path, "video track has no frames that decode")
+        promised = timeline.frames[timeline.frames <= pending[-1] + CLOCK_ERROR]
+        if len(promised) and last[0] < promised[-1] - 2 * _frame_step(timeline.frames) - CLOCK_ERROR:
+            raise UnusableMediaError(
+                path, f"video ends early: it decodes up to {last[0]:.2f} s, its index goes to {promised[-1]:.2f} s"
+            )
+        for _ in pending:
+            yield picture.of(last[1])
+
+
+class _Picture:
+    """Frames as upright RGB arrays of the first one's size; the same frame twice is converted once."""
+
+    def __init__(self):
+        self.reformatter = VideoReformatter()
+        self.frame: VideoFrame | None = None
+        self.rgb: np.ndarray | None = None
+        self.size: tuple[int, int] | None = None
+
+    def of(self, frame: VideoFrame) -> np.ndarray:
+        """`uint8` RGB `(height, width, 3)`."""
+        if frame is not self.frame:
+            rgb = self.reformatter.reformat(frame, format="rgb24").to_ndarray()
+            rgb = upright(rgb, frame)
+            self.size = self.size or rgb.shape[:2]
+            self.frame, self.rgb = frame, fitted(rgb, self.size)
+        return self.rgb
+
+
+def upright(rgb: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """
+    A picture turned and mirrored as the frame's display matrix says, to the nearest quarter turn.
+
+    The matrix takes a pixel at (x, y) to (a x + c y, b x + d y); `frame.rotation` would lose the mirroring.
+    """
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return rgb
+    matrix = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32).reshape(3, 3)
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(b) > abs(a):
+        rgb, down, across = rgb.transpose(1, 0, 2), b, c
+    else:
+        down, across = d, a
+    return np.ascontiguousarray(rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
+
+
+def fitted(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture scaled to fit into `(height, width)`, its proportions kept, in the middle of black."""
+    if rgb.shape[:2] == size:
+        return rgb
+    scale = min(size[0] / rgb.shape[0], size[1] / rgb.shape[1])
+    height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    scaled = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    canvas[top : top + height, left : left + width] = scaled
+    return canvas
 
 
 FEATURE_SEPARATOR = "::"
@@ -245,14 +429,22 @@ def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "DECODER_VERSION",
     "FEATURE_SEPARATOR",
+    "Timeline",
     "UnusableMediaError",
+    "centres",
     "evenly_spaced",
     "feature_archive",
     "frame_times",
+    "frames_at",
     "is_feature_reference",
     "load_audio",
     "load_video",
     "load_visual_features",
+    "media_tracks",
     "open_media",
+    "picture_track",
+    "read_timeline",
+    "sound_track",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import Pipeline
 
-from .decoding_multimodal_fer import UnusableMediaError, open_media
+from .decoding_multimodal_fer import UnusableMediaError, media_tracks
 
 ABSTAIN = "abstain"
 
@@ -79,11 +79,8 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         )
 
     def _file_modalities(self, path: str | Path) -> dict[str, str]:
-        with open_media(path) as container:
-            streams = {"audio": container.streams.audio, "video": container.streams.video}
-        if self.model.config.visual_feature_size:
-            streams.pop("video")
-        found = {name: str(path) for name in self.model.config.modalities if streams.get(name)}
+        tracks = set(media_tracks(path)) - ({"video"} if self.model.config.visual_feature_size else set())
+        found = {name: str(path) for name in self.model.config.modalities if name in tracks}
         if not found:
             raise UnusableMediaError(path, f"has none of {self.model.config.modalities}")
         return found

@@ -27,7 +27,7 @@ from hf_fer.arguments import TrainingArguments
 from hf_fer.data.cache import ArrayCache, weights_digest
 from hf_fer.data.loading import append_skipped, file_facts
 
-from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference
+from .decoding_multimodal_fer import DECODER_VERSION, UnusableMediaError, is_feature_reference
 from .face_multimodal_fer import find_yunet
 from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
 from .task_clips import unusable_reason
@@ -56,7 +56,8 @@ def is_frozen(encoder: nn.Module | None) -> bool:
 def sound_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
     """What decoded samples depend on."""
     extractor = processor.feature_extractor
-    return {name: getattr(extractor, name) for name in ("sampling_rate", "trim_db", "n_fft", "hop_length")}
+    settings = {name: getattr(extractor, name) for name in ("sampling_rate", "trim_db", "n_fft", "hop_length")}
+    return {"decoder": DECODER_VERSION, **settings}
 
 
 def picture_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def picture_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
     detector = file_facts(find_yunet(processor.yunet_path)) if processor.face_crop == "yunet" else None
     sizes = {name: getattr(processor.image_processor, name) for name in ("do_resize", "resample")}
     return {
+        "decoder": DECODER_VERSION,
         "num_frames": processor.num_frames,
         "face_crop": processor.face_crop,
         "detector": detector,

@@ -13,7 +13,7 @@ from hf_fer.data.cache import ArrayCache
 from hf_fer.data.loading import DataError, append_skipped
 
 from .configuration_multimodal_fer import MODALITIES
-from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference, load_visual_features, open_media
+from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference, load_visual_features, media_tracks
 from .processing_multimodal_fer import MultimodalFerProcessor
 
 CLIP_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".ogg", ".m4a")
@@ -180,7 +180,6 @@ def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
 def tracks(path: str) -> tuple[str, ...]:
     """Which modalities a file has; none where it does not open."""
     try:
-        with open_media(path) as container:
-            return tuple(name for name in MODALITIES if getattr(container.streams, name))
+        return media_tracks(path)
     except UnusableMediaError:
         return ("audio",)
