@@ -37,7 +37,7 @@ class Calibration:
             coverage: Share of it that is to be answered.
             risk: If given, the error rate that the answers may have; `coverage` then does not count.
         """
-        temperature = calibration.fit_temperature(scored.log_probs, scored.labels)
+        temperature, origin = fitted_temperature(scored)
         confidence = scored.confidence(temperature)
         if risk is None:
             threshold = calibration.acceptance_threshold(confidence, coverage)
@@ -47,8 +47,7 @@ class Calibration:
             meaning = f"Of validation's answers that reach the abstention threshold, at most {risk:g} are wrong."
         if threshold is None:
             threshold, meaning = 0.0, f"No abstention threshold: no part of validation has a risk of {risk:g}."
-        remark = f"The temperature ({temperature:.3f}) was fitted on validation, whose ECE after it is optimistic."
-        return cls(temperature, threshold, f"{remark} {meaning}")
+        return cls(temperature, threshold, f"{origin} {meaning}")
 
     @classmethod
     def stored(cls, config: PreTrainedConfig, trained: bool) -> "Calibration":
@@ -112,6 +111,25 @@ class Calibration:
             "risk_coverage.csv": "Error rate of the k most confident answers, for every k.",
             "risk_coverage.png": "Risk-coverage curve: the error rate when only the most confident are answered.",
         }
+
+
+def fitted_temperature(validation: Scored) -> tuple[float, str]:
+    """The temperature fitted on validation, 1 where none can be fitted, and a sentence on it for the report."""
+    temperature = calibration.fit_temperature(validation.log_probs, validation.labels)
+    if temperature is not None:
+        return temperature, (
+            f"The temperature ({temperature:.3f}) was fitted on validation, whose ECE after it is optimistic."
+        )
+    low, high = calibration.TEMPERATURE_BOUNDS
+    why = (
+        f"all {len(validation.labels)} validation examples are answered correctly"
+        if validation.correct.all()
+        else "validation is answered no better than by chance, or by almost no error"
+    )
+    return 1.0, (
+        f"No temperature was fitted: the likelihood has no optimum between {low:g} and {high:g}, because {why}. "
+        "Confidences are not calibrated; fit them on more, or harder, validation data."
+    )
 
 
 def plot_risk_coverage(path: Path, curves: dict[str, pd.DataFrame]) -> None:

@@ -221,11 +221,17 @@ def breakdown_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def remarks(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What is to be said of the figures, each sentence once, with the splits that it is about."""
+def remarks(results: dict[str, dict[str, Any]], kind: str = "remarks") -> list[str]:
+    """
+    What is to be said of the figures, each sentence once, with the splits that it is about.
+
+    Args:
+        results: Split -> metrics.
+        kind: `remarks`, which follow the figures, or `warnings`, which stand before them.
+    """
     about: dict[str, list[str]] = {}
     for split, metrics in results.items():
-        for remark in metrics.get("remarks", []):
+        for remark in metrics.get(kind, []):
             about.setdefault(remark, []).append(split)
     return [f"{' and '.join(splits).capitalize()}: {remark}" for remark, splits in about.items()]
 
@@ -252,14 +258,14 @@ def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
 def results_page(results: dict[str, dict[str, Any]], notes: list[str]) -> str:
     """What the console shows at the end: the notes on the data, a leaky split among them, and the results."""
     table = markdown_table(results_table(results)) if results else "Nothing was evaluated."
-    return "\n\n".join([*(f"> {note}" for note in notes), table])
+    return "\n\n".join([*(f"> {note}" for note in [*notes, *remarks(results, "warnings")]), table])
 
 
 def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
     """The report as a page: results, notes, data, runtime, files."""
     results = {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
     parts = [f"# {metrics['task']}, protocol {metrics['protocol']}"]
-    parts += [f"> {note}" for note in metrics["data"]["notes"]]
+    parts += [f"> {note}" for note in [*metrics["data"]["notes"], *remarks(results, "warnings")]]
     if results:
         parts += ["## Results", markdown_table(results_table(results)), *remarks(results)]
         parts += ["## Breakdown", markdown_table(table)] if len(table := breakdown_table(results)) else []

@@ -125,7 +125,7 @@ class TestReport:
         for split in ("validation", "test"):
             low, high = metrics[split]["uar_ci95"]
             assert 0 <= low <= metrics[split]["uar"] <= high <= 1
-            assert metrics[split]["bootstrap"] == {"unit": "group", "units": 4, "resamples": 2000, "seed": 0}
+            assert metrics[split]["bootstrap"] == {"unit": "group", "units": 4, "draws": 2000, "seed": 0}
             assert list(metrics[split]["breakdown"]) == ["sex", "intensity", "statement"]
             for values in metrics[split]["breakdown"].values():
                 assert sum(scores["n"] for scores in values.values()) == 16
@@ -136,7 +136,7 @@ class TestReport:
         for page in ("README.md", "report/report.md"):
             text = (trained / page).read_text()
             assert f"{metrics['test']['uar_ci95'][0]:.4f} to" in text
-            assert "2,000 bootstrap resamples (seed 0) of 4 groups" in text
+            assert "2,000 draws (seed 0) of a Bayesian bootstrap over 4 groups" in text
         assert "| sex | female |" in (trained / "report" / "report.md").read_text()
 
     def test_calibration_is_fitted_on_validation_and_stored(self, trained):

@@ -1,5 +1,7 @@
 """Whether scores mean what they say, and a score below which an answer is better withheld."""
 
+import math
+
 import datasets
 import evaluate
 import numpy as np
@@ -8,9 +10,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
+TEMPERATURE_BOUNDS = (0.01, 100.0)
+
 _DESCRIPTION = """
 ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3): the mean gap between confidence and
-accuracy over bins of equal width, weighted by their counts; 0 is perfect.
+accuracy over bins of equal width, ((m - 1) / M, m / M], weighted by their counts; 0 is perfect.
 mean_confidence: mean confidence; above the accuracy means overconfident.
 """
 
@@ -34,7 +38,8 @@ class CalibrationMetrics(evaluate.Metric):
 
     def _compute(self, predictions: list[float], references: list[int]) -> dict[str, float]:
         confidence, correct = np.asarray(predictions), np.asarray(references)
-        bins = np.minimum((confidence * self.num_bins).astype(int), self.num_bins - 1)
+        edges = np.arange(1, self.num_bins) / self.num_bins
+        bins = np.searchsorted(edges, confidence, side="left")
         gaps = np.bincount(bins, correct - confidence, minlength=self.num_bins)
         return {"ece": float(np.abs(gaps).sum() / len(confidence)), "mean_confidence": float(confidence.mean())}
 
@@ -47,23 +52,30 @@ def calibration_metrics(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, 
     return metric.compute(predictions=confidence, references=(best == labels).astype(int))
 
 
-def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float | None:
     """
     The temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    The likelihood has no optimum where every answer is right (the best temperature is 0), or where the true classes
+    score no better than the others on average (it is infinite).
 
     Args:
         log_probs: `(n, classes)`; dividing them by a temperature is the same as dividing the logits.
         labels: `(n,)`.
 
     Returns:
-        In [0.5, 20]; above 1 where the model was overconfident. A split without errors would have it near 0.
+        Above 1 where the model was overconfident; `None` where there is no optimum in `TEMPERATURE_BOUNDS`.
     """
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
         return -float(log_softmax(log_probs / np.exp(log_temperature), axis=1)[rows, labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.5, 20]), method="bounded").x))
+    low, high = np.log(TEMPERATURE_BOUNDS)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x
+    # The search comes only within its tolerance of a bound, and a flat loss can end it sooner.
+    at_bound = min(found - low, high - found) < 0.01 or min(loss(low), loss(high)) <= loss(found)
+    return None if at_bound else float(np.exp(found))
 
 
 def calibration_report(log_probs: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, float]:
@@ -116,6 +128,15 @@ def threshold_for_risk(confidence: np.ndarray, correct: np.ndarray, risk: float)
 def acceptance_threshold(confidence: np.ndarray, accepted: float) -> float:
     """The score that `accepted` of these confidences, `(n,)`, reach or pass."""
     return float(np.quantile(confidence, 1 - accepted))
+
+
+def examples_for_threshold(accepted: float) -> int:
+    """
+    How many examples `acceptance_threshold` needs: at least one that is expected below it, and at least 50.
+
+    With fewer, the threshold is no more than the lowest score that happened to be drawn.
+    """
+    return max(50, math.ceil(round(1 / (1 - accepted), 6))) if accepted < 1 else 50
 
 
 def unknown_auroc(known: np.ndarray, unknown: np.ndarray) -> float:

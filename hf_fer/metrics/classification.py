@@ -12,8 +12,10 @@ NAMES = ("accuracy", "uar", "macro_f1", "weighted_f1")
 
 _DESCRIPTION = """
 accuracy: share of correct predictions (weighted average recall, WAR).
-uar: unweighted average recall, the mean of the recalls of the classes that occur in the references.
-macro_f1, weighted_f1: F1 averaged over those classes, plainly and by support.
+uar: unweighted average recall, the mean of the recalls of the classes that occur in the references; scikit-learn's
+`balanced_accuracy_score`.
+macro_f1: mean F1 of the classes that occur in references or predictions, as scikit-learn's `f1_score` averages.
+weighted_f1: F1 averaged over the classes by support.
 per_class: precision, recall, F1 and support of each class.
 confusion_matrix: counts, rows are references, columns predictions.
 """
@@ -42,6 +44,7 @@ class ClassificationMetrics(evaluate.Metric):
             references, predictions, labels=indices, zero_division=0
         )
         seen = support > 0
+        named = np.union1d(references, predictions).astype(int)
         per_class = {
             name: {
                 "precision": float(precision[index]),
@@ -54,7 +57,7 @@ class ClassificationMetrics(evaluate.Metric):
         return {
             "accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references))),
             "uar": float(recall[seen].mean()),
-            "macro_f1": float(f1[seen].mean()),
+            "macro_f1": float(f1[named].mean()),
             "weighted_f1": float(np.average(f1, weights=support)),
             "per_class": per_class,
             "confusion_matrix": confusion_matrix(references, predictions, labels=indices).tolist(),

@@ -1,4 +1,4 @@
-"""How far a score may be off because other speakers might have been recorded: bootstrap intervals."""
+"""How far a score may be off because other speakers might have been recorded: 95% intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-RESAMPLES = 2000
+DRAWS = 2000
 
 
 def bootstrap_intervals(
@@ -14,49 +14,68 @@ def bootstrap_intervals(
     references: np.ndarray,
     groups: Sequence[Any] | None,
     *,
-    resamples: int = RESAMPLES,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """
-    95% percentile intervals of accuracy and UAR (Efron & Tibshirani 1993, chapter 13), drawn over whole groups.
+    95% intervals of accuracy and UAR by the Bayesian bootstrap (Rubin 1981, doi 10.1214/aos/1176345338) over groups.
 
-    Clips of one speaker are alike, so it is speakers that are drawn with replacement, not clips. With few groups
-    such intervals are too narrow (Cameron, Gelbach & Miller 2008, doi 10.1162/rest.90.3.414): read them as a lower
-    bound of the uncertainty.
+    Clips of one speaker are alike, so it is speakers that get random weights, not clips. Weighting alone has no width
+    where every answer is right, or where one class is always answered. Therefore the lower end is of the data with
+    one more example that is wrong, the upper end of the data with one more that is right; that example has each class
+    in its share. For the accuracy of examples without groups this is the exact interval of Clopper & Pearson 1934
+    (doi 10.1093/biomet/26.4.404). With few groups the intervals are too narrow (Cameron, Gelbach & Miller 2008, doi
+    10.1162/rest.90.3.414): read them as a lower bound of the uncertainty.
 
     Args:
         predictions, references: Class indices `(n,)`.
-        groups: Group of each example, or `None` where the data has none; then examples are drawn.
-        resamples: Number of draws.
+        groups: Group of each example, or `None` where the data has none; then every example is its own group.
+        draws: Number of random weightings.
         seed: Of the draws.
 
     Returns:
         `accuracy_ci95` and `uar_ci95`, each `[low, high]`, and `bootstrap` with `unit` (`"group"` or `"example"`),
-        `units`, `resamples` and `seed`. With a single unit there is no interval, and only `bootstrap` is returned.
+        `units`, `draws` and `seed`. With a single unit there is no interval, and only `bootstrap` is returned.
     """
     hits = predictions == references
-    # To the scores, examples of one class and outcome are the same: they are drawn as one, that much likelier.
-    unit_of, names = pd.factorize(2 * references + hits if groups is None else np.asarray(groups))
-    likelihood = np.bincount(unit_of) / len(references) if groups is None else np.full(len(names), 1 / len(names))
     facts = {"unit": "example", "units": len(references)}
-    if groups is not None:
+    if groups is None:
+        # Examples of one class and outcome count the same: they are one unit with the sum of their weights.
+        unit_of, names = pd.factorize(2 * references + hits)
+        sizes = np.bincount(unit_of).astype(float)
+    else:
+        unit_of, names = pd.factorize(np.asarray(groups))
+        sizes = np.ones(len(names))
         facts = {"unit": "group", "units": len(names)}
     if facts["units"] < 2:
         return {"bootstrap": facts}
-    num_classes = int(references.max()) + 1
-    counts = np.zeros((len(names), 2 * num_classes))  # of each unit: examples by class, then right ones by class
-    np.add.at(counts, (unit_of, references), 1)
-    np.add.at(counts, (unit_of, references + num_classes), hits)
-    if groups is None:
-        counts /= np.bincount(unit_of)[:, None]
+    counts = _counts(unit_of, references, hits) / (sizes[:, None] if groups is None else 1)
     rng = np.random.default_rng(seed)
-    blocks = np.array_split(np.arange(resamples), 1 + resamples * len(names) // 10_000_000)
-    drawn = [rng.multinomial(facts["units"], likelihood, size=len(block)) @ counts for block in blocks]
+    blocks = np.array_split(np.arange(draws), 1 + draws * len(sizes) // 10_000_000)
+    # Gamma weights are Dirichlet weights up to their sum, which ratios do not see.
+    drawn = [rng.standard_gamma(sizes, size=(len(block), len(sizes))) @ counts for block in blocks]
     support, right = np.split(np.concatenate(drawn), 2, axis=1)
+    added = rng.standard_gamma(1.0, size=(draws, 1)) * np.bincount(references) / len(references)
+    low, high = _scores(support + added, right), _scores(support + added, right + added)
+    intervals = {
+        f"{name}_ci95": [float(np.quantile(low[name], 0.025)), float(np.quantile(high[name], 0.975))] for name in low
+    }
+    return {**intervals, "bootstrap": {**facts, "draws": draws, "seed": seed}}
+
+
+def _counts(unit_of: np.ndarray, references: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Of each unit: its examples by class, then its right ones by class, `(units, 2 * classes)`."""
+    classes = int(references.max()) + 1
+    counts = np.zeros((unit_of.max() + 1, 2 * classes))
+    np.add.at(counts, (unit_of, references), 1)
+    np.add.at(counts, (unit_of, references + classes), hits)
+    return counts
+
+
+def _scores(support: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy and UAR `(draws,)` of weighted counts `(draws, classes)`; absent classes do not count."""
     recall = np.divide(right, support, out=np.full_like(right, np.nan), where=support > 0)
-    scores = {"accuracy": right.sum(axis=1) / support.sum(axis=1), "uar": np.nanmean(recall, axis=1)}
-    intervals = {f"{name}_ci95": np.quantile(values, [0.025, 0.975]).tolist() for name, values in scores.items()}
-    return {**intervals, "bootstrap": {**facts, "resamples": resamples, "seed": seed}}
+    return {"accuracy": right.sum(axis=1) / support.sum(axis=1), "uar": np.nanmean(recall, axis=1)}
 
 
 def interval_metrics(predictions: np.ndarray, references: np.ndarray, groups: pd.Series | None) -> dict[str, Any]:
@@ -76,12 +95,13 @@ def describe_bootstrap(bootstrap: dict[str, Any]) -> str:
     """A sentence on how the intervals were drawn, or why there are none."""
     units = {"group": "groups (speakers)", "example": "single examples, because the data has no groups"}
     if bootstrap["units"] < 2:
-        return f"No intervals: {bootstrap['units']} {bootstrap['unit']} cannot be resampled."
+        return f"No intervals: one {bootstrap['unit']} says nothing of how far others would differ."
     narrow = {
-        "group": "With few groups they are too narrow." if bootstrap["units"] < 30 else "",
-        "example": "Where speakers repeat, they are too narrow.",
+        "group": " With few groups they are too narrow." if bootstrap["units"] < 30 else "",
+        "example": " Where speakers repeat, they are too narrow.",
     }
     return (
-        f"95% intervals are percentiles of {bootstrap['resamples']:,} bootstrap resamples (seed {bootstrap['seed']}) "
-        f"of {bootstrap['units']:,} {units[bootstrap['unit']]}. {narrow[bootstrap['unit']]}"
-    ).rstrip()
+        f"95% intervals are from {bootstrap['draws']:,} draws (seed {bootstrap['seed']}) of a Bayesian bootstrap over "
+        f"{bootstrap['units']:,} {units[bootstrap['unit']]}; each end allows for one more example that is wrong, or "
+        f"right.{narrow[bootstrap['unit']]}"
+    )

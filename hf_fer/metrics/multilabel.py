@@ -7,7 +7,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 _DESCRIPTION = """
 macro_auroc: area under the ROC curve, averaged over the labels that occur and are absent in the references.
-macro_f1: F1 of the predictions above the threshold, averaged over the labels that occur.
+macro_f1: F1 of the predictions above the threshold, averaged over all labels as scikit-learn's `f1_score` does: a
+label that neither occurs nor is predicted counts as 0.
 labels_scored: number of labels that macro_auroc averages over.
 per_label: auroc (None where it is undefined), f1 and support of each label.
 """
@@ -47,7 +48,7 @@ class MultilabelMetrics(evaluate.Metric):
         known = [value for value in auroc if value is not None]
         return {
             "macro_auroc": float(np.mean(known)) if known else float("nan"),
-            "macro_f1": float(f1[support > 0].mean()) if support.any() else float("nan"),
+            "macro_f1": float(f1.mean()),
             "labels_scored": len(known),
             "per_label": {
                 name: {"auroc": auroc[index], "f1": float(f1[index]), "support": int(support[index])}

@@ -1,8 +1,10 @@
 """Calibration figures against values reckoned by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from hf_fer.confidence import Calibration
 from hf_fer.metrics.calibration import (
     CalibrationMetrics,
     acceptance_threshold,
@@ -14,6 +16,7 @@ from hf_fer.metrics.calibration import (
     threshold_for_risk,
     unknown_auroc,
 )
+from hf_fer.metrics.scored import Scored
 
 
 def test_ece_by_hand():
@@ -32,8 +35,34 @@ def test_temperature_undoes_overconfidence():
     assert fit_temperature(logits, labels) == pytest.approx(1, rel=0.1)
 
 
-def test_temperature_of_a_perfect_split_is_bounded():
-    assert fit_temperature(np.log(np.full((3, 2), 0.01) + np.eye(3, 2) * 0.98), np.array([0, 1, 0])) >= 0.5
+@pytest.mark.parametrize("temperature", [0.05, 0.14, 0.5, 1.0, 30.0])
+def test_temperature_is_the_optimum_wherever_it_is(temperature):
+    """Labels drawn from known probabilities: logits scaled by any factor come back to them."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(4000, 4)) * 1.5
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    assert fit_temperature(temperature * logits, labels) == pytest.approx(temperature, rel=0.1)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0], [1, 0, 1]], ids=["all right", "all wrong"])
+def test_a_split_without_an_optimum_has_no_temperature(labels):
+    log_probs = np.log(np.full((3, 2), 0.01) + np.eye(2)[[0, 1, 0]] * 0.98)
+    assert fit_temperature(log_probs, np.array(labels)) is None
+
+
+def test_a_temperature_that_cannot_be_fitted_is_said():
+    log_probs = np.log(np.full((12, 2), 0.01) + np.eye(2)[[0, 1] * 6] * 0.98)
+    fitted = Calibration.fit(Scored(pd.DataFrame(index=range(12)), np.array([0, 1] * 6), log_probs), 0.9, None)
+    assert fitted.temperature == 1
+    assert "No temperature was fitted" in fitted.remark
+    assert "all 12 validation examples are answered correctly" in fitted.remark
+
+
+def test_confidence_is_the_softmax_of_logits_divided_by_the_temperature():
+    log_probs = np.log([[0.8, 0.2]])
+    part = Scored(pd.DataFrame(index=[0]), np.array([0]), log_probs)
+    assert part.confidence(2.0) == pytest.approx([0.8**0.5 / (0.8**0.5 + 0.2**0.5)])
+    assert part.table(["a", "b"], 2.0)["confidence"].tolist() == pytest.approx([2 / 3])
 
 
 def test_calibration_of_log_probabilities():

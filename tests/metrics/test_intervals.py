@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from hf_fer.metrics.classification import classification_metrics
 from hf_fer.metrics.intervals import bootstrap_intervals, describe_bootstrap, interval_metrics
 
 
@@ -28,20 +28,38 @@ def test_clips_of_one_speaker_are_alike_and_the_interval_says_so():
     widths = [found["uar_ci95"][1] - found["uar_ci95"][0] for found in (by_group, by_clip)]
     assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt(0.6 * 0.4 / 20), rel=0.2)
     assert widths[0] > 5 * widths[1]
-    assert by_group["bootstrap"] == {"unit": "group", "units": 20, "resamples": 2000, "seed": 0}
+    assert by_group["bootstrap"] == {"unit": "group", "units": 20, "draws": 2000, "seed": 0}
 
 
-def test_a_draw_is_scored_as_its_clips_would_be():
-    """With one resample both ends are its score; here the draw is made by hand, clip by clip."""
-    rng = np.random.default_rng(1)
-    references, predictions = rng.integers(0, 3, (2, 60))
-    groups = np.repeat(np.arange(6), 10)
-    found = bootstrap_intervals(predictions, references, groups, resamples=1, seed=7)
-    drawn = np.random.default_rng(7).multinomial(6, np.full(6, 1 / 6), size=1)[0]
-    index = np.concatenate([np.tile(np.flatnonzero(groups == group), times) for group, times in enumerate(drawn)])
-    expected = classification_metrics(predictions[index], references[index], ["a", "b", "c"])
-    assert found["uar_ci95"] == pytest.approx([expected["uar"]] * 2)
-    assert found["accuracy_ci95"] == pytest.approx([expected["accuracy"]] * 2)
+@pytest.mark.parametrize(("right", "total"), [(12, 12), (11, 12), (6, 12), (0, 12), (97, 100)])
+def test_accuracy_of_examples_has_the_clopper_pearson_interval(right, total):
+    predictions = (np.arange(total) >= right).astype(int)
+    found = bootstrap_intervals(predictions, np.zeros(total, dtype=int), None, draws=20_000)["accuracy_ci95"]
+    exact = binomtest(right, total).proportion_ci(method="exact")
+    assert found == pytest.approx([exact.low, exact.high], abs=0.015)
+
+
+def test_no_interval_is_without_width():
+    truth = np.arange(24) % 8
+    for predictions, score in ((truth, 1.0), (np.zeros(24, dtype=int), 0.125)):
+        for groups in (None, np.repeat(np.arange(3), 8)):
+            found = bootstrap_intervals(predictions, truth, groups)
+            for name in ("accuracy_ci95", "uar_ci95"):
+                low, high = found[name]
+                assert low <= score + 1e-9
+                assert high >= score - 1e-9
+                assert high - low > 0.1
+                assert high <= 1
+
+
+def test_intervals_cover_the_true_score_of_many_small_classes():
+    rng = np.random.default_rng(3)
+    truth, rate, covered = np.arange(200) % 40, 0.95, 0
+    for _ in range(100):
+        predictions = np.where(rng.random(200) < rate, truth, (truth + 1) % 40)
+        low, high = bootstrap_intervals(predictions, truth, None, draws=500)["uar_ci95"]
+        covered += low <= rate <= high
+    assert covered >= 90
 
 
 def test_same_seed_same_interval():
@@ -54,7 +72,7 @@ def test_same_seed_same_interval():
 def test_one_group_has_no_interval():
     found = bootstrap_intervals(np.array([0, 1]), np.array([0, 0]), ["a", "a"])
     assert "uar_ci95" not in found
-    assert "No intervals: 1 group" in describe_bootstrap(found["bootstrap"])
+    assert "No intervals: one group" in describe_bootstrap(found["bootstrap"])
 
 
 def test_what_was_drawn_is_said():
@@ -62,7 +80,7 @@ def test_what_was_drawn_is_said():
 
     truth = np.array([0, 1, 0, 1])
     grouped = interval_metrics(truth, truth, pd.Series(["a", "a", "b", "b"]))
-    assert "2,000 bootstrap resamples (seed 0) of 2 groups" in grouped["remarks"][0]
+    assert "2,000 draws (seed 0) of a Bayesian bootstrap over 2 groups" in grouped["remarks"][0]
     for groups in (None, pd.Series(["a", None, "b", "b"], dtype=object)):
         alone = interval_metrics(truth, truth, groups)
-        assert "of 4 single examples, because the data has no groups" in alone["remarks"][0]
+        assert "over 4 single examples, because the data has no groups" in alone["remarks"][0]

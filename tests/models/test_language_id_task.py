@@ -129,7 +129,9 @@ def test_a_checkpoint_is_evaluated_with_its_own_labels_and_settings(trained, tmp
     config = json.loads((bare / "config.json").read_text(encoding="utf-8"))
     del config["language_id"]
     (bare / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_csv(path, rows.assign(split="validation"))
+    more = demo_texts(30).query("label in ['vi', 'en']").assign(split="validation").reset_index(drop=True)
+    more.loc[0, "label"] = "en" if more.loc[0, "label"] == "vi" else "vi"  # without an error nothing can be fitted
+    write_csv(path, more)
     run.run(task_of(*arguments, "--model_name_or_path", bare, "--output_dir", tmp_path / "fit"))
     scores = json.loads((tmp_path / "fit" / "report" / "metrics.json").read_text(encoding="utf-8"))["validation"]
     assert scores["calibration"]["temperature"] != 1

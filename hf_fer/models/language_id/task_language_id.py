@@ -26,6 +26,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
 from hf_fer.checkpoints import start_anew
+from hf_fer.confidence import fitted_temperature
 from hf_fer.data import text
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.demo_text import DEMO_TEXT_NOTICE, demo_texts
@@ -70,6 +71,8 @@ class LanguageIdTask(ClassificationTask):
         self.held_out = pd.DataFrame()
         self.scored: dict[str, Scored] = {}
         self.temperature, self.threshold = SETTINGS["temperature"], SETTINGS["unknown_threshold"]
+        self.calibration_remarks: list[str] = []
+        self.warnings: list[str] = []
         self.typical: dict[str, list[float]] | None = None
         self.uncalibrated = True
 
@@ -357,7 +360,9 @@ class LanguageIdTask(ClassificationTask):
         """Intervals of the scores, drawn over sources where the data has them."""
         scored = self.scored[split]
         sources = scored.rows.get("source")
-        return intervals.interval_metrics(scored.predicted, scored.labels, sources)
+        found = intervals.interval_metrics(scored.predicted, scored.labels, sources)
+        found["remarks"] = [*found["remarks"], *self.calibration_remarks]
+        return {**found, "warnings": self.warnings} if self.warnings else found
 
     def in_order(self, data: Dataset, prediction: EvalPrediction) -> np.ndarray:
         """Logits `(windows, classes)` in the order of `data`, which length-grouped evaluation does not keep."""
@@ -375,10 +380,23 @@ class LanguageIdTask(ClassificationTask):
 
     def calibrate(self, scored: Scored) -> None:
         """Fit temperature and unknown threshold, and put them into the model's configuration."""
-        self.temperature = calibration.fit_temperature(scored.log_probs, scored.labels)
+        self.temperature, origin = fitted_temperature(scored)
         self.typical = typical_margins(scored.log_probs)
-        known = familiarity(scored.log_probs, scored.predicted, self.typical)
-        self.threshold = float(expit(calibration.acceptance_threshold(known, self.data_args.accepted_fraction)))
+        self.calibration_remarks = [origin]
+        accepted, texts = self.data_args.accepted_fraction, len(scored.labels)
+        if texts < (needed := calibration.examples_for_threshold(accepted)):
+            self.threshold = 0.0
+            self.warnings = [
+                f"No unknown threshold: {texts} validation texts are too few to find what {accepted:.0%} of texts "
+                f"pass; it needs {needed}. The pipeline answers with a language even where a text is in none of them."
+            ]
+        else:
+            known = familiarity(scored.log_probs, scored.predicted, self.typical)
+            self.threshold = float(expit(calibration.acceptance_threshold(known, accepted)))
+            self.calibration_remarks.append(
+                f"The unknown threshold ({self.threshold:.3f}) was fitted on {texts:,} validation texts, of which "
+                f"{accepted:.0%} pass it."
+            )
         self.settle(self.model.config)
 
     def unknown_metrics(self, scored: Scored) -> dict[str, Any]:
