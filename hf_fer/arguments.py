@@ -7,7 +7,7 @@ import logging
 import types
 import typing
 from argparse import SUPPRESS
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,21 @@ from hf_fer.recipe_help import fields_page
 from hf_fer.shipped import find_recipe, shipped_recipes
 
 logger = logging.getLogger(__name__)
+
+HALF_PRECISION = ("fp16", "bf16")
+
+# A field -> the fields of an earlier recipe that would keep it from being obeyed.
+RULED_OUT = {
+    "warmup_steps": ("warmup_ratio",),
+    "warmup_ratio": ("warmup_steps",),
+    "num_train_epochs": ("max_steps",),
+    "max_steps": ("num_train_epochs",),
+    "fp16": ("bf16",),
+    "bf16": ("fp16",),
+}
+
+# Objects that describe one table: part of an old one and part of a new one would describe neither.
+WHOLE_OBJECTS = ("concepts",)
 
 
 class RecipeError(ValueError):
@@ -158,7 +173,12 @@ class TrainingArguments(transformers.TrainingArguments):
             raise RecipeError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}.")
         if self.remove_unused_columns:
             raise RecipeError("remove_unused_columns must stay false: it would remove what the transforms read.")
-        for name in ("fp16", "bf16"):
+        if self.dataloader_num_workers == 0 and self.dataloader_persistent_workers:
+            raise RecipeError(
+                "dataloader_persistent_workers needs worker processes: set dataloader_num_workers to 1 or more, or "
+                "leave it out."
+            )
+        for name in HALF_PRECISION:
             asked_of_cpu = name == "bf16" and self.use_cpu
             if getattr(self, name) and not torch.accelerator.is_available() and not asked_of_cpu:
                 logger.warning("%s needs an accelerator and there is none: training in fp32.", name)
@@ -316,6 +336,94 @@ def make_parser(dataclass_types: Iterable[type], recipe: dict[str, Any]) -> HfAr
     return parser
 
 
+def read_command_line(dataclass_types: Iterable[type], argv: list[str]) -> dict[str, Any]:
+    """
+    The fields that a command line gives, each as its type.
+
+    Raises:
+        RecipeError: an unknown argument, with the nearest valid one, or a value of the wrong type.
+    """
+    parser = make_parser(dataclass_types, {})
+    for action in parser._actions:
+        action.required, action.default = False, SUPPRESS
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        hint = nearest(name, _field_types(dataclass_types))
+        raise RecipeError(f"command line: unknown argument {unknown[0]!r}{hint}")
+    return vars(namespace)
+
+
+def object_fields(dataclass_types: Iterable[type]) -> set[str]:
+    """Names of the fields that are JSON objects."""
+    hints = _field_types(dataclass_types)
+    return {name for name, hint in hints.items() if dict in (typing.get_args(hint) or (hint,))}
+
+
+def overlaid(recipe: dict[str, Any], later: dict[str, Any], objects: Collection[str]) -> dict[str, Any]:
+    """
+    A recipe with fields that were given after it: what is given last wins.
+
+    Args:
+        recipe: Field -> value; it is left as it is.
+        later: Fields that stand above it. A JSON object adds to the recipe's and replaces what has the same key, at
+            any depth; `null` takes the recipe's object away. A field that rules out another takes that away.
+        objects: Fields that are JSON objects.
+
+    Raises:
+        RecipeError: fields that rule each other out were given together.
+    """
+    check_rivals(recipe)
+    check_rivals(later)
+    result = dict(recipe)
+    for name, value in later.items():
+        for rival in RULED_OUT.get(name, ()) if in_force(value) else ():
+            if rival not in later:
+                result.pop(rival, None)
+        result[name] = _with_object(name, recipe.get(name), value) if name in objects else value
+    if later.get("dataloader_num_workers") == 0:
+        for name in {"dataloader_persistent_workers", "dataloader_prefetch_factor"} - later.keys():
+            result.pop(name, None)
+    return result
+
+
+def in_force(value: Any) -> bool:
+    """Whether a field's value asks for something; null, false and -1 ask for nothing."""
+    return value is not None and value is not False and value != -1
+
+
+def check_rivals(fields: Collection[str]) -> None:
+    """Raises `RecipeError` where one recipe, command line or search has both ways to say how long warm-up lasts."""
+    if {"warmup_ratio", "warmup_steps"} <= set(fields):
+        raise RecipeError("warmup_ratio and warmup_steps say the same thing in two ways: give one of them.")
+
+
+def _with_object(name: str, before: Any, later: Any) -> Any:
+    """One object field, merged; `before` and `later` are objects or their JSON text."""
+    before, later = _from_json(before), _from_json(later)
+    if name in WHOLE_OBJECTS or not isinstance(before, dict) or not isinstance(later, dict):
+        return later
+    # A dimension of a search is one thing: half of an old range and half of a new one would be neither.
+    return {**before, **later} if name == "hp_space" else merged(before, later)
+
+
+def _from_json(value: Any) -> Any:
+    """The value of a JSON text; what is no JSON as it is, for the field's own check or a file's name."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
+
+
+def merged(before: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """One object with another's keys put over its own, objects inside them likewise."""
+    result = dict(before)
+    for key, value in later.items():
+        both = isinstance(value, dict) and isinstance(before.get(key), dict)
+        result[key] = merged(before[key], value) if both else value
+    return result
+
+
 def parse(
     dataclass_types: tuple[type, type, type], recipe: dict[str, Any], source: str, argv: list[str]
 ) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
@@ -323,19 +431,22 @@ def parse(
     Recipe, then command line.
 
     Returns:
-        The three dataclasses, and the resolved recipe: every field that is not at its default.
+        The three dataclasses, and the resolved recipe: every field that is not at its default, and `fp16` and `bf16`
+        where they are written, because a launcher's file may have them otherwise.
 
     Raises:
         RecipeError: anything unknown, mistyped or refused by the dataclasses.
     """
-    parser = make_parser(dataclass_types, check_recipe(recipe, dataclass_types, source))
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        hint = nearest(name, _field_types(dataclass_types))
-        raise RecipeError(f"command line: unknown argument {unknown[0]!r}{hint}")
+    checked = check_recipe(recipe, dataclass_types, source)
+    given = read_command_line(dataclass_types, argv)
+    written = overlaid(checked, given, object_fields(dataclass_types))
+    namespace = make_parser(dataclass_types, written).parse_args([])
     defaults = vars(make_parser(dataclass_types, {}).parse_args([]))
-    resolved = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
+    resolved = {
+        name: value
+        for name, value in vars(namespace).items()
+        if value != defaults[name] or (name in HALF_PRECISION and name in written)
+    }
     resolved.pop("hub_token", None)
     try:
         parsed = tuple(
@@ -346,4 +457,8 @@ def parse(
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"{source}: {error}") from error
+    for half in HALF_PRECISION:
+        # The launcher's file is the weakest: the Trainer's arguments take it also where the recipe says false.
+        if written.get(half) is False and parsed[2].mixed_precision == half:
+            parsed[2].mixed_precision = "no"
     return parsed, resolved

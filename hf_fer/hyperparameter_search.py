@@ -320,9 +320,11 @@ def draw_values(axes: Any, part: pd.DataFrame, dimension: Dimension, metric: str
 def best_recipe(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """The recipe that trains with the best settings, into a folder of its own."""
     left_out = ("hp_trials", "hp_space", "resume_from_checkpoint", "overwrite_output_dir")
-    recipe = {name: value for name, value in task.recipe.items() if name not in left_out}
-    best = {"task": task.name(), **recipe, **recipe_fields(task.recipe, settings)}
-    return {**best, "output_dir": str(Path(task.training_args.output_dir, "best"))}
+    best = {"task": task.name(), **task.recipe_with(recipe_fields(task.recipe, settings))}
+    return {
+        **{name: value for name, value in best.items() if name not in left_out},
+        "output_dir": str(Path(task.training_args.output_dir, "best")),
+    }
 
 
 def results_page(study: "optuna.Study", task: Task, data: LoadedData, table: pd.DataFrame) -> str:

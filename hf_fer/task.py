@@ -22,7 +22,10 @@ from hf_fer.arguments import (
     RecipeError,
     TrainingArguments,
     check_choice,
+    check_rivals,
     make_parser,
+    object_fields,
+    overlaid,
     parse,
     read_recipe,
 )
@@ -154,6 +157,7 @@ class Task(ABC):
 
     def search_space(self) -> list[Dimension]:
         """What `hp_space` varies; raises `RecipeError` where it cannot be read."""
+        check_rivals(self.training_args.hp_space)
         return read_space(
             self.training_args.hp_space, {*TRAINING_FIELDS, *self.searched_fields}, {"config_overrides", "lora"}
         )
@@ -177,9 +181,14 @@ class Task(ABC):
     def with_fields(self, **fields: Any) -> "Task":
         """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
         token = {"hub_token": self.training_args.hub_token} if self.training_args.hub_token else {}
-        task = build_task({**self.recipe, **token, **fields}, "recipe", [])
+        task = build_task({**self.recipe_with(fields), **token}, "recipe", [])
         task.given |= self.given
         return task
+
+    def recipe_with(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The recipe with fields that stand above it, see `overlaid`."""
+        arguments = (self.model_arguments, self.data_arguments, TrainingArguments)
+        return overlaid(self.recipe, fields, object_fields(arguments))
 
     def check_settled(self, path: str, settled: dict[str, Any]) -> None:
         """
