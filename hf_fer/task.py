@@ -46,7 +46,8 @@ class Task(ABC):
         model_args, data_args, training_args: The parsed recipe; instances of the classes below.
         recipe: The fields that are not at their default, for dry run and card.
 
-    `given` has the names of the fields that were written down, at their default or not.
+    `given` has the names of the fields that were written down, at their default or not; `on_command_line` those that
+    were given there.
 
     Attributes:
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
@@ -80,6 +81,7 @@ class Task(ABC):
         self.training_args = training_args
         self.recipe = recipe or {}
         self.given: set[str] = set(self.recipe)
+        self.on_command_line: set[str] = set()
 
     @classmethod
     def best_metric(cls, given: Callable[[str], Any]) -> str:
@@ -462,7 +464,8 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
     flags = (word[2:].partition("=")[0] for word in argv if word.startswith("--"))
-    task.given |= recipe.keys() | {flag.replace("-", "_") for flag in flags}
+    task.on_command_line = {flag.replace("-", "_") for flag in flags}
+    task.given |= recipe.keys() | task.on_command_line
     task.check_arguments()
     return task
 

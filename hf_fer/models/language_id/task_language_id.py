@@ -131,7 +131,9 @@ class LanguageIdTask(ClassificationTask):
         """The rows of the languages to know; those of held-out languages go to `self.held_out`."""
         present = set(rows["label"])
         for name in ("languages", "held_out_languages", "focus_languages"):
-            for code in self.data_args.codes(name):
+            # A recipe's focus only asks for a sub-report, of which other data has its part.
+            is_recipes = name == "focus_languages" and name not in self.on_command_line
+            for code in [] if is_recipes else self.data_args.codes(name):
                 check_choice(f"{name} code", code, present)
         if self.data_args.languages:
             kept = {*self.data_args.codes("languages"), *self.data_args.codes("held_out_languages")}

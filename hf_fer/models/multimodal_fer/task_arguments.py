@@ -2,12 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from transformers import SiglipImageProcessor
 
 from hf_fer.arguments import ClassificationDataArguments, ModelArguments, check_choice, json_object
 from hf_fer.data.augment import Augmentation
+from hf_fer.data.tables import is_table
 
 from .configuration_multimodal_fer import MODALITIES
 from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
@@ -89,6 +91,19 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = overrides
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data is a file, or has a table's ending: a manifest, and no folder."""
+        path = Path(self.dataset)
+        return self.dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the data's name is that of a Hub data set: `owner/name`, where there is no folder `owner` here."""
+        path = Path(self.dataset)
+        here = self.is_table or path.is_dir() or path.parent.is_dir()
+        return not here and self.dataset.count("/") == 1
 
 
 def new_processor(

@@ -67,6 +67,7 @@ class MultimodalFerTask(ClassificationTask):
         self.encoded: EncodedClips | None = None
 
     def check_arguments(self) -> None:
+        self.let_protocol_follow_data()
         super().check_arguments()
         if self.data_args.cache == "features" and self.training_args.hp_trials:
             raise RecipeError(
@@ -78,6 +79,25 @@ class MultimodalFerTask(ClassificationTask):
                 "cache 'features' keeps what frozen encoders compute, and none is frozen: add vision or audio to "
                 "freeze, or set cache to 'decoded'."
             )
+
+    def let_protocol_follow_data(self) -> None:
+        """
+        Leave out a RAVDESS protocol of the recipe where the data is a manifest; it is about RAVDESS' actors.
+
+        Raises:
+            RecipeError: it was asked for on the command line.
+        """
+        protocol = self.data_args.protocol
+        is_table = self.data_args.is_table or self.data_args.is_on_hub
+        if not is_table or protocol in manifest.PROTOCOLS or protocol not in ravdess.PROTOCOLS:
+            return
+        if "protocol" in self.on_command_line:
+            raise RecipeError(
+                f"protocol {protocol!r} is about RAVDESS' actors, and {self.data_args.dataset} is a manifest: leave "
+                f"it out, or choose one of {', '.join(manifest.PROTOCOLS)}."
+            )
+        self.data_args.protocol = None
+        self.recipe.pop("protocol", None)
 
     def frozen_encoders(self) -> set[str]:
         """Encoders that the recipe freezes for good; their outputs can be cached."""
@@ -100,9 +120,9 @@ class MultimodalFerTask(ClassificationTask):
         """Rows with a `split` column, files left out, notes, class names, protocol, absent splits."""
         args = self.data_args
         path = Path(args.dataset)
-        if args.dataset != "demo" and (path.is_file() or path.suffix in (".csv", ".tsv", ".jsonl", ".parquet")):
+        if args.is_table:
             return self._from_manifest(manifest.read_manifest(path))
-        if args.dataset != "demo" and not path.is_dir() and args.dataset.count("/") == 1 and not path.parent.is_dir():
+        if args.is_on_hub:
             return self._from_manifest(manifest.read_hub_dataset(args.dataset))
         notes = []
         if args.dataset == "demo":
