@@ -60,7 +60,7 @@ def write_card(folder: Path, task: Task, metrics: dict[str, Any], repo_id: str) 
     data = ModelCardData(
         library_name="transformers",
         license="apache-2.0",
-        pipeline_tag=task.hub_task,
+        pipeline_tag=task.pipeline_tag,
         tags=["hf_fer", task.name()],
         model_name=repo_id.split("/")[-1],
         eval_results=evaluated or None,

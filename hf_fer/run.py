@@ -16,7 +16,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, Trainer, set_seed
 
 from hf_fer import adapters, cross_validation, report
-from hf_fer.arguments import RecipeError
+from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.callbacks import (
     RepeatableRandomness,
     ResumedEarlyStopping,
@@ -75,6 +75,15 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
     )
 
 
+def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Raises `RecipeError` where `gradient_checkpointing` is asked of layers that cannot."""
+    if (args.gradient_checkpointing or args.activation_checkpointing) and not model.supports_gradient_checkpointing:
+        raise RecipeError(
+            f"gradient_checkpointing: the layers of this {type(model).__name__} cannot; leave it out, and lower "
+            "per_device_train_batch_size where memory is short."
+        )
+
+
 def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
     """Save the best checkpoint's model with its processor, and return what there is to say of the training."""
     adapters.merge(trainer, task.lora)
@@ -114,7 +123,9 @@ def run(task: Task) -> None:
 
     def new_model() -> PreTrainedModel:
         set_seed(args.seed)
-        return task.adapted(task.build_model(data, processor))
+        model = task.build_model(data, processor)
+        check_checkpointing(model, args)
+        return task.adapted(model)
 
     if args.dry_run:
         print(describe(task, data, task.with_transforms(data.splits, processor), new_model(), processor))

@@ -53,6 +53,7 @@ class Task(ABC):
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
         primary_metric: The one it is chosen by unless the recipe says otherwise; higher is better.
         hub_task: The Hub's name for the kind of task.
+        own_loss: Of a model that computes its own loss: what a recipe does in place of `label_smoothing_factor`.
         searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
         unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
         kept_back: What a push leaves here, as patterns: answers to single examples, and pictures of them.
@@ -64,6 +65,7 @@ class Task(ABC):
     metric_names: ClassVar[tuple[str, ...]]
     primary_metric: ClassVar[str]
     hub_task: ClassVar[str]
+    own_loss: ClassVar[str | None] = None
     searched_fields: ClassVar[tuple[str, ...]] = ()
     unfreezable: ClassVar[tuple[str, ...]] = ()
     kept_back: ClassVar[tuple[str, ...]] = ("report/predictions.csv",)
@@ -116,6 +118,11 @@ class Task(ABC):
             self.check_search(space)
         if args.do_train and args.early_stopping_patience is not None and not args.load_best_model_at_end:
             raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
+        if args.label_smoothing_factor and self.own_loss:
+            raise RecipeError(
+                "label_smoothing_factor makes the Trainer compute a loss in place of the model's own, of which "
+                f"parts would be lost; leave it out: {self.own_loss}."
+            )
         if self.lora and self.model_args.unfreeze:
             raise RecipeError("lora and unfreeze do not go together: an adapted part stays frozen.")
         for part, epoch in self.model_args.unfreeze.items():
@@ -163,6 +170,11 @@ class Task(ABC):
         return read_space(
             self.training_args.hp_space, {*TRAINING_FIELDS, *self.searched_fields}, {"config_overrides", "lora"}
         )
+
+    @property
+    def pipeline_tag(self) -> str | None:
+        """The stock pipeline that gives the model's own answers, for its card; `None` where there is none."""
+        return self.hub_task
 
     def num_folds(self) -> int:
         """How many folds the recipe's protocol has; 0 if it has none."""

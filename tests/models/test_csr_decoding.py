@@ -357,6 +357,7 @@ class TestProcessor:
         with pytest.raises(ValueError, match="at least one"):
             processor([])
 
-    def test_an_image_processor_that_rescales(self):
-        with pytest.raises(ValueError, match="do_rescale=False"):
-            CsrProcessor(ViTImageProcessor())
+    def test_an_image_processor_that_rescales_does_so_alone(self, processor):
+        pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        rescaling = CsrProcessor(ViTImageProcessor(size={"height": 16, "width": 16}))
+        assert torch.equal(rescaling(pixels)["pixel_values"], processor(pixels)["pixel_values"])

@@ -198,6 +198,8 @@ def test_half_precision(suite, model_class, dtype, tmp_path):
     cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
     with torch.no_grad():
         output, expected = suite.main_output(half(**cast)), suite.main_output(model(**batch))
+        single = suite.main_output(half(**batch))  # as a pipeline and bf16_full_eval give it
+    torch.testing.assert_close(single, output, rtol=0, atol=0)
     assert output.dtype == dtype
     assert torch.isfinite(output).all()
     assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()

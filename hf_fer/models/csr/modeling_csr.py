@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -50,6 +51,18 @@ class CsrOutput(ModelOutput):
     similarity_peaks: Tensor | None = None
     concept_maps: Tensor | None = None
     similarity_maps: Tensor | None = None
+
+
+def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs for a model of half precision in its type; those for any other as they are."""
+    return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Let each BatchNorm that does not train itself normalise with what it has, beside layers with adapters too."""
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and not any(value.requires_grad for value in layer.parameters()):
+            layer.train(False)
 
 
 def peaks(maps: Tensor) -> Tensor:
@@ -106,7 +119,6 @@ class CsrForImageClassification(PreTrainedModel):
     base_model_prefix = "csr"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _no_split_modules = ["ViTMAELayer", "ViTLayer", "ConvNextLayer", "ResNetBasicLayer", "ResNetBottleNeckLayer"]
@@ -115,6 +127,8 @@ class CsrForImageClassification(PreTrainedModel):
         super().__init__(config)
         size = config.prototype_size
         self.backbone = build_backbone(config.backbone_config)
+        # The layers of ResNet and ConvNeXt cannot.
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.concept_head = nn.Conv2d(config.feature_size, config.num_concepts, kernel_size=1, bias=False)
         self.projector = nn.Sequential(nn.Linear(config.feature_size, size), nn.GELU(), nn.Linear(size, size))
         self.prototypes = nn.Parameter(torch.empty(config.num_concepts, config.num_prototypes, size))
@@ -174,6 +188,7 @@ class CsrForImageClassification(PreTrainedModel):
         for part in self.children():
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.train(False)
+        keep_frozen_statistics(self)
         return self
 
     @property
@@ -305,7 +320,7 @@ class CsrForImageClassification(PreTrainedModel):
             spatial_weights (`torch.Tensor` of shape `(B, H, W)` or `(H, W)`): The map A of the function of that
                 name; similarities are multiplied with it before their maximum is taken.
         """
-        features = feature_map(self.backbone, pixel_values)
+        features = feature_map(self.backbone, in_half(pixel_values, self.backbone.dtype))
         concept_maps = self.concept_head(features)
         outputs = {
             "concept_logits": concept_maps.mean(dim=(2, 3)),

@@ -1,6 +1,7 @@
 """From image files or arrays to the tensors of the CSR model."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,15 @@ class CsrProcessor(ProcessorMixin):
     Decodes, resizes and normalises images for [`CsrForImageClassification`].
 
     Args:
-        image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises; it must not rescale, because
-            decoded images are in [0, 1].
-
-    Raises:
-        ValueError: the image processor rescales.
+        image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises. It is set to rescale from 0 to
+            255, as what is given to it alone, by `pipeline("image-classification")`, has to be.
     """
 
+    tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
+    """There is none; `Trainer(processing_class=...)` asks every processor for the special tokens of its own."""
+
     def __init__(self, image_processor, **kwargs: Any):
-        if image_processor.do_rescale:
-            raise ValueError("CsrProcessor needs an image processor with do_rescale=False: images are in [0, 1].")
+        image_processor.do_rescale, image_processor.rescale_factor = True, 1 / 255
         super().__init__(image_processor)
 
     def load_image(self, image: ImageInput) -> Tensor:
@@ -43,7 +43,8 @@ class CsrProcessor(ProcessorMixin):
 
     def features(self, image: Tensor) -> Tensor:
         """RGB `(3, height, width)` in [0, 1] -> normalised pixels of the model's size."""
-        return self.image_processor(image, return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
+        options = {"return_tensors": "pt", "input_data_format": "channels_first", "do_rescale": False}
+        return self.image_processor(image, **options)["pixel_values"][0]
 
     def __call__(self, images: ImageInput | Sequence[ImageInput], **kwargs: Any) -> BatchFeature:
         """

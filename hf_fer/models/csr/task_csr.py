@@ -84,6 +84,7 @@ class CsrTask(Task):
     data_arguments = CsrDataArguments
     primary_metric = "class_auroc"
     hub_task = "image-classification"
+    own_loss = "csr's losses have no smoothing"
     kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -96,6 +97,11 @@ class CsrTask(Task):
         self.training_images: Dataset | None = None
         self.survey: atlas.Survey | None = None
         self.earlier_head: findings.Head | None = None
+
+    @property
+    def pipeline_tag(self) -> str | None:
+        """Only stage 3 gives classes."""
+        return self.hub_task if self.model_args.stage == TASK else None
 
     @classmethod
     def best_metric(cls, given: Callable[[str], Any]) -> str:
@@ -239,9 +245,7 @@ class CsrTask(Task):
         if self.model_args.model_name_or_path:
             return self.checkpoint_processor(self.model_args.model_name_or_path)
         side = self.data_args.image_size
-        return CsrProcessor(
-            ViTImageProcessor(size={"height": side, "width": side}, do_rescale=False, **self.channel_statistics())
-        )
+        return CsrProcessor(ViTImageProcessor(size={"height": side, "width": side}, **self.channel_statistics()))
 
     def checkpoint_processor(self, path: str) -> CsrProcessor:
         """The checkpoint's; raises `RecipeError` where the recipe asks for other pixels."""

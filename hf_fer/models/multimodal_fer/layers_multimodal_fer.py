@@ -8,9 +8,36 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_multimodal_fer import MultimodalFerConfig
+
+
+def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs for a model of half precision in its type; those for any other as they are."""
+    return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Let each BatchNorm that does not train itself normalise with what it has, beside layers with adapters too."""
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and not any(value.requires_grad for value in layer.parameters()):
+            layer.train(False)
+
+
+def check_pixels(pixel_values: Tensor | None, config: MultimodalFerConfig) -> None:
+    """Raises `ValueError` where pixels are not `(B, F, 3, height, width)`, or the model has no encoder for them."""
+    if pixel_values is None:
+        return
+    if config.visual_feature_size:
+        raise ValueError("This model was built for visual_features and has no encoder for pixel_values.")
+    if pixel_values.ndim != 5:
+        raise ValueError(
+            f"pixel_values must be (clips, frames, 3, height, width), got {tuple(pixel_values.shape)}. The stock "
+            'pipeline("video-classification") does not prepare clips for this model: use '
+            'pipeline("audio-visual-emotion-recognition").'
+        )
 
 
 def reset_to_torch_default(module: nn.Module) -> None:
@@ -263,6 +290,9 @@ __all__ = [
     "TemporalBlock",
     "TemporalEncoder",
     "TokenPooling",
+    "check_pixels",
+    "in_half",
+    "keep_frozen_statistics",
     "masked_softmax",
     "reset_to_torch_default",
 ]

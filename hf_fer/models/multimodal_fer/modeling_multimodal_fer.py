@@ -24,6 +24,9 @@ from .layers_multimodal_fer import (
     SegmentAttentionPooling,
     TemporalEncoder,
     TokenPooling,
+    check_pixels,
+    in_half,
+    keep_frozen_statistics,
     reset_to_torch_default,
 )
 
@@ -191,6 +194,7 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
         for encoder in self.encoders().values():
             if not any(parameter.requires_grad for parameter in encoder.parameters()):
                 nn.Module.train(encoder, False)
+        keep_frozen_statistics(self)
         return self
 
 
@@ -238,6 +242,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
 
     def encode_sound(self, input_features: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mels `(B, T, mel_bins)` and mask `(B, T)` -> the encoder's frames `(B, T', D_a)` and mask `(B, T')`."""
+        input_features = in_half(input_features, self.audio_encoder.dtype)
         encoded = self.audio_encoder(input_features=input_features, attention_mask=attention_mask.bool())
         return encoded.last_hidden_state, encoded.attention_mask
 
@@ -258,6 +263,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
     def encode_pictures(self, pixel_values: Tensor) -> Tensor:
         """Frames of any clips `(M, 3, height, width)` -> the encoder's patches `(M, N, D_v)`."""
         resized = pixel_values.shape[-1] != self.config.vision_config.image_size
+        pixel_values = in_half(pixel_values, self.vision_encoder.dtype)
         return self.vision_encoder(pixel_values=pixel_values, interpolate_pos_encoding=resized).last_hidden_state
 
     def encode_video(
@@ -334,7 +340,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
                 `input_features`; `attention_mask` is then `(B, T')`.
 
         Raises:
-            ValueError: neither modality is given, one is given that the model was built without, pixels are given
+            ValueError: pixels of another shape, neither modality, one that the model was built without, pixels given
                 to a model that was built for features, or there are more frames than `config.num_frames`.
         """
         has_audio = input_features is not None or audio_hidden_states is not None
@@ -342,8 +348,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         for given, modality in ((has_audio, "audio"), (has_video, "video")):
             if given and modality not in self.config.modalities:
                 raise ValueError(f"Got {modality}, but this model was built for {self.config.modalities}.")
-        if pixel_values is not None and self.config.visual_feature_size:
-            raise ValueError("This model was built for visual_features and has no encoder for pixel_values.")
+        check_pixels(pixel_values, self.config)
         if not (has_audio or has_video):
             raise ValueError(f"Give at least one of {self.config.modalities}: input_features or pixel_values.")
         tokens, present = {}, {}

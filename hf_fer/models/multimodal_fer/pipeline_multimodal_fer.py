@@ -36,6 +36,10 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.tokenizer = None  # batches are not padded by one
+
     def _sanitize_parameters(
         self, top_k: int | None = None, abstain: bool | float | None = None, **kwargs: Any
     ) -> tuple[dict, dict, dict]:

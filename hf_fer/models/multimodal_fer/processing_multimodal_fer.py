@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import librosa
@@ -155,6 +156,9 @@ class MultimodalFerProcessor(ProcessorMixin):
     Raises:
         ValueError: unknown face crop, or fewer than one frame.
     """
+
+    tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
+    """There is none; `Trainer(processing_class=...)` asks every processor for the special tokens of its own."""
 
     def __init__(
         self,

@@ -54,6 +54,8 @@ class MultimodalFerTask(ClassificationTask):
     model_arguments = MultimodalFerModelArguments
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
+    pipeline_tag = None  # the stock pipeline of that name takes frames alone, without sound, faces and calibration
+    own_loss = "set label_smoothing in config_overrides"
     searched_fields = ("model_size", "balance_classes")
     unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
