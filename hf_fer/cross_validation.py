@@ -115,6 +115,7 @@ def write_summary(task: Task, finished: list[int]) -> None:
         "unfinished": sorted(set(range(task.num_folds())) - set(finished)),
         **{name: by_split(table, name) for name in ("mean", "std")},
         "pooled_test": pooled_test([folder / f"fold_{fold}" for fold in finished]),
+        "test_groups_unseen": all(metrics["data"].get("test_groups_unseen", False) for metrics in runs.values()),
         "notes": list(dict.fromkeys(note for metrics in runs.values() for note in metrics["data"]["notes"])),
         "recipe": shareable_recipe(task),
     }
@@ -185,10 +186,12 @@ def summary_page(summary: dict[str, Any], table: pd.DataFrame) -> str:
     if summary["unfinished"]:
         missing = ", ".join(map(str, summary["unfinished"]))
         parts.append(f"> NOT FINISHED: folds {missing} are missing from every figure below.")
-    parts.append(
-        f"Folds {folds}. No model was trained or chosen on the groups it is tested on; `std` is the standard "
-        "deviation over folds (n - 1)."
+    unseen = (
+        "No model was trained or chosen on the groups it is tested on"
+        if summary["test_groups_unseen"]
+        else "NOT ESTABLISHED: whether a model was trained or chosen on groups it is tested on, see the notes"
     )
+    parts.append(f"Folds {folds}. {unseen}; `std` is the standard deviation over folds (n - 1).")
     for split in SPLITS:
         part = table[table["split"] == split].drop(columns="split")
         parts += [f"## {split.capitalize()}", markdown_table(part)] if len(part) else []

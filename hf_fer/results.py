@@ -32,8 +32,10 @@ def evaluate(trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict
     return results
 
 
-def all_metrics(task: Task, data: LoadedData, results: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
-    """The content of `metrics.json`."""
+def all_metrics(
+    task: Task, data: LoadedData, results: dict[str, Any], runtime: dict[str, Any], *, apart: bool
+) -> dict[str, Any]:
+    """The content of `metrics.json`; `apart` as in `provenance.Provenance`."""
     splits = {
         split: results.get(split, {"absent": data.absent.get(split, "not asked for")})
         for split in ("validation", "test")
@@ -48,18 +50,27 @@ def all_metrics(task: Task, data: LoadedData, results: dict[str, Any], runtime: 
             "skipped": len(read_skipped(task.skipped_file)),
             "notes": data.notes,
             "absent": data.absent,
+            "test_groups_unseen": apart,
         },
         "runtime": {**runtime, **report.peak_memory()},
         "environment": report.environment(),
     }
 
 
-def finish(trainer: Trainer, task: Task, data: LoadedData, results: dict[str, Any], runtime: dict[str, Any]) -> None:
+def finish(
+    trainer: Trainer,
+    task: Task,
+    data: LoadedData,
+    results: dict[str, Any],
+    runtime: dict[str, Any],
+    *,
+    apart: bool,
+) -> None:
     """Write report and model card, and push all of it where the recipe says so."""
     args, folder = task.training_args, task.skipped_file.parent
     folder.mkdir(parents=True, exist_ok=True)
     task.skipped_file.touch()
-    metrics = all_metrics(task, data, results, runtime)
+    metrics = all_metrics(task, data, results, runtime, apart=apart)
     captions = task.write_artifacts(folder, data, results)
     history = report.history_table(trainer.state.log_history)
     if args.do_train:

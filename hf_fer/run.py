@@ -15,7 +15,7 @@ import transformers
 from datasets import DatasetDict
 from transformers import PreTrainedModel, Trainer, set_seed
 
-from hf_fer import adapters, cross_validation, report
+from hf_fer import adapters, cross_validation, provenance, report
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.callbacks import (
     RepeatableRandomness,
@@ -39,7 +39,14 @@ from hf_fer.task import Task, general_help, parse_task
 from hf_fer.training import fit
 
 
-def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTrainedModel, processor: Any) -> Trainer:
+def make_trainer(
+    task: Task,
+    data: LoadedData,
+    splits: DatasetDict,
+    model: PreTrainedModel,
+    processor: Any,
+    origin: provenance.Provenance,
+) -> Trainer:
     """The stock Trainer with the task's parts; raises `DataError` where a split that it needs is missing."""
     args = task.training_args
     if args.do_train and "train" not in splits:
@@ -53,6 +60,7 @@ def make_trainer(task: Task, data: LoadedData, splits: DatasetDict, model: PreTr
     callbacks = [
         *task.callbacks(),
         SaveProcessorCallback(processor),
+        provenance.ProvenanceCallback(origin),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
         RepeatableRandomness(),
         SharedStatistics(),
@@ -119,6 +127,9 @@ def run(task: Task) -> None:
     share_cores(args)
     with args.main_process_first(local=False, desc="reading the data"):
         data = task.load_data()
+        origin = provenance.establish(task, data)
+    if resume and args.do_train:
+        provenance.check_resumption(resume, origin.own, task.data_args.max_skipped_fraction)
     processor = task.build_processor(data)
 
     def new_model() -> PreTrainedModel:
@@ -140,15 +151,17 @@ def run(task: Task) -> None:
         splits = task.with_transforms(data.splits, processor)
 
         def new_trainer() -> Trainer:
-            return make_trainer(task, data, splits, new_model(), processor)
+            return make_trainer(task, data, splits, new_model(), processor, origin)
 
         if args.hp_trials:
             return search(new_trainer(), task, data, processor)
         trainer = fit(new_trainer, args, resume) if args.do_train else new_trainer()
         runtime = save(trainer, task, processor) if args.do_train else {}
+        if args.do_train and args.should_save:
+            origin.write(args.output_dir)
         results = evaluate(trainer, task, data, splits)
         if trainer.is_world_process_zero():
-            finish(trainer, task, data, results, runtime)
+            finish(trainer, task, data, results, runtime, apart=origin.apart)
             print(report.results_page(results, data.notes))
 
 

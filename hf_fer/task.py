@@ -57,6 +57,8 @@ class Task(ABC):
         searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
         unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
         kept_back: What a push leaves here, as patterns: answers to single examples, and pictures of them.
+        file_columns, text_columns: Columns of the data with what an example is made of: paths of files, or texts.
+        group_column: The one with the speaker, patient or source of an example, where the data has it.
         lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
     """
 
@@ -69,6 +71,9 @@ class Task(ABC):
     searched_fields: ClassVar[tuple[str, ...]] = ()
     unfreezable: ClassVar[tuple[str, ...]] = ()
     kept_back: ClassVar[tuple[str, ...]] = ("report/predictions.csv",)
+    file_columns: ClassVar[tuple[str, ...]] = ()
+    text_columns: ClassVar[tuple[str, ...]] = ()
+    group_column: ClassVar[str] = "group"
     lora_targets: ClassVar[str | None] = None
 
     def __init__(
@@ -113,6 +118,12 @@ class Task(ABC):
             )
         if self.data_args.fold == "all":
             self.check_folds()
+        elif "fold" in self.given and not self.num_folds():
+            protocol = repr(self.data_args.protocol) if self.data_args.protocol else "the recipe's own"
+            raise RecipeError(
+                f"fold {self.data_args.fold} needs a protocol that has folds; {protocol} has none. Name one in "
+                "protocol, or leave fold out."
+            )
         space = self.search_space()
         if args.hp_trials:
             self.check_search(space)
@@ -227,6 +238,11 @@ class Task(ABC):
     def name(cls) -> str:
         """The system's name, that of its folder."""
         return cls.__module__.rpartition(".task_")[2]
+
+    def starting_points(self) -> list[str]:
+        """Folders, files and Hub repositories that the model's weights come from; the recipe's checkpoint first."""
+        start = self.model_args.model_name_or_path
+        return [start] if start else []
 
     @property
     def skipped_file(self) -> Path:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hf_fer.arguments import nearest
 from hf_fer.data.loading import DataError, group_column, normalize_splits
+from hf_fer.data.names import clean_name, clean_names, look_alike_notes
 from hf_fer.data.tables import PathFinder, find_column, need_column, read_table
 
 logger = logging.getLogger(__name__)
@@ -204,13 +205,16 @@ def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool
     values = column_of(table, name, source)
     if not accepted:
         return shares(values, f"concept column {name!r}", source)
+    values = clean_names(values)
     if values.isna().any():
         raise DataError(
             f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {name!r} ({int(values.isna().sum())} "
             "such rows): whether the concept is there, nothing says. Fill it in, or leave the row out."
         )
-    text = values.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # a column of whole numbers may be written as 1.0
-    known, found = set(accepted.split("|")), set(text)
+    # A column of whole numbers may be written as 1.0.
+    values = values.astype(str).str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    known, found = set(map(clean_name, accepted.split("|"))), set(values)
+    look_alike_notes(known | found, name)
     if must_occur and not known & found:
         raise DataError(f"{source}: column {name!r} has none of {sorted(known)}; it has {sorted(found)[:20]}.")
     if known - found:
@@ -222,7 +226,7 @@ def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool
             rule,
             sorted(found)[:20],
         )
-    return text.isin(known).to_numpy(dtype=float)
+    return values.isin(known).to_numpy(dtype=float)
 
 
 def class_targets(
@@ -235,7 +239,7 @@ def class_targets(
         values = np.stack([shares(column_of(table, name, source), f"class {name!r}", source) for name in columns], 1)
         labels = ["+".join(np.array(columns)[row >= 0.5]) or "none" for row in values]
         return values.tolist(), labels, list(columns)
-    values = column_of(table, columns[0], source)
+    values = clean_names(column_of(table, columns[0], source))
     check_filled(values, source)
     labels = values.astype(str)
     classes = known or sorted(set(labels))
@@ -261,7 +265,7 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
     rules = form.concepts.values()
     values = np.stack([concept_values(table, rule, source, must_occur=known is None) for rule in rules], axis=1)
     targets, labels, classes = class_targets(table, form.class_columns, source, known and known.classes)
-    concepts = list(form.concepts)
+    concepts = list(map(clean_name, form.concepts))
     rows = pd.DataFrame(
         {
             "image": table[image].astype(str),
@@ -289,7 +293,9 @@ def read_boxes(path: str | None, images: pd.Series, concepts: list[str]) -> list
             column_of(table, name, path)
             for name in (find_column(table, IMAGE_COLUMNS) or "image", "concept", *BOX_COLUMNS)
         )
-        for number, (name, what, *box) in enumerate(zip(image.astype(str), concept, *corners, strict=True), start=1):
+        for number, (name, what, *box) in enumerate(
+            zip(image.astype(str), clean_names(concept), *corners, strict=True), start=1
+        ):
             if what not in concepts:
                 raise DataError(f"{path}: row {number} has the unknown concept {what!r}{nearest(str(what), concepts)}")
             if name not in found:
@@ -329,10 +335,13 @@ def read_findings(
         column_of(table, name, source)
     for name in ("image_id", "class_name"):
         check_filled(table[name], source)
-    readers = table["rad_id"].astype(str) if "rad_id" in table else pd.Series("consensus", index=table.index)
-    table = table.assign(image=table["image_id"].astype(str), reader=readers, name=table["class_name"].astype(str))
+    readers = pd.Series("consensus", index=table.index)
+    if "rad_id" in table:
+        readers = clean_names(table["rad_id"]).astype(str)
+    findings = clean_names(table["class_name"]).astype(str)
+    table = table.assign(image=table["image_id"].astype(str), reader=readers, name=findings)
     names = set(table["name"]) - {NO_FINDING}
-    concepts = known.concepts if known else list(form.concepts) or sorted(names)
+    concepts = known.concepts if known else list(map(clean_name, form.concepts)) or sorted(names)
     unknown = sorted(set(concepts) - names)
     if unknown and known is None:
         raise DataError(f"{source}: no finding {unknown[0]!r}{nearest(unknown[0], names)} It has {sorted(names)}.")

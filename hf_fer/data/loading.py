@@ -17,6 +17,8 @@ from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from tqdm.auto import tqdm
 
+from .names import clean_names
+
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
@@ -66,6 +68,11 @@ def cache_dir(*parts: str) -> Path:
     folder = Path(HF_HOME, "hf_fer", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def is_leaky(protocol: str) -> bool:
+    """Whether a protocol, with its fold or without, may put a group on two sides; its name says so."""
+    return protocol.partition(",")[0].endswith("_leaky")
 
 
 def warned(note: str) -> list[str]:
@@ -212,7 +219,7 @@ def normalize_splits(values: pd.Series, source: str) -> pd.Series:
     Raises:
         DataError: one is not known, naming the row.
     """
-    names = values.astype(str).str.lower().replace(SPLIT_ALIASES)
+    names = values.astype(str).str.strip().str.lower().replace(SPLIT_ALIASES)
     unknown = (~names.isin(SPLITS)).to_numpy()
     if unknown.any():
         row = int(unknown.argmax())
@@ -366,11 +373,12 @@ def optional_column(values: Iterable[Any], index: pd.Index) -> pd.Series:
 
 def group_column(values: pd.Series, source: str) -> pd.Series | None:
     """
-    A column of groups as text, or `None` where it is empty.
+    A column of groups as text, each in one spelling (`clean_name`), or `None` where it is empty.
 
     Raises:
         DataError: some rows lack a group, so that nothing says on which side they may be.
     """
+    values = clean_names(values)
     lacking = values.isna()
     if lacking.all():
         return None

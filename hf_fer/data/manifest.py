@@ -19,6 +19,7 @@ from hf_fer.data.loading import (
     random_split,
     warned,
 )
+from hf_fer.data.names import clean_names
 from hf_fer.data.tables import PathFinder, TableFormat, read_table
 
 PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
@@ -114,13 +115,13 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             f"it has {sorted(map(str, rows))}."
         )
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
+    rows["label"] = clean_names(rows["label"])
     for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
         if bad.any():
             what = "has no label" if column == "label" else "has neither video nor audio"
             raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
     if "split" in rows:
         rows["split"] = normalize_splits(rows["split"], source)
-    rows["label"] = rows["label"].astype(str)
     if "group" in rows:
         groups = group_column(rows["group"], source)
         rows = rows.drop(columns="group") if groups is None else rows.assign(group=groups)

@@ -12,6 +12,7 @@ from hf_fer.arguments import nearest
 
 from .languages import canonical_code
 from .loading import SPLIT_ALIASES, SPLITS, DataError
+from .names import clean_name, clean_names
 from .tables import TableFormat, decode, find_column, is_table, need_column, read_table
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "utterance", "transcript")
@@ -115,6 +116,8 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
             if name
         }
     )
+    for role in {"label", "source"} & set(rows):
+        rows[role] = clean_names(rows[role]).fillna("")
     rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
     if "source" in rows:  # what has none is not all of one source
         rows["source"] = rows["source"].where(rows["source"] != "", rows["path"])
@@ -129,7 +132,7 @@ def _missing(value: object) -> bool:
 
 def _check_splits(rows: pd.DataFrame) -> pd.DataFrame:
     if "split" in rows:
-        rows["split"] = rows["split"].str.lower().replace(SPLIT_ALIASES)
+        rows["split"] = rows["split"].str.strip().str.lower().replace(SPLIT_ALIASES)
         unknown = rows[~rows["split"].isin(SPLITS)]
         if len(unknown):
             first = unknown.iloc[0]
@@ -143,7 +146,7 @@ def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dic
     records, skipped = [], []
     for path in _text_files(folder, depth=2 if by_split else 1):
         parts = path.relative_to(folder).parts
-        place = {"label": parts[1] if by_split else parts[0], **({"split": parts[0]} if by_split else {})}
+        place = {"label": clean_name(parts[1] if by_split else parts[0]), **({"split": parts[0]} if by_split else {})}
         try:
             content = decode(path.read_bytes(), form.table)
         except DataError as error:
@@ -209,15 +212,17 @@ def clean(rows: pd.DataFrame, *, min_letters: int) -> tuple[pd.DataFrame, dict[s
 
     Returns:
         The rows that stay, and how many were `empty`, `too_short`, or a `duplicate` of an earlier text with the same
-        label; `ambiguous` counts texts that occur under several labels, all of which stay.
+        label and, where it is given, split; `ambiguous` counts texts that occur under several labels, all of which
+        stay.
     """
     rows = rows.assign(text=rows["text"].map(normalize))
     empty = rows["text"] == ""
     short = ~empty & (rows["text"].map(lambda text: sum(map(str.isalpha, text))) < min_letters)
     counts = {"empty": int(empty.sum()), "too_short": int(short.sum())}
     rows = rows[~empty & ~short]
-    duplicate = rows.duplicated(["label", "text"])
+    # Which of two splits keeps a text is for the protocol to say.
+    duplicate = rows.duplicated(["label", "text", *({"split"} & set(rows))])
     counts["duplicate"] = int(duplicate.sum())
     rows = rows[~duplicate].reset_index(drop=True)
-    counts["ambiguous"] = int(rows["text"].duplicated(keep=False).sum())
+    counts["ambiguous"] = int(rows.drop_duplicates(["label", "text"])["text"].duplicated(keep=False).sum())
     return rows, counts

@@ -20,6 +20,7 @@ from hf_fer.checkpoints import start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, image_file, read_concepts
+from hf_fer.data.copies import drop_copies
 from hf_fer.data.demo_images import CONCEPTS as DEMO_CONCEPTS
 from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE, make_demo_images
 from hf_fer.data.image_augment import ImageAugmentation
@@ -30,9 +31,11 @@ from hf_fer.data.loading import (
     append_skipped,
     cache_dir,
     enforce_skip_limit,
+    is_leaky,
     take_subset,
     to_splits,
 )
+from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
@@ -85,6 +88,7 @@ class CsrTask(Task):
     primary_metric = "class_auroc"
     hub_task = "image-classification"
     own_loss = "csr's losses have no smoothing"
+    file_columns = ("path",)
     kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -178,14 +182,19 @@ class CsrTask(Task):
         )
         return data, self.protocol_name(protocol), [*notes, *more]
 
+    def starting_points(self) -> list[str]:
+        weights = self.model_args.backbone_weights
+        return [*super().starting_points(), *([weights] if weights else [])]
+
     def num_folds(self) -> int:
         return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
 
     def load_data(self) -> LoadedData:
         args = self.data_args
         source, protocol, notes = self.read_source()
+        rows, copies = drop_copies(source.rows, self.file_columns, leaky=is_leaky(protocol))
         rows = take_subset(
-            source.rows,
+            rows,
             label="label",
             seed=args.split_seed,
             train_fraction=args.train_fraction,
@@ -201,10 +210,11 @@ class CsrTask(Task):
             raise DataError(f"{args.dataset}: no usable images are left.")
         source = dataclasses.replace(source, rows=rows)
         self.source, dropped = self.choose_concepts(source)
-        notes += [note for note in (depths, dropped) if note]
+        notes += [note for note in (*copies, depths, dropped) if note]
         absent = {name: "the table has none" for name in ("validation", "test") if name not in set(rows["split"])}
         rows = self.source.rows.rename(columns={"targets": "labels"})
-        return LoadedData(to_splits(rows), self.source.classes, protocol, skipped, notes, absent)
+        data = LoadedData(to_splits(rows), self.source.classes, protocol, skipped, notes, absent)
+        return with_remarks(data, learns_classes=self.model_args.stage == TASK and not source.multi_label)
 
     def choose_concepts(self, source: ConceptData) -> tuple[ConceptData, str | None]:
         """

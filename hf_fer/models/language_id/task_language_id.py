@@ -29,15 +29,18 @@ from hf_fer.checkpoints import start_anew
 from hf_fer.confidence import fitted_temperature
 from hf_fer.data import text
 from hf_fer.data.augment import EpochClock
+from hf_fer.data.copies import drop_copies
 from hf_fer.data.demo_text import DEMO_TEXT_NOTICE, demo_texts
 from hf_fer.data.loading import (
     DataError,
     LoadedData,
     append_skipped,
     enforce_skip_limit,
+    is_leaky,
     take_subset,
     to_splits,
 )
+from hf_fer.data.remarks import with_remarks
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
@@ -63,6 +66,8 @@ class LanguageIdTask(ClassificationTask):
     data_arguments = LanguageIdDataArguments
     primary_metric = "weighted_f1"
     hub_task = "text-classification"
+    text_columns = ("text",)
+    group_column = "source"
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -117,7 +122,8 @@ class LanguageIdTask(ClassificationTask):
         )
         self.rows = {split: part.reset_index(drop=True) for split, part in rows.groupby("split")}
         absent = {split: "the data has none" for split in ("validation", "test") if split not in self.rows}
-        return LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)
+        data = LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)
+        return with_remarks(data, group=self.group_column)
 
     def read_rows(self) -> tuple[pd.DataFrame, list[dict[str, str]], list[str]]:
         """Texts as they come, with the labels' codes; what was left out; notes for the report."""
@@ -160,6 +166,8 @@ class LanguageIdTask(ClassificationTask):
             test_fraction=args.test_fraction,
         )
         notes += split_notes
+        rows, copies = drop_copies(rows, (), leaky=is_leaky(protocol), text_columns=self.text_columns)
+        notes += copies
         if protocol == "disjoint" and args.near_duplicate_threshold is not None:
             rows, near = drop_near_duplicates(rows, args.near_duplicate_threshold)
             notes.append(

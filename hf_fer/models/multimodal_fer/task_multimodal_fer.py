@@ -16,6 +16,7 @@ from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
+from hf_fer.data.copies import drop_copies
 from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
 from hf_fer.data.loading import (
     DataError,
@@ -24,10 +25,12 @@ from hf_fer.data.loading import (
     append_skipped,
     cache_dir,
     enforce_skip_limit,
+    is_leaky,
     read_skipped,
     take_subset,
     to_splits,
 )
+from hf_fer.data.remarks import with_remarks
 from hf_fer.task import ClassificationTask
 
 from .backbones_multimodal_fer import PARTS, encoder_config
@@ -56,6 +59,7 @@ class MultimodalFerTask(ClassificationTask):
     hub_task = "video-classification"
     pipeline_tag = None  # the stock pipeline of that name takes frames alone, without sound, faces and calibration
     own_loss = "set label_smoothing in config_overrides"
+    file_columns = MODALITIES
     searched_fields = ("model_size", "balance_classes")
     unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
@@ -153,6 +157,9 @@ class MultimodalFerTask(ClassificationTask):
         }
         return rows, [], notes, sorted(set(rows["label"])), self.protocol_name(protocol), absent
 
+    def starting_points(self) -> list[str]:
+        return [*super().starting_points(), *self.model_args.backbones.values()]
+
     def num_folds(self) -> int:
         return {"luna_5fold": len(ravdess.LUNA_FOLDS), "group_kfold": self.data_args.num_folds}.get(
             self.data_args.protocol, 0
@@ -167,6 +174,8 @@ class MultimodalFerTask(ClassificationTask):
             self.breakdown_columns = tuple(args.breakdown)
         if args.visual_features:
             rows = self.with_visual_features(rows)
+        rows, copies = drop_copies(rows, self.file_columns, leaky=is_leaky(protocol))
+        notes = [*notes, *copies]
         rows = rows.assign(labels=rows["label"].map({name: index for index, name in enumerate(labels)}))
         rows = take_subset(
             rows,
@@ -184,7 +193,7 @@ class MultimodalFerTask(ClassificationTask):
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
         if rows.empty:
             raise DataError(f"{args.dataset}: no usable clips are left.")
-        return LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)
+        return with_remarks(LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent))
 
     def with_visual_features(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The recipe's archive of features in the place of video files; raises `DataError` where none fits."""
