@@ -228,7 +228,7 @@ def check_resumption(checkpoint: str | Path, own: dict[str, Any], max_lost: floa
         for name in ("task", "protocol", "split_seed", "labels")
         if before[name] != own[name]
     ]
-    for split in () if reasons or before["order"] == own["order"] else ("train", "validation"):
+    for split in () if reasons else ("train", "validation"):
         reasons += changed_examples(split, before[split], own[split], max_lost)
     if not reasons and before["order"] != own["order"] and before["train"] == own["train"]:
         reasons.append("the training examples have other labels, or another order")
