@@ -89,4 +89,6 @@ class LanguageIdDataArguments(DataArguments):
     @property
     def form(self) -> text.TextFormat:
         """How the files are read."""
-        return text.TextFormat(self.text_column, self.label_column, self.source_column, self.encoding, self.text_unit)
+        return text.TextFormat(
+            self.text_column, self.label_column, self.source_column, self.encoding, text_unit=self.text_unit
+        )
