@@ -41,6 +41,11 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
 
 
+def has_folds(folder: str | None) -> bool:
+    """Whether a folder is that of a cross-validation, with a model per fold."""
+    return folder is not None and any(Path(folder).glob("fold_[0-9]*"))
+
+
 def _digest(path: Path) -> str:
     digest = xxhash.xxh3_64()
     with path.open("rb") as file:

@@ -14,10 +14,10 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_fer.arguments import RecipeError
-from hf_fer.checkpoints import checkpoint_folders
+from hf_fer.checkpoints import checkpoint_folders, has_folds
 from hf_fer.data.loading import write_json_atomically
 from hf_fer.run import one_message, run
-from hf_fer.task import Task, has_folds, parse_task
+from hf_fer.task import Task, parse_task
 
 RECORD = "stage.json"
 MODEL_FILES = ("model.safetensors", "config.json")

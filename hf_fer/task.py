@@ -29,6 +29,7 @@ from hf_fer.arguments import (
     parse,
     read_recipe,
 )
+from hf_fer.checkpoints import has_folds
 from hf_fer.confidence import Calibration
 from hf_fer.data.loading import LoadedData
 from hf_fer.metrics import classification, intervals
@@ -116,14 +117,8 @@ class Task(ABC):
                 args.metric_for_best_model.removeprefix("eval_"),
                 (*self.metric_names, "loss"),
             )
-        if self.data_args.fold == "all":
+        if "fold" in self.given:
             self.check_folds()
-        elif "fold" in self.given and not self.num_folds():
-            protocol = repr(self.data_args.protocol) if self.data_args.protocol else "the recipe's own"
-            raise RecipeError(
-                f"fold {self.data_args.fold} needs a protocol that has folds; {protocol} has none. Name one in "
-                "protocol, or leave fold out."
-            )
         space = self.search_space()
         if args.hp_trials:
             self.check_search(space)
@@ -144,10 +139,13 @@ class Task(ABC):
                 raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
 
     def check_folds(self) -> None:
-        """Raises `RecipeError` where the folds cannot be trained one after the other."""
-        args = self.training_args
+        """Raises `RecipeError` where the protocol has no folds, or they cannot be trained one after the other."""
+        args, fold = self.training_args, self.data_args.fold
         if not self.num_folds():
-            raise RecipeError(f"fold 'all' needs a protocol that has folds; {self.data_args.protocol!r} has none.")
+            protocol = self.data_args.protocol or "the one that is taken by default"
+            raise RecipeError(f"fold {fold!r} needs a protocol that has folds; {protocol!r} has none.")
+        if fold != "all":
+            return
         if args.push_to_hub:
             raise RecipeError("fold 'all' makes a model per fold: leave push_to_hub out, and push the one you want.")
         if isinstance(args.resume, str):
@@ -420,11 +418,6 @@ class ClassificationTask(Task):
             if self.training_args.do_train:
                 self.calibration.save(self.training_args.output_dir)
         return captions
-
-
-def has_folds(folder: str | None) -> bool:
-    """Whether a folder is that of a cross-validation, with a model per fold."""
-    return folder is not None and any(Path(folder).glob("fold_[0-9]*"))
 
 
 def task_names() -> list[str]:

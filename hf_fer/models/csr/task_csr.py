@@ -16,7 +16,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
-from hf_fer.checkpoints import start_anew
+from hf_fer.checkpoints import has_folds, start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, image_file, read_concepts
@@ -39,7 +39,7 @@ from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
-from hf_fer.task import Task, has_folds
+from hf_fer.task import Task
 
 from . import task_atlas as atlas
 from . import task_report as findings
