@@ -16,7 +16,9 @@ import torch
 import transformers
 from huggingface_hub.dataclasses import type_validator
 from transformers import HfArgumentParser
+from transformers.integrations import integration_utils
 
+from hf_fer.ranges import out_of_range
 from hf_fer.recipe_help import fields_page
 from hf_fer.shipped import find_recipe, shipped_recipes
 
@@ -187,6 +189,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.dataloader_pin_memory = False
         if isinstance(self.report_to, str):
             self.report_to = self.report_to.split(",")
+        check_loggers(self.report_to)
         if not self.do_train:
             self.load_best_model_at_end = False
             self.eval_strategy = "no"
@@ -197,6 +200,18 @@ class TrainingArguments(transformers.TrainingArguments):
         """False, True for the newest checkpoint in `output_dir`, or a checkpoint folder."""
         value = self.resume_from_checkpoint
         return {"true": True, "false": False}.get(str(value).lower(), value or False)
+
+
+def check_loggers(names: list[str]) -> None:
+    """Raises `RecipeError` where a logger of `report_to` is unknown or not installed."""
+    installed = integration_utils.get_available_reporting_integrations()
+    for name in names:
+        check_choice("report_to", name, [*integration_utils.INTEGRATION_TO_CALLBACK, "none", "all"])
+        if name not in (*installed, "none", "all", "flyte"):
+            raise RecipeError(
+                f"report_to {name!r} is not installed: install it, or give --report_to "
+                f"{', '.join(sorted(installed)) or 'none'}."
+            )
 
 
 def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
@@ -441,6 +456,10 @@ def parse(
     given = read_command_line(dataclass_types, argv)
     written = overlaid(checked, given, object_fields(dataclass_types))
     namespace = make_parser(dataclass_types, written).parse_args([])
+    for name, value in vars(namespace).items():
+        problem = out_of_range(name, value)
+        if problem:
+            raise RecipeError(problem)
     defaults = vars(make_parser(dataclass_types, {}).parse_args([]))
     resolved = {
         name: value

@@ -1,5 +1,6 @@
 """What a system brings to the one training entry: the Task, and how it is found."""
 
+import dataclasses
 import importlib.util
 import inspect
 import pkgutil
@@ -35,6 +36,7 @@ from hf_fer.data.loading import LoadedData
 from hf_fer.metrics import classification, intervals
 from hf_fer.metrics.scored import Scored
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, read_space
+from hf_fer.sources import is_missing_here
 
 
 class Task(ABC):
@@ -111,6 +113,7 @@ class Task(ABC):
         args = self.training_args
         if not self.data_args.dataset:
             raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
+        self.check_sources()
         if args.metric_for_best_model is not None:
             check_choice(
                 "metric_for_best_model",
@@ -137,6 +140,24 @@ class Task(ABC):
             check_choice("unfreeze part", part, self.unfreezable)
             if not isinstance(epoch, int | float) or epoch < 0:
                 raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
+
+    def check_sources(self) -> None:
+        """Raises `RecipeError` where a folder that a checkpoint should be in is not there, before a Hub is asked."""
+        fields = dataclasses.asdict(self.model_args)
+        named = {
+            name: value
+            for name, value in fields.items()
+            if isinstance(value, str) and (name == "model_name_or_path" or name.endswith("_backbone"))
+        }
+        if self.data_args.dataset.count("/") == 1:
+            named["dataset"] = self.data_args.dataset
+        for name, value in named.items():
+            if is_missing_here(value):
+                what = "data" if name == "dataset" else "model of this system"
+                raise RecipeError(
+                    f"{name}: {value} has no {what} that can be loaded (there is no such folder or file). Correct the "
+                    "path; if another recipe is to make it, run that first."
+                )
 
     def check_folds(self) -> None:
         """Raises `RecipeError` where the protocol has no folds, or they cannot be trained one after the other."""

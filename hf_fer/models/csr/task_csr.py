@@ -39,6 +39,7 @@ from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import write_class_scores
+from hf_fer.sources import looks_local
 from hf_fer.task import Task
 
 from . import task_atlas as atlas
@@ -132,6 +133,15 @@ class CsrTask(Task):
     def check_arguments(self) -> None:
         super().check_arguments()
         args, stage = self.model_args, self.model_args.stage
+        weights = args.backbone_weights
+        if weights and not Path(weights).exists():
+            hint = (
+                f"; of the Hub's {weights}: hf download {weights} --local-dir FOLDER, then --backbone_weights FOLDER"
+            )
+            raise RecipeError(
+                f"backbone_weights: there is no {weights}. Give a weights file, or a folder with model.safetensors"
+                f"{hint if weights.count('/') == 1 and not looks_local(weights) else ''}."
+            )
         if args.model_name_or_path is None:
             if stage != CONCEPTS:
                 raise RecipeError(

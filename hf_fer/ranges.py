@@ -1,0 +1,84 @@
+"""What the numbers of a recipe may be."""
+
+from typing import Any
+
+# Field -> (least, most, whether the least itself is out); no bound where None.
+AT_LEAST_0, AT_LEAST_1 = (0, None, False), (1, None, False)
+POSITIVE, SHARE = (0, None, True), (0, 1, False)
+
+RANGES: dict[str, tuple[float | None, float | None, bool]] = {
+    **dict.fromkeys(
+        [
+            "learning_rate",
+            "weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "eval_delay",
+            "warmup_steps",
+            "seed",
+            "data_seed",
+            "split_seed",
+            "dataloader_num_workers",
+            "hp_trials",
+            "save_total_limit",
+            "early_stopping_threshold",
+            "neftune_noise_alpha",
+            "min_letters",
+            "short_copies",
+            "min_concept_images",
+        ],
+        AT_LEAST_0,
+    ),
+    **dict.fromkeys(
+        [
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "eval_accumulation_steps",
+            "dataloader_prefetch_factor",
+            "torch_empty_cache_steps",
+            "early_stopping_patience",
+            "max_skipped_steps",
+            "ddp_timeout",
+            "ddp_bucket_cap_mb",
+            "check_workers",
+            "max_train_samples",
+            "max_eval_samples",
+            "num_frames",
+            "image_size",
+            "fusion_num_layers",
+            "max_length",
+        ],
+        AT_LEAST_1,
+    ),
+    **dict.fromkeys(
+        ["num_train_epochs", "logging_steps", "eval_steps", "save_steps", "skip_grad_norm", "trim_silence_db"],
+        POSITIVE,
+    ),
+    **dict.fromkeys(
+        [
+            "adam_beta1",
+            "adam_beta2",
+            "max_skipped_fraction",
+            "validation_fraction",
+            "test_fraction",
+            "label_smoothing_factor",
+        ],
+        SHARE,
+    ),
+    "train_fraction": (0, 1, True),
+    "max_steps": (-1, None, False),
+    "local_rank": (-1, None, False),
+}
+
+
+def out_of_range(name: str, value: Any) -> str | None:
+    """What is wrong with a field's number, as a sentence, or `None`; NaN is in no range."""
+    if name not in RANGES or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    least, most, is_open = RANGES[name]
+    if value == value and (value > least if is_open else value >= least) and (most is None or value <= most):
+        return None
+    if most is not None:
+        return f"{name} must be in {'(' if is_open else '['}{least}, {most}], got {value}."
+    return f"{name} must be {'over' if is_open else 'at least'} {least}, got {value}."
