@@ -126,6 +126,15 @@ def test_folder_per_language(tmp_path):
     assert rows["source"].nunique() == 2
 
 
+def test_hidden_files_are_no_texts_and_endings_have_any_case(tmp_path):
+    for name in ("en/1.txt", "en/2.TXT", "en/._1.txt", ".git/3.txt", "vi/.cache/4.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    rows, skipped = read_texts(str(tmp_path), TextFormat())
+    assert sorted(rows["text"]) == ["en/1.txt", "en/2.TXT"]
+    assert skipped == []
+
+
 def test_folder_per_split(tmp_path):
     for split in ("train", "val", "test"):
         (tmp_path / split / "vi").mkdir(parents=True)
@@ -156,7 +165,9 @@ def test_unreachable_hub_data_set():
 @pytest.mark.parametrize(
     ("given", "code"),
     [("vie", "vi"), ("VI", "vi"), ("ger", "de"), ("deu", "de"), ("haw", "haw"), ("eng_Latn", "en-Latn"), ("nob", "nb"),
-     ("Vietnamese", "vi"), (" ja ", "ja")],
+     ("Vietnamese", "vi"), (" ja ", "ja"), ("zh-CN", "zh-CN"), ("zh_cn", "zh-CN"), ("ZH-cn", "zh-CN"),
+     ("zh-hant-tw", "zh-Hant-TW"), ("es_419", "es-419"), ("Greek", "el"), ("Farsi", "fa"), ("persian", "fa"),
+     ("Slovene", "sl"), ("Mandarin", "cmn"), ("Traditional Chinese", "zh-Hant")],
 )  # fmt: skip
 def test_codes(given, code):
     assert canonical_code(given) == code

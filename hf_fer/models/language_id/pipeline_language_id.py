@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit, logit
 from transformers import Pipeline
 
+from .codes_language_id import same_language
 from .windows_language_id import Window, cut_windows, familiarity, log_softmax, merge_spans, pool_windows
 
 UNKNOWN = "unknown"
@@ -28,8 +29,8 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     Args (of the call, or of `pipeline` as defaults):
         top_k: How many languages to return, 1 by default.
-        labels: The only languages to choose from, as codes of the model, or any ISO 639-1 or 639-3 codes of its
-            languages where `iso639-lang` is installed.
+        labels: The only languages to choose from, as codes of the model, or, where `iso639-lang` is installed, as
+            any ISO 639 code, tag or English name that training takes.
         unknown_threshold: A text is `unknown` if its `familiarity`, by the logistic function in (0, 1), is below this;
             by default what was fitted on validation, 0 for never. With `labels`, the rivals are still all languages of
             the model, so that a text in none of `labels` is unknown.
@@ -77,7 +78,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     def label_index(self, label: str) -> int:
         """
-        The class of a language, by the model's own label or any ISO 639 code.
+        The class of a language, by the model's own label or any code, tag or name that training takes.
 
         Raises:
             ValueError: the model does not know the language; the message has those it knows.
@@ -85,20 +86,10 @@ class TextLanguageIdentificationPipeline(Pipeline):
         known = {name: index for index, name in self.model.config.id2label.items()}
         if label in known:
             return known[label]
-        try:
-            from iso639 import Lang
-            from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
-
-            try:
-                language = Lang(label)
-                code = next((code for code in (language.pt1, language.pt3) if code in known), None)
-            except (DeprecatedLanguageValue, InvalidLanguageValue):
-                code = None
-        except ImportError:
-            code = None
-        if code is None:
+        name = same_language(label, list(known))
+        if name is None:
             raise ValueError(f"This model does not know the language {label!r}; it knows {sorted(known)}.")
-        return known[code]
+        return known[name]
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Identify texts; see the class."""

@@ -171,7 +171,12 @@ def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
 
 
 def natural_break(text: str, place: int, low: int, high: int) -> int:
-    """The sentence end, or else the space, that is nearest to `place` and in reach, between `low` and `high`."""
+    """
+    The sentence end, or else the space, that is nearest to `place` and in reach; `place` where there is none.
+
+    It lies between `low` and `high` and is neither of them; they must be at least 2 apart.
+    """
+    place = min(max(place, low + 1), high - 1)
     for pattern, reach in ((SENTENCE_END, SENTENCE_REACH), (re.compile(r"\s+"), WORD_REACH)):
         first, last = max(low + 1, place - reach), min(high - 1, place + reach)
         ends = [match.end() for match in pattern.finditer(text, max(first - 1, 0), max(last, 0))]
@@ -206,6 +211,8 @@ def merge_spans(
         start = windows[first].start
         if spans:
             before = spans[-1]
+            if windows[end - 1].end - before["start"] < 2:  # no character is left for a span of its own
+                continue
             start = natural_break(text, (start + before["end"]) // 2, before["start"], windows[end - 1].end)
             before["end"] = start
         score = float(np.exp(log_probs[first:end, choice]).mean())
