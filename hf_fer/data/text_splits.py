@@ -5,6 +5,7 @@ import hashlib
 import pandas as pd
 import xxhash
 from datasketch import MinHash, MinHashLSH
+from tqdm.auto import tqdm
 
 from .loading import DataError, check_groups, group_disjoint_split, warned
 
@@ -17,6 +18,7 @@ NO_SOURCE_NOTE = (
 SHINGLE = 5
 SHINGLED_CHARACTERS = 20_000
 PERMUTATIONS = 64
+SHOWN_FROM = 5000  # texts, which take about two seconds
 
 
 def assign_splits(
@@ -107,7 +109,8 @@ def drop_near_duplicates(rows: pd.DataFrame, threshold: float) -> tuple[pd.DataF
     dropped, counts = [], {}
     for split in ("test", "validation", "train"):
         part = rows[rows["split"] == split]
-        found = MinHash.generator(map(shingles, part["text"]), num_perm=PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)
+        texts = tqdm(part["text"], f"Comparing texts of {split}", disable=len(part) < SHOWN_FROM)
+        found = MinHash.generator(map(shingles, texts), num_perm=PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)
         signatures = dict(zip(part.index, found, strict=True))
         near = [
             row
