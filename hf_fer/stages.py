@@ -22,30 +22,38 @@ from hf_fer.task import Task, parse_task
 RECORD = "stage.json"
 MODEL_FILES = ("model.safetensors", "config.json")
 
-TABLES = ("dataset", "test_dataset")
-
 # What may change between two calls without making another model of the recipe.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
 
 
 def fingerprint(task: Task) -> dict:
-    """What a stage's result depends on: its recipe, its table of data, and the model that it starts from."""
+    """What a stage's result depends on: its recipe, the files that the recipe names, and the model it starts from."""
     recipe = {name: value for name, value in task.recipe.items() if name not in PASSING}
     start = task.model_args.model_name_or_path
     folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
     return {
         "recipe": json.loads(json.dumps(recipe, default=str)),
-        "data": [contents(Path(getattr(task.data_args, name, None) or "")) for name in TABLES],
+        "data": {name: contents(Path(path)) for name, path in task.input_paths().items()},
         "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
     }
 
 
 def contents(path: Path) -> str | None:
-    """A digest of a file's bytes, or `None` where there is no such file."""
-    if not path.is_file():
+    """
+    A digest of a file's bytes, or of a folder's names, sizes and times of change; `None` where there is neither.
+
+    The bytes of a folder of images would take minutes to read.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        facts = file.stat()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def progress(task: Task, now: dict) -> str:

@@ -62,6 +62,7 @@ class Task(ABC):
         kept_back: What a push leaves here, as patterns: answers to single examples, and pictures of them.
         file_columns, text_columns: Columns of the data with what an example is made of: paths of files, or texts.
         group_column: The one with the speaker, patient or source of an example, where the data has it.
+        input_fields: Fields that may name files or folders to read; a stage runs again when these change.
         lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
     """
 
@@ -77,6 +78,7 @@ class Task(ABC):
     file_columns: ClassVar[tuple[str, ...]] = ()
     text_columns: ClassVar[tuple[str, ...]] = ()
     group_column: ClassVar[str] = "group"
+    input_fields: ClassVar[tuple[str, ...]] = ("dataset",)
     lora_targets: ClassVar[str | None] = None
 
     def __init__(
@@ -262,6 +264,14 @@ class Task(ABC):
         """Folders, files and Hub repositories that the model's weights come from; the recipe's checkpoint first."""
         start = self.model_args.model_name_or_path
         return [start] if start else []
+
+    def input_paths(self) -> dict[str, str]:
+        """The `input_fields` that are set, with the paths that they hold; one may not exist on this machine."""
+        values = {
+            name: getattr(self.data_args if hasattr(self.data_args, name) else self.model_args, name)
+            for name in self.input_fields
+        }
+        return {name: value for name, value in values.items() if isinstance(value, str) and value}
 
     @property
     def skipped_file(self) -> Path:

@@ -7,6 +7,9 @@ import pandas as pd
 from scipy.special import log_softmax
 from transformers import EvalPrediction
 
+# Columns that say which example a row is: its group, and its file, or the file and row or line of its text.
+IDENTITY = ("group", "clip", "path", "video", "audio")
+
 
 @dataclass
 class Scored:
@@ -47,9 +50,9 @@ class Scored:
             temperature: What log-probabilities are divided by.
 
         Returns:
-            `group` and `clip` where the rows have them, `label`, `predicted` and `confidence`.
+            Those of `IDENTITY` that the rows have, `label`, `predicted` and `confidence`.
         """
-        known = [name for name in ("group", "clip") if name in self.rows]
+        known = [name for name in IDENTITY if name in self.rows and self.rows[name].notna().any()]
         return self.rows[known].assign(
             label=[names[index] for index in self.labels],
             predicted=[names[index] for index in self.predicted],

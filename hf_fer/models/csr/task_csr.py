@@ -90,6 +90,10 @@ class CsrTask(Task):
     hub_task = "image-classification"
     own_loss = "csr's losses have no smoothing"
     file_columns = ("path",)
+    input_fields = (
+        *("dataset", "image_folder", "boxes", "image_labels", "backbone_weights"),
+        *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
+    )
     kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
 
     def __init__(self, *args: Any, **kwargs: Any):

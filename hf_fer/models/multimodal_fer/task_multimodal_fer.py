@@ -60,6 +60,7 @@ class MultimodalFerTask(ClassificationTask):
     pipeline_tag = None  # the stock pipeline of that name takes frames alone, without sound, faces and calibration
     own_loss = "set label_smoothing in config_overrides"
     file_columns = MODALITIES
+    input_fields = ("dataset", "visual_features", "audio_backbone", "vision_backbone", "fusion_backbone")
     searched_fields = ("model_size", "balance_classes")
     unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
