@@ -33,9 +33,15 @@ def fingerprint(task: Task) -> dict:
     folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
     return {
         "recipe": json.loads(json.dumps(recipe, default=str)),
-        "data": {name: contents(Path(path)) for name, path in task.input_paths().items()},
+        "data": {name: contents(Path(path)) for name, path in input_paths(task).items()},
         "starts_from": [contents(folder / name) for folder in folders for name in MODEL_FILES],
     }
+
+
+def input_paths(task: Task) -> dict[str, str]:
+    """The `input_fields` that the recipe sets, with their paths; one of a Hub repository is not on this machine."""
+    fields = {**vars(task.model_args), **vars(task.data_args)}
+    return {name: fields[name] for name in task.input_fields if isinstance(fields[name], str) and fields[name]}
 
 
 def contents(path: Path) -> str | None:

@@ -265,14 +265,6 @@ class Task(ABC):
         start = self.model_args.model_name_or_path
         return [start] if start else []
 
-    def input_paths(self) -> dict[str, str]:
-        """The `input_fields` that are set, with the paths that they hold; one may not exist on this machine."""
-        values = {
-            name: getattr(self.data_args if hasattr(self.data_args, name) else self.model_args, name)
-            for name in self.input_fields
-        }
-        return {name: value for name, value in values.items() if isinstance(value, str) and value}
-
     @property
     def skipped_file(self) -> Path:
         """Where examples that had to be left out are listed."""

@@ -9,7 +9,7 @@ from hf_fer.data import loading
 from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
 from hf_fer.models.multimodal_fer import task_cache
-from hf_fer.task import parse_task
+from hf_fer.task import build_task, parse_task
 
 
 def test_pos_weight_reaches_the_concept_loss_of_the_model():
@@ -36,10 +36,8 @@ def test_a_manifest_s_classes_are_in_alphabetical_order(tmp_path):
     labels = ["sad", "angry", "happy"] * 8
     rows = pd.DataFrame({"audio": [f"{number}.wav" for number in range(24)], "label": labels})
     rows.to_csv(tmp_path / "clips.csv", index=False)
-    task = parse_task(
-        ["--task", "multimodal_fer", "--dataset", str(tmp_path / "clips.csv"), "--protocol", "manifest"]
-        + ["--output_dir", str(tmp_path / "out")]
-    )
+    recipe = {"task": "multimodal_fer", "dataset": str(tmp_path / "clips.csv"), "protocol": "manifest"}
+    task = build_task({**recipe, "output_dir": str(tmp_path / "out")}, "recipe", [])
     _, _, _, classes, *_ = task.read_source()
     assert classes == ["angry", "happy", "sad"]
 
