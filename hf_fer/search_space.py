@@ -1,11 +1,12 @@
 """What a hyperparameter search may vary, as a recipe writes it."""
 
 import copy
+import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from hf_fer.arguments import RecipeError, check_choice, json_object, nearest
+from hf_fer.arguments import RecipeError, TrainingArguments, check_choice, json_object, nearest
 
 # Training fields that the Trainer reads anew at every start of training.
 TRAINING_FIELDS = (
@@ -125,3 +126,21 @@ def recipe_fields(recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str,
             inner = inner.setdefault(key, {})
         inner[keys[-1]] = value
     return fields
+
+
+def check_search(args: TrainingArguments, fold: int | str, space: list[Dimension]) -> None:
+    """Raises `RecipeError` where hyperparameters cannot be searched for."""
+    if not space:
+        raise RecipeError("hp_trials needs an hp_space: which fields to search, and where.")
+    if importlib.util.find_spec("optuna") is None:
+        raise RecipeError("hp_trials needs Optuna, which is not installed: pip install 'hf_fer[hpo]'.")
+    if not args.do_train or args.eval_strategy == "no":
+        raise RecipeError("hp_trials needs do_train, and an eval_strategy of steps or epoch to choose by.")
+    if fold == "all":
+        raise RecipeError("hp_trials and fold 'all' do not go together: search on one fold, then train all.")
+    if args.push_to_hub:
+        raise RecipeError("hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run.")
+    if args.auto_find_batch_size:
+        raise RecipeError("hp_trials tells trials apart by their batch size: leave auto_find_batch_size out.")
+    if isinstance(args.resume, str):
+        raise RecipeError("hp_trials finds its own study: give --resume_from_checkpoint true, not a folder.")

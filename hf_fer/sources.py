@@ -1,7 +1,10 @@
 """Names that may be a folder here or a repository on the Hub."""
 
+import dataclasses
 import difflib
 from pathlib import Path
+
+from hf_fer.arguments import ModelArguments, RecipeError
 
 # What a mistyped folder of a run or of data usually begins with; nobody on the Hub is meant by it.
 USUAL_FOLDERS = ("outputs", "output", "checkpoints", "models", "runs", "results", "data")
@@ -20,3 +23,21 @@ def looks_local(name: str) -> bool:
     first, slash, _ = name.partition("/")
     folders = [path.name for path in Path().iterdir() if path.is_dir()]
     return bool(slash) and bool(difflib.get_close_matches(first, [*USUAL_FOLDERS, *folders], n=1, cutoff=0.8))
+
+
+def check_sources(model_args: ModelArguments, dataset: str) -> None:
+    """Raises `RecipeError` where the folder of a checkpoint or of data is not here, before a Hub is asked."""
+    named = {
+        name: value
+        for name, value in dataclasses.asdict(model_args).items()
+        if isinstance(value, str) and (name == "model_name_or_path" or name.endswith("_backbone"))
+    }
+    if dataset.count("/") == 1:
+        named["dataset"] = dataset
+    for name, value in named.items():
+        if is_missing_here(value):
+            what = "data" if name == "dataset" else "model of this system"
+            raise RecipeError(
+                f"{name}: {value} has no {what} that can be loaded (there is no such folder or file). Correct the "
+                "path; if another recipe is to make it, run that first."
+            )

@@ -1,7 +1,6 @@
 """What a system brings to the one training entry: the Task, and how it is found."""
 
-import dataclasses
-import importlib.util
+import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
@@ -35,8 +34,8 @@ from hf_fer.confidence import Calibration
 from hf_fer.data.loading import LoadedData
 from hf_fer.metrics import classification, intervals
 from hf_fer.metrics.scored import Scored
-from hf_fer.search_space import TRAINING_FIELDS, Dimension, read_space
-from hf_fer.sources import is_missing_here
+from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_space
+from hf_fer.sources import check_sources
 
 
 class Task(ABC):
@@ -115,7 +114,7 @@ class Task(ABC):
         args = self.training_args
         if not self.data_args.dataset:
             raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
-        self.check_sources()
+        check_sources(self.model_args, self.data_args.dataset)
         if args.metric_for_best_model is not None:
             check_choice(
                 "metric_for_best_model",
@@ -126,7 +125,7 @@ class Task(ABC):
             self.check_folds()
         space = self.search_space()
         if args.hp_trials:
-            self.check_search(space)
+            check_search(args, self.data_args.fold, space)
         if args.do_train and args.early_stopping_patience is not None and not args.load_best_model_at_end:
             raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
         if args.label_smoothing_factor and self.own_loss:
@@ -143,24 +142,6 @@ class Task(ABC):
             if not isinstance(epoch, int | float) or epoch < 0:
                 raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
 
-    def check_sources(self) -> None:
-        """Raises `RecipeError` where a folder that a checkpoint should be in is not there, before a Hub is asked."""
-        fields = dataclasses.asdict(self.model_args)
-        named = {
-            name: value
-            for name, value in fields.items()
-            if isinstance(value, str) and (name == "model_name_or_path" or name.endswith("_backbone"))
-        }
-        if self.data_args.dataset.count("/") == 1:
-            named["dataset"] = self.data_args.dataset
-        for name, value in named.items():
-            if is_missing_here(value):
-                what = "data" if name == "dataset" else "model of this system"
-                raise RecipeError(
-                    f"{name}: {value} has no {what} that can be loaded (there is no such folder or file). Correct the "
-                    "path; if another recipe is to make it, run that first."
-                )
-
     def check_folds(self) -> None:
         """Raises `RecipeError` where the protocol has no folds, or they cannot be trained one after the other."""
         args, fold = self.training_args, self.data_args.fold
@@ -175,26 +156,6 @@ class Task(ABC):
             raise RecipeError(
                 "fold 'all' finds its own checkpoints: give --resume_from_checkpoint true, not a folder."
             )
-
-    def check_search(self, space: list[Dimension]) -> None:
-        """Raises `RecipeError` where hyperparameters cannot be searched for."""
-        args = self.training_args
-        if not space:
-            raise RecipeError("hp_trials needs an hp_space: which fields to search, and where.")
-        if importlib.util.find_spec("optuna") is None:
-            raise RecipeError("hp_trials needs Optuna, which is not installed: pip install 'hf_fer[hpo]'.")
-        if not args.do_train or args.eval_strategy == "no":
-            raise RecipeError("hp_trials needs do_train, and an eval_strategy of steps or epoch to choose by.")
-        if self.data_args.fold == "all":
-            raise RecipeError("hp_trials and fold 'all' do not go together: search on one fold, then train all.")
-        if args.push_to_hub:
-            raise RecipeError(
-                "hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run."
-            )
-        if args.auto_find_batch_size:
-            raise RecipeError("hp_trials tells trials apart by their batch size: leave auto_find_batch_size out.")
-        if isinstance(args.resume, str):
-            raise RecipeError("hp_trials finds its own study: give --resume_from_checkpoint true, not a folder.")
 
     def search_space(self) -> list[Dimension]:
         """What `hp_space` varies; raises `RecipeError` where it cannot be read."""
