@@ -1,6 +1,7 @@
 """Your own clips: a CSV, TSV, JSONL or Parquet file, or a Hub data set, with `label` and `video` or `audio`."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,26 @@ from hf_fer.data.loading import (
     warned,
 )
 from hf_fer.data.names import clean_names
-from hf_fer.data.tables import PathFinder, TableFormat, read_table
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
+
+logger = logging.getLogger(__name__)
+
+LABEL_COLUMNS = ("label", "emotion", "class", "category", "labels", "class_name")
+GROUP_COLUMNS = (
+    "group",
+    "speaker",
+    "speaker_id",
+    "subject",
+    "subject_id",
+    "actor",
+    "actor_id",
+    "participant",
+    "patient",
+)
+VIDEO_COLUMNS = ("video", "video_path", "video_file")
+AUDIO_COLUMNS = ("audio", "audio_path", "audio_file", "wav")
+FILE_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "clip")
+SOUND_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr")
 
 PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
 
@@ -102,6 +122,35 @@ def _local_file(value: Any) -> str | None:
     return str(target)
 
 
+def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """
+    The rows with `label`, `video` or `audio`, and `group` and `split` where they have them, under these names.
+
+    A column of `FILE_COLUMNS` holds sound where the ending says so, and else video with its sound.
+
+    Raises:
+        DataError: there is no label or no file; the message has the names that are known.
+    """
+    found = {"label": need_column(rows, LABEL_COLUMNS, "label", source)}
+    usual = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "group": GROUP_COLUMNS, "split": ("split",)}
+    found |= {role: name for role, names in usual.items() if (name := find_column(rows, names))}
+    rows = rows.assign(**{role: rows[name] for role, name in found.items()})
+    if not {"video", "audio"} & found.keys():
+        files = rows[need_column(rows, (*VIDEO_COLUMNS, *AUDIO_COLUMNS, *FILE_COLUMNS), "video or audio", source)]
+        sound = files.map(lambda name: Path(str(name)).suffix.lower() in SOUND_ENDINGS)
+        rows = rows.assign(video=files.where(~sound), audio=files)
+    for role, name in found.items():
+        if name != role:
+            logger.info("%s: column %r is taken as %r.", source, name, role)
+    return rows
+
+
+def with_soundtracks(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that names no sound, with each video's own as `audio`; computed features have none."""
+    sound = (None if str(name).endswith(".npy") or "::" in str(name) else name for name in rows["video"])
+    return rows.assign(audio=optional_column(sound, rows.index))
+
+
 def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """
     Check columns and values.
@@ -109,11 +158,7 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises:
         DataError: no `label`, neither `video` nor `audio`, a row with neither, or an unknown split, with the row.
     """
-    if "label" not in rows or not {"video", "audio"} & set(rows):
-        raise DataError(
-            f"{source}: needs the columns 'label' and 'video' or 'audio' (and may have 'group' and 'split'); "
-            f"it has {sorted(map(str, rows))}."
-        )
+    rows = usual_columns(rows, source)
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
     rows["label"] = clean_names(rows["label"])
     for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):

@@ -9,6 +9,7 @@ from media import tone, write_clip
 
 from hf_fer.data import manifest
 from hf_fer.data.loading import DataError
+from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
 
 
 def write(tmp_path, **columns) -> str:
@@ -37,8 +38,8 @@ def test_what_is_missing_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"audio": ["a"]}, "needs the columns 'label'"),
-        ({"label": ["x"], "path": ["a"]}, "needs the columns"),
+        ({"audio": ["a"]}, "has no label column"),
+        ({"label": ["x"], "paht": ["a"]}, "has no video or audio column"),
         ({"label": ["x", None], "audio": ["a", "b"]}, "row 2 has no label"),
         ({"label": ["x", "y"], "audio": ["a", "b"], "group": ["p", None]}, "row 2 has no group"),
         ({"label": ["x", "y"], "audio": ["a", None]}, "row 2 has neither"),
@@ -48,6 +49,26 @@ def test_what_is_missing_is_none(tmp_path):
 def test_bad_manifests_name_the_row(tmp_path, columns, message):
     with pytest.raises(DataError, match=message):
         manifest.read_manifest(write(tmp_path, **columns))
+
+
+def test_usual_columns_are_found(tmp_path):
+    path = write(tmp_path, Emotion=["x", "y"], speaker=["01", "02"], file_name=["a.mp4", "b.WAV"])
+    rows = manifest.read_manifest(path)
+    assert rows["label"].tolist() == ["x", "y"]
+    assert rows["group"].tolist() == ["01", "02"]
+    assert rows["video"].tolist() == [str(tmp_path / "a.mp4"), None]
+    assert rows["audio"].tolist() == [str(tmp_path / "a.mp4"), str(tmp_path / "b.WAV")]
+
+
+def test_a_video_without_a_column_for_sound_has_its_own(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, video=["a.mp4", "a.npz::b", "c.npy"], label=["x", "y", "x"]))
+    assert manifest.with_soundtracks(rows)["audio"].tolist() == [str(tmp_path / "a.mp4"), None, None]
+
+
+def test_a_row_without_a_file_is_named(tmp_path):
+    rows = manifest.read_manifest(write(tmp_path, video=["a.mp4", None], audio=[None, "b.wav"], label=["x", "y"]))
+    assert MultimodalFerTask.name_of(rows, 1) == str(tmp_path / "b.wav")
+    assert MultimodalFerTask.name_of(rows.assign(audio=None), 1) == "row 2"
 
 
 def test_given_splits_are_kept_and_checked(tmp_path):

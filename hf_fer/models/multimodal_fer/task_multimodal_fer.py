@@ -149,6 +149,8 @@ class MultimodalFerTask(ClassificationTask):
 
     def _from_manifest(self, rows: pd.DataFrame) -> tuple:
         args = self.data_args
+        if "audio" in args.modalities and not rows["audio"].notna().any():
+            rows = manifest.with_soundtracks(rows)
         protocol = args.protocol or manifest.PROTOCOLS[0]
         rows, notes = manifest.assign_protocol(
             rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
@@ -230,9 +232,15 @@ class MultimodalFerTask(ClassificationTask):
                 rows.loc[index, list(reasons)] = None
                 continue
             dropped.append(index)
-            path = next((path for path, _ in reasons.values() if path), None) or rows.at[index, "clip"]
+            path = next((path for path, _ in reasons.values() if path), None) or self.name_of(rows, index)
             skipped.append({"path": str(path), "reason": "; ".join(dict.fromkeys(why for _, why in reasons.values()))})
         return rows.drop(index=dropped), skipped
+
+    @staticmethod
+    def name_of(rows: pd.DataFrame, index: int) -> str:
+        """What to call a row that lacks the file that is wanted: its clip, its other file or its number."""
+        names = (rows.at[index, column] for column in ("clip", "video", "audio") if column in rows)
+        return next((str(name) for name in names if name and not pd.isna(name)), f"row {index + 1}")
 
     def file_check(self) -> FileCheck | DecodedClips:
         """What finds out whether files can be used; where the recipe has a cache, it is filled by that."""
