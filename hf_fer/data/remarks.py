@@ -49,6 +49,19 @@ def check_classes(counts: dict[str, int]) -> None:
         )
 
 
+def class_order(labels: list[str], known: list[str], training: bool) -> list[str]:
+    """
+    The classes in a checkpoint's order, where they are its own or, in evaluation, a part of its own; else as they are.
+
+    Args:
+        labels: Of the data.
+        known: Of the checkpoint, in the order of its logits; empty where there is none.
+        training: Whether it is to be trained.
+    """
+    same, part = set(labels) == set(known), set(labels) <= set(known)
+    return list(known) if same or (part and not training) else labels
+
+
 def absent_class_notes(split: str, counts: dict[str, int]) -> list[str]:
     """A note on the classes of which a split that is scored has no example."""
     absent = [name for name, count in counts.items() if not count]

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from hf_fer.data.concepts import ConceptData
+from hf_fer.data.remarks import class_order
 from hf_fer.metrics.classification import classification_metrics
 from hf_fer.metrics.localization import pointing_game
 from hf_fer.metrics.multilabel import multilabel_metrics
@@ -93,6 +94,22 @@ def select_concepts(source: ConceptData, names: list[str]) -> ConceptData:
         boxes=[[[place[int(k)], *box] for k, *box in boxes if int(k) in place] for boxes in source.rows["boxes"]],
     )
     return dataclasses.replace(source, rows=rows, concepts=list(names))
+
+
+def order_classes(source: ConceptData, known: list[str], training: bool) -> ConceptData:
+    """The same images with classes in a checkpoint's order; see `class_order`. Several labels take all its classes."""
+    order = class_order(source.classes, known, training or source.multi_label)
+    if order == source.classes:
+        return source
+    if source.multi_label:
+        places = [source.classes.index(name) for name in order]
+        targets = [[values[place] for place in places] for values in source.rows["targets"]]
+    else:
+        targets = [order.index(source.classes[target]) for target in source.rows["targets"]]
+    rows = source.rows.assign(targets=pd.Series(targets, index=source.rows.index, dtype=object))
+    if not source.multi_label:
+        rows["targets"] = rows["targets"].astype(int)
+    return dataclasses.replace(source, rows=rows, classes=order)
 
 
 def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from hf_fer.data.loading import (
     take_subset,
     to_splits,
 )
-from hf_fer.data.remarks import with_remarks
+from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
@@ -191,7 +191,9 @@ class LanguageIdTask(ClassificationTask):
             logger.warning(notes[-1])
         if len(counts) < 2:
             raise DataError(f"{self.data_args.dataset}: training texts of fewer than two languages.")
-        return sorted(counts.index)
+        path = self.model_args.model_name_or_path
+        known = self._config(path).id2label if path else {}
+        return class_order(sorted(counts.index), [known[index] for index in sorted(known)], training=True)
 
     def known_languages(self, present: set[str]) -> list[str]:
         """The checkpoint's languages in its order; raises DataError where the data has others."""

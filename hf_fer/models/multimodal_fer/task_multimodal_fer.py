@@ -30,7 +30,7 @@ from hf_fer.data.loading import (
     take_subset,
     to_splits,
 )
-from hf_fer.data.remarks import with_remarks
+from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.task import ClassificationTask
 
 from .backbones_multimodal_fer import PARTS, encoder_config
@@ -46,7 +46,7 @@ from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
 from .task_clips import ClipCollator, ClipTransform, media_files, tracks, unusable_reason
-from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor
+from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,10 @@ class MultimodalFerTask(ClassificationTask):
             self.breakdown_columns = tuple(args.breakdown)
         if args.visual_features:
             rows = self.with_visual_features(rows)
+        if self.model_args.model_name_or_path:
+            labels = class_order(
+                labels, known_classes(self.model_args.model_name_or_path), self.training_args.do_train
+            )
         rows, copies = drop_copies(rows, self.file_columns, leaky=is_leaky(protocol))
         notes = [*notes, *copies]
         rows = rows.assign(labels=rows["label"].map({name: index for index, name in enumerate(labels)}))

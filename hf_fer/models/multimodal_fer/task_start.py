@@ -55,6 +55,15 @@ def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFe
     return processor, settled
 
 
+def known_classes(path: str) -> list[str]:
+    """A checkpoint's classes in the order of its logits; none where `checkpoint_processor` will say why it is none."""
+    try:
+        config = MultimodalFerConfig.from_pretrained(path)
+    except (OSError, ValueError):
+        return []
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
 def checkpoint_model(
     path: str, labels: list[str], overrides: dict[str, Any], training: bool
 ) -> MultimodalFerForEmotionClassification:
