@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from hf_fer.data.files import CLIP_SUFFIXES, visible_files
 from hf_fer.data.loading import DataError, fold_splits, optional_column, random_split, warned
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
-MEDIA_SUFFIXES = (".mp4", ".wav", ".flac")
 LOSSLESS = (".wav", ".flac")
 
 NAME = re.compile(
@@ -52,7 +52,7 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
             f"{root}: folder not found. Download RAVDESS (zenodo record 1188976), unpack it, and give the folder "
             "that holds Actor_01 ... Actor_24, or use --dataset demo."
         )
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+    files = [path for path in visible_files(root) if path.suffix.lower() in CLIP_SUFFIXES]
     rows, skipped = [], []
     for path in files:
         match = NAME.fullmatch(path.stem)

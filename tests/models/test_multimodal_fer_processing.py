@@ -124,7 +124,7 @@ class TestProcessor:
         [
             ({}, "Give audio, videos or both"),
             ({"audio": [np.zeros(9, np.float32)] * 2, "videos": [None]}, "2 audio clips and 1 videos"),
-            ({"audio": np.zeros(9, np.float32), "sampling_rate": 44100}, "44100 Hz"),
+            ({"audio": np.zeros(9, np.float32), "sampling_rate": 0}, "sampling_rate must be"),
             ({"audio": np.zeros((2, 3, 4), np.float32)}, "shape"),
             ({"videos": np.zeros((2, 3, 8, 8), np.uint8)}, "uint8"),
             ({"videos": np.zeros((2, 8, 8, 3), np.float32)}, "uint8"),

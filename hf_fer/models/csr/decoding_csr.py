@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pydicom
 from PIL import Image, ImageOps
+from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+FIRST_ELEMENTS = (b"\x02\x00\x00\x00UL", b"\x02\x00\x01\x00OB", b"\x08\x00")
+"""How a DICOM file without preamble begins: with file meta information, or with the data set's first element."""
 
 
 class UnusableImageError(ValueError):
@@ -52,11 +57,34 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def is_dicom(path: Path) -> bool:
-    """By its ending, or, without one of an image (a UID has dots, too), by the DICM mark after the preamble."""
+    """By its ending, or, without one of an image (a UID has dots, too), by its first bytes, preamble or not."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return path.suffix.lower() in DICOM_SUFFIXES
     with reading(path, "not readable"), path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132)
+    return start[128:] == b"DICM" or start.startswith(FIRST_ELEMENTS)
+
+
+def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
+    """
+    A DICOM data set, from a file with the preamble and the file meta information or without, as old machines write it.
+
+    Args:
+        options: Of `pydicom.dcmread`.
+
+    Raises:
+        InvalidDicomError: there is neither a preamble nor an image.
+    """
+    try:
+        return pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        data = pydicom.dcmread(path, force=True, **options)
+        if "Rows" not in data or "Columns" not in data:
+            raise
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit = data.original_encoding[0]
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return data
 
 
 def check_file(path: str | Path) -> Path:
@@ -115,7 +143,7 @@ def load_dicom(path: Path) -> np.ndarray:
     interpretation (MONOCHROME1 is inverted). Without either, from the lowest to the highest value.
     """
     with reading(path, "not readable as DICOM, damaged or truncated"):
-        data = pydicom.dcmread(path)
+        data = read_dicom(path)
         frames = int(data.get("NumberOfFrames") or 1)
     if frames > 1:
         raise UnusableImageError(path, f"has {frames} frames; give one image per file")
@@ -135,8 +163,24 @@ def dicom_pixels(data: pydicom.Dataset) -> np.ndarray:
     values = table.look_up(pixels) if table else rescaled(pixels, data)
     if not np.isfinite(values).all():
         raise ValueError("some values are not finite after the modality's rescaling")
-    shown = windowed(values, data)
-    return 1 - shown if kind == "MONOCHROME1" else shown
+    padding = padding_mask(pixels, data)
+    shown = windowed(values, data, padding)
+    return np.where(padding, np.float32(0), 1 - shown if kind == "MONOCHROME1" else shown)
+
+
+def padding_mask(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
+    """
+    Where stored pixels are padding, which is no part of the picture (DICOM PS3.3 C.7.5.1.1.2), as booleans.
+
+    Padding is one value, or all from it to `PixelPaddingRangeLimit`; either is read with the sign that pixels have.
+    """
+    ends = [first_number(data.get(name)) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return np.zeros(pixels.shape, bool)
+    signed, span = data.PixelRepresentation == 1, 2**data.BitsAllocated
+    ends = [end for end in ends if end is not None]
+    ends = [end - span if end >= span // 2 else end for end in ends] if signed else [end % span for end in ends]
+    return (pixels >= min(ends)) & (pixels <= max(ends))
 
 
 def rescaled(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
@@ -198,13 +242,13 @@ def first_number(value: Any) -> float | None:
     return float(values[0]) if len(values) and np.isfinite(values[0]) else None
 
 
-def windowed(values: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
+def windowed(values: np.ndarray, data: pydicom.Dataset, padding: np.ndarray) -> np.ndarray:
     """
     Values after the first VOI LUT of a data set, else after its first window, else as they are: `float32` in [0, 1].
 
     A LUT goes from its own lowest to its own highest entry, a window over its whole output range (DICOM PS3.3
-    C.11.2.1), and values without either from lowest to highest. A LUT whose entries are all the same shows nothing
-    and counts as none.
+    C.11.2.1), and values without either from the lowest to the highest that is not `padding`. A LUT whose entries are
+    all the same shows nothing and counts as none.
 
     Raises:
         ValueError: the window's function is not one of DICOM's.
@@ -213,6 +257,8 @@ def windowed(values: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
     if table and np.ptp(table.entries):
         return table._replace(entries=stretch(table.entries)).look_up(values)
     if window is None:
+        if padding.any() and not padding.all():
+            values = np.where(padding, values[~padding].min(), values)
         return stretch(values)
     (center, width, function), values = window, values.astype(np.float64)
     if function == "LINEAR":
@@ -286,7 +332,7 @@ def image_facts(path: str | Path) -> ImageFacts:
     path = check_file(path)
     if is_dicom(path):
         with reading(path, "not readable as DICOM, damaged or truncated"):
-            data = pydicom.dcmread(path, stop_before_pixels=True)
+            data = read_dicom(path, stop_before_pixels=True)
             return ImageFacts(int(data.Columns), int(data.Rows), int(data.BitsStored))
     with open_picture(path) as picture, reading(path, "image does not decode"):
         width, height = picture.size

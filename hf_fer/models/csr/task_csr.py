@@ -23,6 +23,7 @@ from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, imag
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.demo_images import CONCEPTS as DEMO_CONCEPTS
 from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE, make_demo_images
+from hf_fer.data.files import visible_files
 from hf_fer.data.image_augment import ImageAugmentation
 from hf_fer.data.loading import (
     DataError,
@@ -121,7 +122,7 @@ class CsrTask(Task):
     def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         place = Path(path)
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.is_file())
+            files = visible_files(place)
             found = [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
             rows = pd.DataFrame({"path": found})
         else:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import Pipeline
 
 from .decoding_multimodal_fer import UnusableMediaError, media_tracks
@@ -15,10 +14,10 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     """
     Emotion of a clip, from its sound, its pictures or both.
 
-    Inputs are a file (video, or sound alone), or a dictionary with `audio` (a file, or mono samples at the
-    processor's rate) and `video` (a file, or `uint8` RGB frames `(frames, height, width, 3)`), either of which may
-    be missing; or a list or generator of them. For a model of visual features, `video` is an array of them or a
-    `.npy` file, and a media file on its own gives its sound only.
+    Inputs are a file (video, or sound alone), or a dictionary with `audio` (a file, or an array or tensor of samples,
+    with its rate as `sampling_rate` where that is not the processor's) and `video` (a file, or `uint8` RGB frames
+    `(frames, height, width, 3)`), either of which may be missing; or a list or generator of them. For a model of
+    visual features, `video` is an array of them or a `.npy` file, and a media file on its own gives its sound only.
 
     Args (of the call, or of `pipeline` as defaults):
         top_k: How many labels to return; all if not given.
@@ -74,11 +73,10 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         usable = {name: clip.get(name) for name in self.model.config.modalities if clip.get(name) is not None}
         if not usable:
             raise ValueError(f"The clip has none of what this model was built for: {self.model.config.modalities}.")
-        audio_rate = clip.get("sampling_rate") if isinstance(usable.get("audio"), np.ndarray) else None
         return self.processor(
             audio=usable.get("audio"),
             videos=usable.get("video"),
-            sampling_rate=audio_rate,
+            sampling_rate=clip.get("sampling_rate"),
             modalities=self.model.config.modalities,
         )
 

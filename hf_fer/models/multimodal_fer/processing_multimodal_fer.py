@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import BatchFeature, ParakeetFeatureExtractor, ProcessorMixin
 from transformers.models.parakeet.feature_extraction_parakeet import EPSILON
 
+from .arrays_multimodal_fer import as_frames, as_numpy, as_samples, scaled_samples
 from .decoding_multimodal_fer import (
     UnusableMediaError,
     is_feature_reference,
@@ -27,8 +28,8 @@ NORMALIZATIONS = ("utterance", "global")
 TRIM_MARGIN = 0.05
 """Seconds kept before and after what is louder than the threshold."""
 
-AudioInput = str | Path | np.ndarray
-VideoInput = str | Path | np.ndarray
+AudioInput = str | Path | np.ndarray | Tensor | dict[str, Any]
+VideoInput = str | Path | np.ndarray | Tensor
 
 
 class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
@@ -120,8 +121,9 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
-        clips = [raw_speech] if isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1 else raw_speech
-        features, mask = pad_first_axis([self.log_mel(self.trim(clip)) for clip in clips])
+        clips = [raw_speech] if getattr(raw_speech, "ndim", 0) == 1 else raw_speech
+        samples = [scaled_samples(as_numpy(clip)) for clip in clips]
+        features, mask = pad_first_axis([self.log_mel(self.trim(clip)) for clip in samples])
         return BatchFeature({"input_features": features, "attention_mask": mask})
 
 
@@ -197,22 +199,21 @@ class MultimodalFerProcessor(ProcessorMixin):
         """Rate of the audio the model hears, in Hz."""
         return self.feature_extractor.sampling_rate
 
-    def load_audio(self, audio: AudioInput) -> np.ndarray:
+    def load_audio(self, audio: AudioInput, sampling_rate: int | None = None) -> np.ndarray:
         """
-        A file's or array's sound as mono samples at `sampling_rate`, its silent ends cut if the extractor says so.
+        A file's or array's sound as mono samples at the model's rate, its silent ends cut if the extractor says so.
+
+        Args:
+            audio: A file, or an array as `as_samples` takes it.
+            sampling_rate: Rate of an array in Hz, which is resampled from it; the model's if not given.
 
         Raises:
             UnusableMediaError: the file cannot be used.
-            ValueError: the array is neither `(samples,)` nor `(channels, samples)`.
+            ValueError: the array or its rate cannot be used.
         """
         if isinstance(audio, str | Path):
             return self.feature_extractor.trim(load_audio(audio, self.sampling_rate))
-        samples = np.asarray(audio, dtype=np.float32)
-        if samples.ndim == 2 and samples.shape[0] <= 8:
-            samples = samples.mean(axis=0)
-        if samples.ndim != 1:
-            raise ValueError(f"Audio arrays are (samples,) or (channels, samples), got shape {samples.shape}.")
-        return self.feature_extractor.trim(samples)
+        return self.feature_extractor.trim(as_samples(audio, sampling_rate, self.sampling_rate))
 
     def load_video(self, video: VideoInput) -> np.ndarray:
         """
@@ -227,11 +228,7 @@ class MultimodalFerProcessor(ProcessorMixin):
                 return self._crop(load_video(video, self.num_frames))
             except NoFaceError as error:
                 raise UnusableMediaError(video, str(error)) from error
-        frames = np.asarray(video)
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-            raise ValueError(
-                f"Video arrays are uint8 (frames, height, width, 3), got {frames.dtype} of shape {frames.shape}."
-            )
+        frames = as_frames(video)
         middle = ((np.arange(self.num_frames) + 0.5) * len(frames) / self.num_frames).astype(int)
         return self._crop(frames[middle])
 
@@ -311,15 +308,18 @@ class MultimodalFerProcessor(ProcessorMixin):
         videos: VideoInput | Sequence[VideoInput | None] | None = None,
         sampling_rate: int | None = None,
         modalities: Sequence[str] = (),
-        **kwargs: Any,
+        video: VideoInput | Sequence[VideoInput | None] | None = None,
+        return_tensors: str | None = None,
     ) -> BatchFeature:
         """
         Args:
-            audio: A file, mono samples `(samples,)`, or a list of them; `None` in the list where there is none.
+            audio: A file, samples as `as_samples` takes them, or a list of these; `None` in it where there is none.
             videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of them, likewise; or, for a
                 model that takes them, visual features as `visual_features` takes them.
-            sampling_rate: Rate of audio arrays in Hz; checked if given. Files are resampled.
+            sampling_rate: Rate of audio arrays in Hz, which are resampled from it; the model's if not given.
             modalities: Modalities whose tensors are returned even if no clip has them; see `pad`.
+            video: Another name for `videos`.
+            return_tensors: `"pt"`, which is what comes out in any case.
 
         Returns:
             `input_features (B, mel_frames, mel_bins)`, `attention_mask (B, mel_frames)`,
@@ -330,9 +330,11 @@ class MultimodalFerProcessor(ProcessorMixin):
             UnusableMediaError: a file cannot be used.
             ValueError: nothing is given, the lists differ in length, a wrong rate or shape.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
-        audio_list, video_list = _as_list(audio), _as_list(videos)
+        if videos is not None and video is not None:
+            raise ValueError("video and videos are the same; give one of them.")
+        if return_tensors not in (None, "pt"):
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
+        audio_list, video_list = _as_list(audio), _as_list(video if videos is None else videos)
         if not audio_list and not video_list:
             raise ValueError("Give audio, videos or both.")
         count = max(len(audio_list), len(video_list))
@@ -341,7 +343,7 @@ class MultimodalFerProcessor(ProcessorMixin):
         examples: list[dict[str, Tensor]] = [{} for _ in range(count)]
         for example, item in zip(examples, audio_list, strict=False):
             if item is not None:
-                example["input_features"] = self.audio_features(self.load_audio(item))
+                example["input_features"] = self.audio_features(self.load_audio(item, sampling_rate))
         for example, item in zip(examples, video_list, strict=False):
             if item is not None:
                 example.update(self.video_inputs(item))

@@ -10,13 +10,12 @@ import torch
 from hf_fer.data import manifest, ravdess
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
 from hf_fer.data.cache import ArrayCache
+from hf_fer.data.files import CLIP_SUFFIXES, visible_files
 from hf_fer.data.loading import DataError, append_skipped
 
 from .configuration_multimodal_fer import MODALITIES
 from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference, load_visual_features, media_tracks
 from .processing_multimodal_fer import MultimodalFerProcessor
-
-CLIP_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".ogg", ".m4a")
 
 
 def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
@@ -163,7 +162,7 @@ def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     try:
         files, unusable = ravdess.scan(path, "both")
     except DataError:
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in CLIP_SUFFIXES)
+        found = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in CLIP_SUFFIXES)
         if not found:
             raise
         return pd.DataFrame({"path": found, "must_have": [set()] * len(found)}), []
