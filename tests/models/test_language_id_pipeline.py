@@ -269,6 +269,14 @@ def test_best_path_weighs_evidence_against_switching():
     assert best_path(scores, 100.0).tolist() == [1] * 6
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(checkpoint, identify, dtype):
+    half = pipeline("text-language-identification", model=str(checkpoint), dtype=dtype)
+    for text in (VIETNAMESE, ENGLISH):
+        assert half(text)[0]["label"] == identify(text)[0]["label"]
+        assert half(text)[0]["score"] == pytest.approx(identify(text)[0]["score"], abs=0.03)
+
+
 def test_saved_pipeline_loads_without_this_package(identify, tmp_path):
     identify.save_pretrained(tmp_path / "hub")
     code = (

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, Trainer, TrainingArguments, ViTImag
 from hf_fer.adapters import LoraSettings, add_lora
 from hf_fer.arguments import RecipeError
 from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
+from hf_fer.models.csr.backbone_csr import feature_map
 from hf_fer.models.csr.task_csr import CsrTask
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
 from hf_fer.models.multimodal_fer.task_arguments import MultimodalFerDataArguments, new_processor
@@ -91,6 +92,12 @@ def test_bf16_full_eval(tmp_path):
     model = CsrForImageClassification(suite_csr.config("resnet50"))
     rows = [{name: value[index] for name, value in suite_csr.batch().items()} for index in range(4)]
     assert np.isfinite(Trainer(model=model, args=args, eval_dataset=rows).evaluate()["eval_loss"])
+
+
+def test_corrections_after_it_go_through_a_model_of_half_precision():
+    model = CsrForImageClassification(suite_csr.config("resnet50", stage=3)).bfloat16().eval()
+    assert model.classify(torch.zeros(2, 4, 3)).shape == (2, 3)
+    assert feature_map(model.backbone, suite_csr.batch()["pixel_values"]).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("system", ["csr", "multimodal_fer"])

@@ -43,9 +43,14 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     return backbone
 
 
+def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs for a model of half precision in its type; those for any other as they are."""
+    return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def feature_map(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """Pixels `(B, 3, height, width)` -> features `(B, C, H, W)`; a transformer's patch tokens by their place."""
-    options = {}
+    options, pixel_values = {}, in_half(pixel_values, backbone.dtype)
     if backbone.config.model_type == "vit_mae":
         # Ascending noise keeps the patches in their order; with a mask ratio of 0 it keeps them all.
         patches = backbone.embeddings.patch_embeddings.num_patches
@@ -145,4 +150,4 @@ def load_backbone(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel
     return backbone
 
 
-__all__ = ["BackboneKeysError", "build_backbone", "feature_map", "load_backbone", "timm_to_transformers"]
+__all__ = ["BackboneKeysError", "build_backbone", "feature_map", "in_half", "load_backbone", "timm_to_transformers"]

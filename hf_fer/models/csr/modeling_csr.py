@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbone_csr import BackboneKeysError, build_backbone, feature_map, load_backbone, timm_to_transformers
+from .backbone_csr import BackboneKeysError, build_backbone, feature_map, in_half, load_backbone, timm_to_transformers
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
 
@@ -51,11 +51,6 @@ class CsrOutput(ModelOutput):
     similarity_peaks: Tensor | None = None
     concept_maps: Tensor | None = None
     similarity_maps: Tensor | None = None
-
-
-def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs for a model of half precision in its type; those for any other as they are."""
-    return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
@@ -233,7 +228,7 @@ class CsrForImageClassification(PreTrainedModel):
 
     def classify(self, similarities: Tensor) -> Tensor:
         """Logits `(B, classes)` of similarities `(B, K, M)`; pruned prototypes do not count."""
-        return self.classifier((similarities * self.kept).flatten(1))
+        return self.classifier(in_half((similarities * self.kept).flatten(1), self.classifier.weight.dtype))
 
     def contributions(self, similarities: Tensor) -> Tensor:
         """
@@ -320,7 +315,7 @@ class CsrForImageClassification(PreTrainedModel):
             spatial_weights (`torch.Tensor` of shape `(B, H, W)` or `(H, W)`): The map A of the function of that
                 name; similarities are multiplied with it before their maximum is taken.
         """
-        features = feature_map(self.backbone, in_half(pixel_values, self.backbone.dtype))
+        features = feature_map(self.backbone, pixel_values)
         concept_maps = self.concept_head(features)
         outputs = {
             "concept_logits": concept_maps.mean(dim=(2, 3)),
