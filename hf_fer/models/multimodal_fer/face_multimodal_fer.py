@@ -13,7 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 FACE_CROPS = ("none", "center", "yunet")
 
 YUNET_REPOSITORY = "opencv/face_detection_yunet"
-YUNET_FILE = "face_detection_yunet_2023mar.onnx"
+YUNET_FIXED = "face_detection_yunet_2023mar.onnx"
+# OpenCV 5 reads YuNet with dynamic input only; the file of 2023 has a fixed one.
+YUNET_FILE = "face_detection_yunet_2026may.onnx" if int(cv2.__version__.split(".")[0]) >= 5 else YUNET_FIXED
 
 # Part of the face's own width and height added on every side: chin, forehead and ears stay in the picture.
 FACE_MARGIN = 0.25
@@ -55,9 +57,15 @@ def _detector(model: Path) -> "cv2.FaceDetectorYN":
 
 def _largest_face(frame: np.ndarray, model: Path) -> np.ndarray | None:
     with _detector_lock:
-        detector = _detector(model)
-        detector.setInputSize((frame.shape[1], frame.shape[0]))
-        _, faces = detector.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        try:
+            detector = _detector(model)
+            detector.setInputSize((frame.shape[1], frame.shape[0]))
+            _, faces = detector.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        except cv2.error as error:
+            raise RuntimeError(
+                f"{model} does not run in OpenCV {cv2.__version__}, which needs {YUNET_FILE}: "
+                "give its path as yunet_path."
+            ) from error
     if faces is None or not len(faces):
         return None
     return faces[np.argmax(faces[:, 2] * faces[:, 3]), :4]
