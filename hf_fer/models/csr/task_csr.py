@@ -225,10 +225,8 @@ class CsrTask(Task):
             raise DataError(f"{args.dataset}: no usable images are left.")
         source = dataclasses.replace(source, rows=rows)
         if self.model_args.model_name_or_path:
-            known = self.checkpoint_config().id2label
-            source = findings.order_classes(
-                source, [known[index] for index in sorted(known)], self.training_args.do_train
-            )
+            known = list(self.checkpoint_config().id2label.values())
+            source = findings.order_classes(source, known, self.training_args.do_train)
         self.source, dropped = self.choose_concepts(source)
         notes += [note for note in (*copies, depths, dropped) if note]
         absent = {name: "the table has none" for name in ("validation", "test") if name not in set(rows["split"])}
