@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, Trainer
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
@@ -138,7 +138,8 @@ def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
         overrides: Fields of the configuration, as `from_pretrained` takes them.
 
     Raises:
-        RecipeError: a file is missing, the model is not one of ours, or the base cannot be found again.
+        RecipeError: a file is missing, the model is not one of ours, the base cannot be found again, or weights of
+            the adapters are missing or left over.
     """
     try:
         adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path, **overrides)
@@ -158,4 +159,8 @@ def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
             base = model_class.from_backbones_pretrained(config, **(backbones or {}), fusion_num_layers=layers)
     except OSError as error:
         raise RecipeError(f"{path}: the model that its adapters belong to cannot be loaded ({error}).") from error
-    return PeftModel.from_pretrained(base, path).merge_and_unload()
+    model = PeftModel.from_pretrained(base, path)
+    left = set(load_peft_weights(path, device="cpu")) ^ set(get_peft_model_state_dict(model))
+    if left:
+        raise RecipeError(f"{path}: its adapters do not fit the model that they belong to: {sorted(left)}.")
+    return model.merge_and_unload()
