@@ -236,14 +236,15 @@ def remarks(results: dict[str, dict[str, Any]], kind: str = "remarks") -> list[s
     return [f"{' and '.join(splits).capitalize()}: {remark}" for remark, splits in about.items()]
 
 
+def cell(value: Any) -> str:
+    """A table's value as text: floats with four decimals, integers with thousands' commas."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+
 def markdown_table(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table; floats with four decimals."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if np.isnan(value) else f"{value:.4f}"
-        return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
-
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)
@@ -255,6 +256,36 @@ def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return table.rename_axis("metric").reset_index()
 
 
+def evaluated(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of the content of `metrics.json`, the splits that were scored."""
+    return {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
+
+
+def headline(results: dict[str, dict[str, Any]], *metrics: str) -> str | None:
+    """
+    The score to read first, of test where it was scored, with its interval; `None` without scores.
+
+    Args:
+        results: Split -> metrics.
+        metrics: Names, of which the first that was scored counts. One without an interval brings the accuracy's.
+    """
+    for split in ("test", "validation"):
+        found = results.get(split, {})
+        if metric := next((name for name in metrics if name in found), None):
+            brought = [] if f"{metric}_ci95" in found or "accuracy_ci95" not in found else ["accuracy"]
+            scores = ", ".join(_score(found, name) for name in [metric, *brought])
+            examples = f", {found['samples']:,} examples" if "samples" in found else ""
+            return f"{split.capitalize()} {scores}{examples}"
+    return None
+
+
+def _score(found: dict[str, Any], metric: str) -> str:
+    name = "UAR" if metric == "uar" else metric.replace("_", " ")
+    low, high = found.get(f"{metric}_ci95", (None, None))
+    interval = "" if low is None else f" (95% interval {low:.3f} to {high:.3f})"
+    return f"{name} {found[metric]:.3f}{interval}"
+
+
 def results_page(results: dict[str, dict[str, Any]], notes: list[str]) -> str:
     """What the console shows at the end: the notes on the data, a leaky split among them, and the results."""
     table = markdown_table(results_table(results)) if results else "Nothing was evaluated."
@@ -263,7 +294,7 @@ def results_page(results: dict[str, dict[str, Any]], notes: list[str]) -> str:
 
 def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
     """The report as a page: results, notes, data, runtime, files."""
-    results = {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
+    results = evaluated(metrics)
     parts = [f"# {metrics['task']}, protocol {metrics['protocol']}"]
     parts += [f"> {note}" for note in [*metrics["data"]["notes"], *remarks(results, "warnings")]]
     if results:

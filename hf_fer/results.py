@@ -9,7 +9,7 @@ from datasets import DatasetDict
 from huggingface_hub import HfApi
 from transformers import Trainer
 
-from hf_fer import card, report
+from hf_fer import card, report, report_html
 from hf_fer.adapters import base_model
 from hf_fer.data.loading import LoadedData, read_skipped
 from hf_fer.task import Task
@@ -76,11 +76,29 @@ def finish(
     if args.do_train:
         report.plot_curves(folder / "curves.png", history, task.metric_names)
         captions["curves.png"] = "Losses, and validation metrics, by epoch."
+    captions["report.html"] = "This report as one file with its pictures."
     report.write_report(folder, metrics, history, captions)
+    report_html.write_html(folder, metrics, headline(task, results), captions)
     repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
     card.write_card(Path(args.output_dir), task, metrics, repo_id)
     if args.push_to_hub:
         push(args.output_dir, repo_id, args.hub_token, task.kept_back)
+
+
+def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
+    """The score to read first: the system's own, or the one that chose the checkpoint where a stage lacks it."""
+    chosen = (task.training_args.metric_for_best_model or "").removeprefix("eval_")
+    return report.headline(results, task.primary_metric, chosen)
+
+
+def closing_lines(task: Task, results: dict[str, dict[str, Any]]) -> str:
+    """The last words of a run: its headline, where report and model are, and the lines that use the model."""
+    folder, first = Path(task.training_args.output_dir), headline(task, results)
+    lines = [*([first] if first else []), f"Report: {task.skipped_file.parent / 'report.html'}"]
+    if not task.training_args.do_train:
+        return "\n".join(lines)
+    example = "\n".join(f"    {line}".rstrip() for line in task.card_example(folder.as_posix()).splitlines())
+    return "\n".join([*lines, f"Model: {folder}", "Use it in Python:", "", example])
 
 
 def push(folder: str, repo_id: str, token: str | None, kept_back: Sequence[str]) -> None:

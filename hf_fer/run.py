@@ -34,7 +34,7 @@ from hf_fer.interruption import Interrupted, exit_on_sigterm
 from hf_fer.launch import start_all_processes
 from hf_fer.preparation import check_hub_access, prepare_output, share_cores
 from hf_fer.processes import in_processes
-from hf_fer.results import evaluate, finish
+from hf_fer.results import closing_lines, evaluate, finish
 from hf_fer.task import Task, general_help, parse_task
 from hf_fer.training import fit
 
@@ -162,7 +162,7 @@ def run(task: Task) -> None:
         results = evaluate(trainer, task, data, splits)
         if trainer.is_world_process_zero():
             finish(trainer, task, data, results, runtime, apart=origin.apart)
-            print(report.results_page(results, data.notes))
+            print(report.results_page(results, data.notes), closing_lines(task, results), sep="\n\n")
 
 
 @contextmanager
