@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from hf_fer.data.loading import DataError
+from hf_fer.data.names import look_alikes
 
 COUNTED = ("split", "label", "actor", "group", "modality")
 
@@ -28,12 +29,33 @@ def exact_duplicates(paths: list[str]) -> list[list[str]]:
     return [group for group in same.values() if len(group) > 1]
 
 
+def one_row_a_clip(files: pd.DataFrame) -> pd.DataFrame:
+    """
+    The files, with one row for those of one example: `example`, where a system's table has sound and pictures apart.
+
+    The modalities of an example's files are joined.
+    """
+    if "example" not in files:
+        return files
+    joined = {
+        column: (lambda values: "-".join(sorted({name for value in values for name in value.split("-")})))
+        if column == "modality"
+        else "first"
+        for column in files.columns.drop("example")
+    }
+    return files.groupby("example", sort=False).agg(joined).reset_index(drop=True)
+
+
 def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicates: list[list[str]]) -> None:
     """Counts, then what is wrong."""
-    print(f"{len(files)} files")
+    rows = one_row_a_clip(files)
+    print(f"{len(rows)} examples in {files['path'].nunique()} files")
     for column in (name for name in COUNTED if name in files):
-        counts = files[column].value_counts(sort=False).sort_index()
+        counts = rows[column].value_counts(sort=False).sort_index()
         print(f"by {column}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    for column in (name for name in ("label", "group") if name in files):
+        for first, second in look_alikes(rows[column].dropna().astype(str).unique()):
+            print(f"  {column} {first!r} and {second!r} look alike: write them the same if they are one")
     print(f"{len(duplicates)} sets of exact duplicates")
     for group in duplicates:
         print("  same bytes: " + ", ".join(group))
@@ -56,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
         return 2
-    duplicates = exact_duplicates([path for path in files["path"] if Path(path).is_file()])
+    duplicates = exact_duplicates([path for path in files["path"].unique() if Path(path).is_file()])
     print_findings(files, unusable, duplicates)
     return 1 if unusable else 0
 

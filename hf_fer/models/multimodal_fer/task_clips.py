@@ -156,6 +156,7 @@ def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """
     if path.is_file():
         rows, _ = manifest.assign_protocol(manifest.read_manifest(path), "manifest", seed=0)
+        rows = rows.assign(example=range(len(rows)))
         long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
         files = long.dropna(subset="path")
         return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind"), []

@@ -1,0 +1,22 @@
+"""`python -m hf_fer.data.check` counts examples and lists names that look alike."""
+
+import pandas as pd
+
+from hf_fer.data.check import print_findings
+
+
+def test_a_clip_with_sound_and_pictures_in_one_file_counts_once(capsys):
+    rows = [(f"{n}.mp4", n, label, "anna") for n, label in enumerate(["sad", "happy"] * 12)]
+    files = pd.DataFrame(rows * 2, columns=["path", "example", "label", "group"])
+    print_findings(files.assign(modality=["audio"] * 24 + ["video"] * 24), [], [])
+    out = capsys.readouterr().out
+    assert "24 examples in 24 files" in out
+    assert "by label: happy 12, sad 12" in out
+    assert "by modality: audio-video 24" in out
+
+
+def test_labels_and_groups_that_look_alike_are_listed(capsys):
+    print_findings(pd.DataFrame({"path": ["a", "b"], "label": ["Happy", "happy"], "group": ["Ann", "ann"]}), [], [])
+    out = capsys.readouterr().out
+    assert "'Happy' and 'happy' look alike" in out
+    assert "group 'Ann' and 'ann' look alike" in out
