@@ -17,7 +17,9 @@ import transformers
 from huggingface_hub.dataclasses import type_validator
 from transformers import HfArgumentParser
 from transformers.integrations import integration_utils
+from transformers.trainer_utils import HubStrategy
 
+from hf_fer.paths import without_folders
 from hf_fer.ranges import out_of_range
 from hf_fer.recipe_help import fields_page
 from hf_fer.shipped import find_recipe, shipped_recipes
@@ -162,6 +164,10 @@ class TrainingArguments(transformers.TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Report on and save the best checkpoint."})
     remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
     report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "end uploads once, after the report; every_save, checkpoint or all_checkpoints, also then."},
+    )
 
     def __post_init__(self):
         self.hp_space = json_object("hp_space", self.hp_space)
@@ -194,6 +200,12 @@ class TrainingArguments(transformers.TrainingArguments):
             self.load_best_model_at_end = False
             self.eval_strategy = "no"
         super().__post_init__()
+        # The Trainer would upload whole folders, this object with the token among them: it is told to leave that.
+        self.upload_strategy, self.hub_strategy = self.hub_strategy, HubStrategy.END
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `training_args.bin` holds: no token, and only the last part of absolute paths."""
+        return {name: without_folders(value) for name, value in {**self.__dict__, "hub_token": None}.items()}
 
     @property
     def resume(self) -> bool | str:

@@ -17,6 +17,7 @@ from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import enforce_skip_limit, read_skipped
 from hf_fer.processes import share_statistics
 from hf_fer.report import peak_memory
+from hf_fer.sharing import add_pipeline
 
 
 def restore_state(callback: ExportableState, state: TrainerState) -> None:
@@ -130,19 +131,23 @@ class UnfreezeCallback(TrainerCallback):
 
 class SaveProcessorCallback(TrainerCallback):
     """
-    Puts the processor into every checkpoint, and the model's configuration, which peft leaves out of its own.
+    Puts the processor into every checkpoint, the model's configuration, which peft leaves out of its own, and the
+    pipeline's code where the system has one that travels.
 
     The Trainer would, as its `processing_class`, but it takes for granted that a processor has a tokenizer.
     """
 
-    def __init__(self, processor: Any):
+    def __init__(self, processor: Any, pipeline_task: str | None = None):
         self.processor = processor
+        self.pipeline_task = pipeline_task
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save:
             folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             self.processor.save_pretrained(folder)
             base_model(kwargs["model"]).config.save_pretrained(folder)
+            if self.pipeline_task:
+                add_pipeline(folder, self.pipeline_task)
 
 
 class SkipLimitCallback(TrainerCallback):

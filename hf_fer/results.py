@@ -1,17 +1,16 @@
 """After training: score the splits, write report and card, push."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from huggingface_hub import HfApi
 from transformers import Trainer
 
 from hf_fer import card, report, report_html
 from hf_fer.adapters import base_model
 from hf_fer.data.loading import LoadedData, read_skipped
+from hf_fer.sharing import add_pipeline, upload
 from hf_fer.task import Task
 
 logger = logging.getLogger(__name__)
@@ -80,9 +79,13 @@ def finish(
     report.write_report(folder, metrics, history, captions)
     report_html.write_html(folder, metrics, headline(task, results), captions)
     repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
-    card.write_card(Path(args.output_dir), task, metrics, repo_id)
+    if task.pipeline_task and args.do_train:
+        add_pipeline(args.output_dir, task.pipeline_task)  # after the artifacts, which write config.json again
+    card.write_card(Path(args.output_dir), task, data, metrics, repo_id)
     if args.push_to_hub:
-        push(args.output_dir, repo_id, args.hub_token, task.kept_back)
+        patterns = task.shared_patterns()
+        upload(args.output_dir, repo_id, args.hub_token, patterns, "Model, processor, card and report")
+        logger.warning("Pushed to %s.", repo_id)
 
 
 def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
@@ -99,18 +102,3 @@ def closing_lines(task: Task, results: dict[str, dict[str, Any]]) -> str:
         return "\n".join(lines)
     example = "\n".join(f"    {line}".rstrip() for line in task.card_example(folder.as_posix()).splitlines())
     return "\n".join([*lines, f"Model: {folder}", "Use it in Python:", "", example])
-
-
-def push(folder: str, repo_id: str, token: str | None, kept_back: Sequence[str]) -> None:
-    """
-    One commit with model, code, processor, card and report.
-
-    Checkpoints, logs and arguments stay here, and so does what is of people in the data: `kept_back`, patterns.
-    """
-    HfApi(token=token).upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        ignore_patterns=["checkpoint-*", "runs/*", "training_args.bin", "stage.json", *kept_back],
-        commit_message="Model, processor, card and report",
-    )
-    logger.warning("Pushed to %s.", repo_id)

@@ -8,12 +8,16 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import transformers
 from datasets import DatasetDict
 from transformers import PreTrainedModel, Trainer, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import HubStrategy
 
 from hf_fer import adapters, cross_validation, provenance, report
 from hf_fer.arguments import RecipeError, TrainingArguments
@@ -35,6 +39,7 @@ from hf_fer.launch import start_all_processes
 from hf_fer.preparation import check_hub_access, prepare_output, share_cores
 from hf_fer.processes import in_processes
 from hf_fer.results import closing_lines, evaluate, finish
+from hf_fer.sharing import UploadCheckpoints
 from hf_fer.task import Task, general_help, parse_task
 from hf_fer.training import fit
 
@@ -59,8 +64,8 @@ def make_trainer(
     total = sum(len(split) for split in splits.values()) + len(data.skipped)
     callbacks = [
         *task.callbacks(),
-        SaveProcessorCallback(processor),
         provenance.ProvenanceCallback(origin),
+        SaveProcessorCallback(processor, task.pipeline_task),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
         RepeatableRandomness(),
         SharedStatistics(),
@@ -72,7 +77,7 @@ def make_trainer(
     if args.world_size > 1 and args.ddp_find_unused_parameters is None:
         # The Trainer's own default is False under gradient checkpointing; parts may be frozen, or see no input.
         args.ddp_find_unused_parameters = True
-    return Trainer(
+    trainer = Trainer(
         model=in_processes(model, args),
         args=args,
         train_dataset=splits.get("train"),
@@ -81,6 +86,9 @@ def make_trainer(
         compute_metrics=partial(task.compute_metrics, labels=data.labels),
         callbacks=callbacks,
     )
+    if args.push_to_hub and args.upload_strategy != HubStrategy.END:
+        trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, task.shared_patterns()))
+    return trainer
 
 
 def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None:
@@ -97,9 +105,11 @@ def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
     adapters.merge(trainer, task.lora)
     # Not pushed here: the one push, with card and report, comes last.
     trainer.save_model(_internal_call=True)
-    trainer.save_state()
     args, state = trainer.args, trainer.state
     if args.should_save:
+        best = state.best_model_checkpoint
+        told = replace(state, best_model_checkpoint=best and Path(best).name)
+        told.save_to_json(Path(args.output_dir, TRAINER_STATE_NAME))
         processor.save_pretrained(args.output_dir)
         adapters.base_model(trainer.model).config.save_pretrained(args.output_dir)
     speed = {name: value for name, value in state.log_history[-1].items() if name.startswith("train_")}

@@ -35,6 +35,7 @@ from hf_fer.data.loading import LoadedData
 from hf_fer.metrics import classification, intervals
 from hf_fer.metrics.scored import Scored
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_space
+from hf_fer.sharing import MODEL_FILES, DataFacts
 from hf_fer.sources import check_sources
 
 
@@ -58,10 +59,12 @@ class Task(ABC):
         own_loss: Of a model that computes its own loss: what a recipe does in place of `label_smoothing_factor`.
         searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
         unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
-        kept_back: What a push leaves here, as patterns: answers to single examples, and pictures of them.
         file_columns, text_columns: Columns of the data with what an example is made of: paths of files, or texts.
         group_column: The one with the speaker, patient or source of an example, where the data has it.
         input_fields: Fields that may name files or folders to read; a stage runs again when these change.
+        shareable: Names of the report's files that may be uploaded, as glob patterns: figures over many examples.
+            A file that is not named stays on the machine, as must texts, names and pictures of single examples.
+        pipeline_task: The registered pipeline that saved models carry and name in `config.json`, if any.
         lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
     """
 
@@ -73,11 +76,12 @@ class Task(ABC):
     own_loss: ClassVar[str | None] = None
     searched_fields: ClassVar[tuple[str, ...]] = ()
     unfreezable: ClassVar[tuple[str, ...]] = ()
-    kept_back: ClassVar[tuple[str, ...]] = ("report/predictions.csv",)
     file_columns: ClassVar[tuple[str, ...]] = ()
     text_columns: ClassVar[tuple[str, ...]] = ()
     group_column: ClassVar[str] = "group"
     input_fields: ClassVar[tuple[str, ...]] = ("dataset",)
+    shareable: ClassVar[tuple[str, ...]] = ("metrics.json", "report.md", "history.csv", "curves.png")
+    pipeline_task: ClassVar[str | None] = None
     lora_targets: ClassVar[str | None] = None
 
     def __init__(
@@ -226,6 +230,11 @@ class Task(ABC):
         start = self.model_args.model_name_or_path
         return [start] if start else []
 
+    @classmethod
+    def shared_patterns(cls) -> tuple[str, ...]:
+        """Glob patterns, relative to a model's folder, of all that may be uploaded: model, code, card and figures."""
+        return (*MODEL_FILES, f"*_{cls.name()}.py", *(f"report/{name}" for name in cls.shareable))
+
     @property
     def skipped_file(self) -> Path:
         """Where examples that had to be left out are listed."""
@@ -328,6 +337,10 @@ class Task(ABC):
         """Write the system's own tables and plots into the report; returns file name -> caption."""
         return {}
 
+    def data_facts(self, data: LoadedData) -> DataFacts:
+        """What the card says of the data; somebody's own data has a licence and limits that only they know."""
+        return DataFacts(license="apache-2.0") if self.data_args.dataset == "demo" else DataFacts()
+
     @abstractmethod
     def card_example(self, repo_id: str) -> str:
         """Python lines that load and use the model, for its card."""
@@ -350,6 +363,10 @@ class ClassificationTask(Task):
     data_arguments = ClassificationDataArguments
     metric_names = classification.NAMES
     primary_metric = "uar"
+    shareable = (
+        *(*Task.shareable, *report.CONFUSION_MATRICES),
+        *("per_class.csv", "breakdown.csv", "risk_coverage.csv", "risk_coverage.png"),
+    )
     breakdown_columns: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any):

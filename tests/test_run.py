@@ -409,48 +409,6 @@ def test_check_command_on_real_clips(real_data, capsys):
     assert "60 files" in capsys.readouterr().out
 
 
-def test_push_to_hub(recipe, small_ravdess, tmp_path):
-    """The real client against a Hub on loopback: model, code, processor, card and report arrive and load back."""
-    path = recipe(num_train_epochs=1, push_to_hub=True, hub_model_id="tester/emotions", hub_strategy="end")
-    with HubServer(tmp_path / "hub") as hub:
-        environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        pushed = subprocess.run(
-            [sys.executable, str(ROOT / "hf_fer" / "run.py"), path],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert pushed.returncode == 0, pushed.stderr[-3000:]
-        files = hub.repo_files("tester/emotions")
-        for name in (
-            "model.safetensors",
-            "config.json",
-            "processor_config.json",
-            "modeling_multimodal_fer.py",
-            "report/metrics.json",
-            "report/confusion_matrix_percent.png",
-            "report/skipped.jsonl",
-        ):
-            assert name in files
-        assert not [name for name in files if name.startswith(("checkpoint-", "runs/"))]
-        assert not {"training_args.bin", "report/predictions.csv"} & set(files)
-        assert b"tester/emotions" in files["README.md"]
-        clip = str(sorted(small_ravdess.rglob("*.mp4"))[0])
-        script = (
-            "import sys; sys.modules['hf_fer'] = None\n"
-            "from transformers import AutoModelForVideoClassification, AutoProcessor\n"
-            "model = AutoModelForVideoClassification.from_pretrained('tester/emotions', trust_remote_code=True)\n"
-            "processor = AutoProcessor.from_pretrained('tester/emotions', trust_remote_code=True)\n"
-            f"print(model.eval()(**processor(audio={clip!r}, videos={clip!r})).logits.shape)\n"
-        )
-        loaded = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-        )
-        assert loaded.returncode == 0, loaded.stderr[-3000:]
-        assert "torch.Size([1, 8])" in loaded.stdout
-
-
 def test_folders_of_this_machine_stay_here(recipe, tmp_path):
     fields = {
         "visual_features": "mine/units.npz",

@@ -213,7 +213,7 @@ class TestPage:
                     assert caption.startswith(f"prototype {prototype['prototype']}: ")
                     assert number(caption, "similarity") == pytest.approx(prototype["similarity"], abs=6e-5)
                     assert number(caption, "share") == pytest.approx(prototype["share"], abs=6e-5)
-                    assert caption.endswith("source: x.png" if prototype["source"] else "source: not known")
+                    assert caption.endswith("source: see the atlas" if prototype["source"] else "source: not known")
                     shares.append(number(caption, "share"))
                 assert sum(shares) == pytest.approx(concept["share"], abs=2e-4)
             assert next(shown, None) is None
@@ -241,7 +241,12 @@ class TestPage:
     def test_the_source_patch_is_the_atlas_s(self, written):
         page, *_ = written
         sources = [picture for picture in page.pictures if picture["src"].startswith("source_")]
-        named = [text for section in page.sections for text in section["figcaption"] if text.endswith("x.png")]
+        named = [
+            text
+            for section in page.sections
+            for text in section["figcaption"]
+            if text.endswith("source: see the atlas")
+        ]
         assert len(sources) == len(named) > 0
         name = patch_name(CONCEPTS.index("ring"), 1)
         assert (page.folder / f"source_{name}").read_bytes() == (page.folder.parent / "atlas" / name).read_bytes()
@@ -249,9 +254,10 @@ class TestPage:
     def test_without_an_atlas_of_this_run(self, tmp_path):
         page, *_ = write_page(tmp_path, [0, 0, 0, 1, 2])
         assert not [picture for picture in page.pictures if picture["src"].startswith("source_")]
-        captions = [text for section in page.sections for text in section["figcaption"] if "x.png" in text]
-        assert captions
-        assert all(text.endswith("source: x.png, whose patch this run did not see") for text in captions)
+        captions = [text for section in page.sections for text in section["figcaption"] if "source: " in text]
+        with_entry = [text for text in captions if not text.endswith("source: not known")]
+        assert with_entry
+        assert all(text.endswith("source: in the atlas of the run that trained the prototypes") for text in with_entry)
 
     def test_an_image_that_became_unreadable(self, tmp_path):
         page, *_ = write_page(tmp_path, [0, 1], bad=0)

@@ -19,7 +19,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 def save_model(folder, **fields):
     torch.manual_seed(0)
     means = {kind: [[value] * 3] * 4 for kind, value in (("all", 0.1), ("present", 0.6), ("absent", -0.1))}
-    box = {"concept": "ring", "prototype": 1, "image": "x.png", "box": [0, 0, 0.25, 0.25], "similarity": 0.9}
+    box = {"concept": "ring", "prototype": 1, "box": [0, 0, 0.25, 0.25], "similarity": 0.9}
     given = {"stage": 3, "concepts": CONCEPTS, "similarity_means": means, "atlas": [box], **fields}
     CsrForImageClassification(config("resnet50", **given)).save_pretrained(folder)
     size = {"height": 32, "width": 32}

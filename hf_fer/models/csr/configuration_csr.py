@@ -56,8 +56,9 @@ class CsrConfig(PreTrainedConfig):
             Training means of the similarities `(K, M)`, over `"all"` images, and over those where the concept is
             `"present"` and `"absent"`; what a rejected or confirmed concept is replaced with. Set after stage 2.
         atlas (`list[dict]`, *optional*):
-            For each prototype its most similar training patch: `concept`, `prototype`, `image`, `box` (x0, y0, x1,
-            y1 as shares of the image) and `similarity`. Set after stage 2.
+            For each prototype its most similar training patch: `concept`, `prototype`, `box` (x0, y0, x1, y1 as
+            shares of the image), `similarity` and `shows_concept`. Set after stage 2. The image's name stays out: a
+            configuration is shared, and names tell of people.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value.
@@ -99,6 +100,18 @@ class CsrConfig(PreTrainedConfig):
         if self.problem_type is None:
             self.problem_type = "single_label_classification"
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CsrConfig":
+        """
+        Build a configuration from its saved form.
+
+        The pipeline that a saved model carries is for machines without this package: where the package is installed,
+        `pipeline` takes the registered one, and asks for no `trust_remote_code`.
+        """
+        if not cls.__module__.startswith("transformers_modules"):
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def feature_size(self) -> int:

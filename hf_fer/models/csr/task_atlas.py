@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -60,13 +61,16 @@ class Survey:
                     {
                         "concept": concept,
                         "prototype": m,
-                        "image": self.images[best],
                         "box": [column / columns, row / rows, (column + 1) / columns, (row + 1) / rows],
                         "similarity": round(float(self.similarities[best, k, m]), 6),
                         "shows_concept": bool(self.present[best, k]),
                     }
                 )
         return entries
+
+    def sources(self) -> list[int]:
+        """Index of the image that each entry of `atlas` is from, in the same order."""
+        return self.similarities.argmax(axis=0).flatten().tolist()
 
     def nearest(self) -> np.ndarray:
         """How many of the images with a concept are most similar to each of its prototypes, `(K, M)`."""
@@ -135,18 +139,22 @@ def patch_name(concept: int, prototype: int) -> str:
 
 
 def write_page(folder: Path, model: CsrForImageClassification, survey: Survey) -> None:
-    """`index.html` and two PNGs per prototype; none for one whose image can no longer be read."""
+    """`index.html`, two PNGs per prototype (none where the image can no longer be read), and `sources.csv`."""
     start_folder(folder)
-    files = dict(zip(survey.images, survey.paths, strict=True))
     nearest, kept = survey.nearest(), model.kept.cpu()
     figures: dict[str, list[str]] = {name: [] for name in survey.concepts}
-    for entry in model.config.atlas:
+    for entry, source in zip(model.config.atlas, survey.sources(), strict=True):
         k, m = survey.concepts.index(entry["concept"]), entry["prototype"]
-        pictures = source_pictures(folder / patch_name(k, m), files[entry["image"]], entry)
-        figures[entry["concept"]].append(figure(entry, pictures, int(nearest[k, m]), bool(kept[k, m])))
+        pictures = source_pictures(folder / patch_name(k, m), survey.paths[source], entry)
+        figures[entry["concept"]].append(
+            figure(entry, survey.images[source], pictures, int(nearest[k, m]), bool(kept[k, m]))
+        )
     sections = [
         f"<section><h2>{html.escape(name)}</h2>\n{''.join(parts)}</section>" for name, parts in figures.items()
     ]
+    names = [survey.images[source] for source in survey.sources()]
+    columns = ["concept", "prototype", "image"]
+    pd.DataFrame(model.config.atlas).assign(image=names)[columns].to_csv(folder / "sources.csv", index=False)
     write_html(folder / "index.html", "Prototype atlas", INTRODUCTION, sections)
 
 
@@ -161,9 +169,9 @@ def source_pictures(patch_file: Path, path: str, entry: dict) -> str:
     return picture(patch_file, patch, f"Patch {what}") + picture(image_file, image, f"Image {what}")
 
 
-def figure(entry: dict, pictures: str, nearest: int, kept: bool) -> str:
-    """One prototype as HTML."""
-    source = html.escape(entry["image"])
+def figure(entry: dict, image: str, pictures: str, nearest: int, kept: bool) -> str:
+    """One prototype as HTML, with the name of the image that it is from."""
+    source = html.escape(image)
     shows = "" if entry["shows_concept"] else ' <span class="other">without the concept</span>'
     caption = f"<b>{entry['prototype']}</b>{'' if kept else ' (pruned)'}: {source}{shows}<br>"
     caption += f"similarity {entry['similarity']:.3f}, nearest to {nearest} images"

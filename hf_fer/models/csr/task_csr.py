@@ -39,7 +39,7 @@ from hf_fer.data.loading import (
 from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
-from hf_fer.report import write_class_scores
+from hf_fer.report import CONFUSION_MATRICES, write_class_scores
 from hf_fer.sources import looks_local
 from hf_fer.task import Task
 
@@ -95,7 +95,8 @@ class CsrTask(Task):
         *("dataset", "image_folder", "boxes", "image_labels", "backbone_weights"),
         *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
     )
-    kept_back = (*Task.kept_back, "report/atlas/*", "report/explanations/*")
+    pipeline_task = "concept-image-classification"
+    shareable = (*Task.shareable, "per_concept.csv", "per_class.csv", *CONFUSION_MATRICES)
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -492,7 +493,7 @@ class CsrTask(Task):
 
     def card_example(self, repo_id: str) -> str:
         return (
-            "import hf_fer\n"
+            "import hf_fer  # or pass trust_remote_code=True to pipeline\n"
             "from transformers import pipeline\n\n"
             f'explain = pipeline("concept-image-classification", model="{repo_id}")\n'
             'answer = explain("image.png", top_concepts=3)\n'

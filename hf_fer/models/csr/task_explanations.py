@@ -113,8 +113,8 @@ class ExplanationPage:
             caption += "not known"
         else:
             found = self.source_patch(concept, m)
-            pictures += [tag(found, f"Source of prototype {m} of {concept}: {source['image']}")] if found else []
-            caption += html.escape(source["image"]) + ("" if found else ", whose patch this run did not see")
+            pictures += [tag(found, f"Source of prototype {m} of {concept}")] if found else []
+            caption += "see the atlas" if found else "in the atlas of the run that trained the prototypes"
         return f'<figure class="three">{"".join(pictures)}<figcaption>{caption}</figcaption></figure>'
 
     def source_patch(self, concept: str, m: int) -> Path | None:

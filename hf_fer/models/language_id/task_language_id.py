@@ -68,6 +68,7 @@ class LanguageIdTask(ClassificationTask):
     hub_task = "text-classification"
     text_columns = ("text",)
     group_column = "source"
+    shareable = (*ClassificationTask.shareable, "accuracy_by_length.csv", "confused_pairs.csv")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -264,6 +264,18 @@ class MultimodalFerConfig(PreTrainedConfig):
             )
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "MultimodalFerConfig":
+        """
+        Build a configuration from its saved form.
+
+        The pipeline that a saved model carries is for machines without this package: where the package is installed,
+        `pipeline` takes the registered one, and asks for no `trust_remote_code`.
+        """
+        if not cls.__module__.startswith("transformers_modules"):
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def from_preset(cls, size: str, **overrides: Any) -> "MultimodalFerConfig":
         """
         Build a configuration of a named size.

@@ -149,7 +149,7 @@ class MultimodalFerProcessor(ProcessorMixin):
         image_processor ([`~transformers.SiglipImageProcessor`]): Frames to normalised pixels.
         num_frames (`int`, *optional*, defaults to 16): Frames sampled from a clip.
         face_crop (`str`, *optional*, defaults to `"none"`): `"none"`, `"center"` or `"yunet"`.
-        yunet_path (`str`, *optional*): YuNet's ONNX file, where it is not taken from the Hub.
+        yunet_path (`str`, *optional*): YuNet's ONNX file, where it is not taken from the Hub. Not saved.
         visual_feature_mean, visual_feature_std (`list[float]`, *optional*):
             Mean and standard deviation of each visual feature over the training split, for models that take
             features in place of pixels.
@@ -191,8 +191,8 @@ class MultimodalFerProcessor(ProcessorMixin):
         return face_cropper(self.face_crop, self.yunet_path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The saved form; the cropper is made anew from its settings."""
-        return {key: value for key, value in super().to_dict().items() if key != "_crop"}
+        """The saved form: without the cropper, and without `yunet_path`, which is a path of this machine."""
+        return {key: value for key, value in super().to_dict().items() if key not in ("_crop", "yunet_path")}
 
     @property
     def sampling_rate(self) -> int:

@@ -17,7 +17,7 @@ from hf_fer.callbacks import EpochCallback
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.copies import drop_copies
-from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
+from hf_fer.data.demo import DEMO_NOTICE, NOTICE_NAME, make_demo_ravdess
 from hf_fer.data.loading import (
     DataError,
     FileCheck,
@@ -31,6 +31,7 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.remarks import class_order, with_remarks
+from hf_fer.sharing import DataFacts
 from hf_fer.task import ClassificationTask
 
 from .backbones_multimodal_fer import PARTS, encoder_config
@@ -51,6 +52,13 @@ from .task_start import check_adapter_base, checkpoint_model, checkpoint_process
 logger = logging.getLogger(__name__)
 
 
+RAVDESS = DataFacts(
+    license="cc-by-nc-sa-4.0",
+    limits="RAVDESS has 24 actors, two sentences, North American English, frontal faces and studio sound; expect far "
+    "lower scores elsewhere. It is licensed for non-commercial use, with attribution and under the same terms.",
+)
+
+
 class MultimodalFerTask(ClassificationTask):
     """Audio-visual emotion recognition."""
 
@@ -61,6 +69,7 @@ class MultimodalFerTask(ClassificationTask):
     own_loss = "set label_smoothing in config_overrides"
     file_columns = MODALITIES
     input_fields = ("dataset", "visual_features", "audio_backbone", "vision_backbone", "fusion_backbone")
+    pipeline_task = "audio-visual-emotion-recognition"
     searched_fields = ("model_size", "balance_classes")
     unfreezable = ("audio", "vision", "fusion")
     lora_targets = (
@@ -320,6 +329,7 @@ class MultimodalFerTask(ClassificationTask):
             return self.new_processor()
         processor, settled = checkpoint_processor(path, self.data_args.modalities)
         self.check_settled(path, settled)
+        processor.yunet_path = self.data_args.yunet_path
         return processor
 
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
@@ -479,6 +489,12 @@ class MultimodalFerTask(ClassificationTask):
     def callbacks(self) -> list[TrainerCallback]:
         return [EpochCallback(self.clock)]
 
+    def data_facts(self, data: LoadedData) -> DataFacts:
+        if self.data_args.dataset == "demo" or Path(self.data_args.dataset, NOTICE_NAME).is_file():
+            return DataFacts(license="apache-2.0")
+        columns = {name for split in data.splits.values() for name in split.column_names}
+        return RAVDESS if set(ravdess.FACTORS) <= columns else DataFacts()
+
     def card_example(self, repo_id: str) -> str:
         if self.lora and self.lora.save == "adapter":
             return (
@@ -489,7 +505,7 @@ class MultimodalFerTask(ClassificationTask):
                 'classify("clip.mp4", top_k=3)'
             )
         return (
-            "import hf_fer  # or trust_remote_code=True\n"
+            "import hf_fer  # or pass trust_remote_code=True to pipeline\n"
             "from transformers import pipeline\n\n"
             f'classify = pipeline("audio-visual-emotion-recognition", model="{repo_id}")\n'
             'classify("clip.mp4", top_k=3)'
