@@ -21,7 +21,7 @@ from hf_fer.adapters import base_model
 
 MIB = 2**20
 PACKAGES = ("hf_fer", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "av")
-CONFUSION_MATRICES = ("confusion_matrix_counts.png", "confusion_matrix_percent.png")
+CLASS_FIGURES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
 
 
 def environment() -> dict[str, Any]:

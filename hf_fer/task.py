@@ -363,10 +363,7 @@ class ClassificationTask(Task):
     data_arguments = ClassificationDataArguments
     metric_names = classification.NAMES
     primary_metric = "uar"
-    shareable = (
-        *(*Task.shareable, *report.CONFUSION_MATRICES),
-        *("per_class.csv", "breakdown.csv", "risk_coverage.csv", "risk_coverage.png"),
-    )
+    shareable = (*Task.shareable, *report.CLASS_FIGURES, "breakdown.csv", "risk_coverage.csv", "risk_coverage.png")
     breakdown_columns: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -156,7 +156,7 @@ def test_paths_are_cut_at_any_depth():
         "g": Path("/h/i"),
         "j": 1,
     }
-    told = {"a": ["clips", "b/c"], "d": {"e": "clips", "f": "clips"}, "g": "i"}
+    told = {"a": ["clips", "b/c"], "d": {"e": "clips", "f": "clips"}, "g": "i", "j": 1}
     assert without_folders(given) == told
 
 

@@ -39,7 +39,7 @@ from hf_fer.data.loading import (
 from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
-from hf_fer.report import CONFUSION_MATRICES, write_class_scores
+from hf_fer.report import CLASS_FIGURES, write_class_scores
 from hf_fer.sources import looks_local
 from hf_fer.task import Task
 
@@ -96,7 +96,7 @@ class CsrTask(Task):
         *("test_dataset", "test_image_folder", "test_boxes", "test_image_labels"),
     )
     pipeline_task = "concept-image-classification"
-    shareable = (*Task.shareable, "per_concept.csv", "per_class.csv", *CONFUSION_MATRICES)
+    shareable = (*Task.shareable, "per_concept.csv", *CLASS_FIGURES)
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -461,8 +461,7 @@ class CsrTask(Task):
     def take_survey(self) -> None:
         """Look through the training images once, for the atlas and the training means, where this run trained."""
         if self.survey is None and self.training_args.do_train and self.training_images is not None:
-            size = self.training_args.per_device_eval_batch_size
-            self.survey = atlas.survey(self.model, self.training_images, size)
+            self.survey = atlas.survey(self.model, self.training_images, self.training_args.per_device_eval_batch_size)
             self.model.config.similarity_means = self.survey.means()
             self.model.config.atlas = self.survey.atlas()
 

@@ -17,7 +17,7 @@ from hf_fer.callbacks import EpochCallback
 from hf_fer.data import manifest, ravdess, visual_features
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.copies import drop_copies
-from hf_fer.data.demo import DEMO_NOTICE, NOTICE_NAME, make_demo_ravdess
+from hf_fer.data.demo import DEMO_NOTICE, make_demo_ravdess
 from hf_fer.data.loading import (
     DataError,
     FileCheck,
@@ -47,16 +47,10 @@ from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
 from .task_clips import ClipCollator, ClipTransform, media_files, tracks, unusable_reason
+from .task_facts import card_example, data_facts
 from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
 
 logger = logging.getLogger(__name__)
-
-
-RAVDESS = DataFacts(
-    license="cc-by-nc-sa-4.0",
-    limits="RAVDESS has 24 actors, two sentences, North American English, frontal faces and studio sound; expect far "
-    "lower scores elsewhere. It is licensed for non-commercial use, with attribution and under the same terms.",
-)
 
 
 class MultimodalFerTask(ClassificationTask):
@@ -490,23 +484,7 @@ class MultimodalFerTask(ClassificationTask):
         return [EpochCallback(self.clock)]
 
     def data_facts(self, data: LoadedData) -> DataFacts:
-        if self.data_args.dataset == "demo" or Path(self.data_args.dataset, NOTICE_NAME).is_file():
-            return DataFacts(license="apache-2.0")
-        columns = {name for split in data.splits.values() for name in split.column_names}
-        return RAVDESS if set(ravdess.FACTORS) <= columns else DataFacts()
+        return data_facts(self.data_args.dataset, data)
 
     def card_example(self, repo_id: str) -> str:
-        if self.lora and self.lora.save == "adapter":
-            return (
-                "from transformers import AutoProcessor, pipeline\n\n"
-                "from hf_fer.adapters import load_adapter_model  # on the checkpoints that they were trained on\n\n"
-                f'model, processor = load_adapter_model("{repo_id}"), AutoProcessor.from_pretrained("{repo_id}")\n'
-                'classify = pipeline("audio-visual-emotion-recognition", model=model, processor=processor)\n'
-                'classify("clip.mp4", top_k=3)'
-            )
-        return (
-            "import hf_fer  # or pass trust_remote_code=True to pipeline\n"
-            "from transformers import pipeline\n\n"
-            f'classify = pipeline("audio-visual-emotion-recognition", model="{repo_id}")\n'
-            'classify("clip.mp4", top_k=3)'
-        )
+        return card_example(repo_id, adapter=self.lora is not None and self.lora.save == "adapter")
