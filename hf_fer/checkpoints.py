@@ -131,7 +131,7 @@ def newest_whole(output_dir: str | Path) -> Path | None:
         if reason is None:
             return folder
         logger.warning("%s is passed over: %s.", folder, reason)
-    for folder in filter(_is_foreign, undeclared):
+    for folder in filter(is_foreign, undeclared):
         raise RecipeError(
             f"{folder} has no {MANIFEST}: it was not written by this version, which cannot tell whether it is whole. "
             f"Name it, --resume_from_checkpoint {folder}, or take it away."
@@ -139,7 +139,7 @@ def newest_whole(output_dir: str | Path) -> Path | None:
     return None
 
 
-def _is_foreign(folder: Path) -> bool:
+def is_foreign(folder: Path) -> bool:
     """Whether a run without `WholeCheckpoints` wrote it; the state is what the Trainer writes last."""
     try:
         state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ class WholeCheckpoints(TrainerCallback):
             yield
         except Exception:
             folder = checkpoint_folder(args.output_dir, trainer.state.global_step)
-            if args.should_save and folder.is_dir() and read_manifest(folder) is None and not _is_foreign(folder):
+            if args.should_save and folder.is_dir() and read_manifest(folder) is None and not is_foreign(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
@@ -208,7 +208,7 @@ class WholeCheckpoints(TrainerCallback):
     def delete_older(self, output_dir: str, best: str | None) -> None:
         """Keep the newest whole checkpoints up to the limit, the best one among them, and nothing cut short."""
         for folder in checkpoint_folders(output_dir):
-            if read_manifest(folder) is None and not _is_foreign(folder):
+            if read_manifest(folder) is None and not is_foreign(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         if not self.limit or self.limit < 0:
             return

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from accelerate.utils.memory import clear_device_cache
 
+from hf_fer import output_folder
 from hf_fer.arguments import RecipeError, recipe_changes
 from hf_fer.card import shareable_recipe
 from hf_fer.data.loading import write_json_atomically
@@ -25,13 +26,14 @@ SPLITS = ("validation", "test")
 RECIPE = "cross_validation.json"
 
 
-def train_folds(task: Task, run: Callable[[Task], None]) -> None:
+def train_folds(task: Task, run: Callable[..., None]) -> None:
     """
     Run every fold into `output_dir/fold_<n>`, and keep a summary of those that are finished in `output_dir/report`.
 
     Args:
         task: Its recipe has `fold: all`.
-        run: Runs the task of one fold from start to end.
+        run: Runs the task of one fold from start to end; its second argument is called once data and model have
+            loaded.
 
     Raises:
         RecipeError: `output_dir` holds an earlier cross-validation and nothing says what to do with it, or one that
@@ -44,15 +46,12 @@ def train_folds(task: Task, run: Callable[[Task], None]) -> None:
         run(folds[0])
         return
     finished = prepare_folds(task)
-    if args.should_save and args.do_train:  # before the first fold, whose checkpoints are of this recipe
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(folder / RECIPE, json.loads(json.dumps(shareable_recipe(task), default=str)), indent=2)
     for number, fold in enumerate(folds):
         if number in finished:
             logger.warning("Fold %d is finished; %s is kept.", number, fold.training_args.output_dir)
             continue
         logger.warning("Fold %d of %d, into %s.", number, len(folds), fold.training_args.output_dir)
-        run(fold)
+        run(fold, partial(replace_folds, task, number, finished))
         clear_device_cache(garbage_collection=True)
         finished.append(number)
         if args.should_save:
@@ -63,12 +62,13 @@ def train_folds(task: Task, run: Callable[[Task], None]) -> None:
 
 def prepare_folds(task: Task) -> list[int]:
     """
-    The folds that are finished already; makes room where the recipe says so.
+    The folds that are finished already; changes nothing.
 
     Raises:
         RecipeError: see `train_folds`.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
+    output_folder.check_ours(folder)
     if not args.do_train:
         return []
     summary = folder / "report" / "metrics.json"
@@ -81,10 +81,30 @@ def prepare_folds(task: Task) -> list[int]:
             f"{folder} holds an earlier cross-validation. Add --resume_from_checkpoint true to go on with it, "
             "--overwrite_output_dir true to start again, or another --output_dir."
         )
-    if used and args.should_save:
-        for old in [*folder.glob("fold_*"), folder / "report"]:
-            shutil.rmtree(old)
     return []
+
+
+def replace_folds(task: Task, number: int, finished: list[int]) -> None:
+    """
+    Before the first fold is trained, whose data and model have loaded: take away an earlier cross-validation.
+
+    Args:
+        task: Of all folds.
+        number: The fold that is about to be trained; what an earlier one left in its folder is its run's to replace.
+        finished: Folds that this cross-validation has, which stay.
+    """
+    args, folder = task.training_args, Path(task.training_args.output_dir)
+    if args.should_save and not finished:
+        if not args.resume:
+            output_folder.clear(folder)
+            for old in folder.glob("fold_[0-9]*"):
+                if old.name != f"fold_{number}" and output_folder.is_ours(old):
+                    output_folder.clear(old)
+        output_folder.begin(folder)
+        if args.do_train:  # before the first fold, whose checkpoints are of this recipe
+            recipe = json.loads(json.dumps(shareable_recipe(task), default=str))
+            write_json_atomically(folder / RECIPE, recipe, indent=2)
+    args.distributed_state.wait_for_everyone()
 
 
 def check_recipe(task: Task) -> None:

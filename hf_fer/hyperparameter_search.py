@@ -38,7 +38,7 @@ def study_file(args: TrainingArguments) -> Path:
 
 def prepare_search(args: TrainingArguments) -> None:
     """
-    Make room for a study, and have its trials save nothing: the best of them is trained again, by its recipe.
+    Look at what is there, and have the trials save nothing: the best of them is trained again, by its recipe.
 
     Raises:
         RecipeError: there is an earlier study and nothing says what to do with it.
@@ -51,8 +51,6 @@ def prepare_search(args: TrainingArguments) -> None:
             f"{study_file(args)} is an earlier search. Add --resume_from_checkpoint true to go on with it, "
             "--overwrite_output_dir true to start again, or another --output_dir."
         )
-    if args.should_save:
-        study_file(args).unlink()
 
 
 def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> None:

@@ -1,7 +1,7 @@
 """What a run makes sure of before it reads any data."""
 
 import logging
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -10,55 +10,93 @@ from accelerate.utils import gather_object
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from hf_fer import output_folder
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.checkpoints import check_named, checkpoint_folders, newest_whole
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_output(args: TrainingArguments) -> bool | str:
+@dataclass
+class Start:
     """
-    Make room in `output_dir`.
+    How a run begins: `resume` is what `Trainer.train` resumes from, a checkpoint folder or False; `replaces` says
+    that what an earlier run wrote into `output_dir` goes once data and model have loaded.
+    """
 
-    Returns:
-        What `Trainer.train` resumes from: a checkpoint folder, or False.
+    resume: bool | str = False
+    replaces: bool = False
+
+
+def prepare_output(args: TrainingArguments, model_path: str | None = None) -> Start:
+    """
+    Look at what is in `output_dir`, and change nothing.
+
+    Args:
+        args: The run's arguments.
+        model_path: The checkpoint that the recipe starts from, if any.
 
     Raises:
-        RecipeError: the folder holds an earlier run and nothing says what to do with it, the named checkpoint cannot
-            be resumed from, or the processes, on machines that share no `output_dir`, would go on from several.
+        RecipeError: the folder holds an earlier run and nothing says what to do with it, or what no run wrote; the
+            named checkpoint cannot be resumed from; or the processes, on machines that share no `output_dir`, would
+            go on from several.
     """
     found = resumption(args)
-    answers = gather_object([found])
+    answers = gather_object([found.resume])
     if len(set(answers)) > 1:
         raise RecipeError(
             f"The processes would go on from different places, {', '.join(sorted(map(str, set(answers))))}: their "
             f"machines do not share {args.output_dir}. Put it on a shared disk, or train with --save_on_each_node "
             "true from the start."
         )
+    folder = Path(args.output_dir).resolve()
+    if found.replaces and args.do_train and model_path and Path(model_path).resolve().is_relative_to(folder):
+        raise RecipeError(
+            f"model_name_or_path: {model_path} is in output_dir, whose earlier run this one replaces. Give another "
+            "--output_dir."
+        )
     return found
 
 
-def resumption(args: TrainingArguments) -> bool | str:
+def resumption(args: TrainingArguments) -> Start:
     """`prepare_output` of one process."""
     folder, resume = Path(args.output_dir), args.resume
     if isinstance(resume, str):
         check_named(Path(resume))
-        return resume
+        if not Path(resume).resolve().is_relative_to(folder.resolve()):
+            output_folder.check_ours(folder)
+        return Start(resume)
     if resume:
         newest = newest_whole(folder)
-        logger.warning("Resuming from %s.", newest) if newest else logger.warning("No checkpoint yet: a new run.")
-        return str(newest) if newest else False
-    if checkpoint_folders(folder) and args.do_train and not args.overwrite_output_dir:
-        raise RecipeError(
-            f"{folder} holds the checkpoints of an earlier run. Add --resume_from_checkpoint true to go on with it, "
-            "--overwrite_output_dir true to start again, or another --output_dir."
-        )
-    if args.should_save and args.do_train and folder.is_dir():
-        for old in [*checkpoint_folders(folder), folder / "report"]:
-            shutil.rmtree(old, ignore_errors=True)
+        if newest:
+            logger.warning("Resuming from %s.", newest)
+            return Start(str(newest))
+        logger.warning("No checkpoint yet: a new run.")
+    output_folder.check_ours(folder)
+    if resume and args.hp_trials:
+        return Start()  # a search goes on with its study
+    if args.do_train and not args.overwrite_output_dir:
+        if checkpoint_folders(folder) and not resume:
+            raise RecipeError(
+                f"{folder} holds the checkpoints of an earlier run. Add --resume_from_checkpoint true to go on with "
+                "it, --overwrite_output_dir true to start again, or another --output_dir."
+            )
+        if output_folder.is_finished(folder):
+            raise RecipeError(
+                f"{folder} holds a finished run, and no checkpoint to go on from. Add --overwrite_output_dir true to "
+                "replace it, or give another --output_dir."
+            )
+    return Start(replaces=output_folder.is_ours(folder) or (folder / output_folder.REPORT).is_dir())
+
+
+def replace_earlier(args: TrainingArguments, start: Start) -> None:
+    """Take away the earlier run where this one replaces it, and mark `output_dir` as a run's."""
+    folder = Path(args.output_dir)
     if args.should_save:
-        (folder / "report" / "skipped.jsonl").unlink(missing_ok=True)
-    return False
+        if start.replaces:
+            output_folder.clear(folder)
+        output_folder.begin(folder)
+    args.distributed_state.wait_for_everyone()
 
 
 def share_cores(args: TrainingArguments) -> None:

@@ -6,7 +6,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml hf_fer/run.py traini
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 
-from hf_fer import adapters, cross_validation, provenance, report
+from hf_fer import adapters, cross_validation, output_folder, provenance, report
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.callbacks import (
     RepeatableRandomness,
@@ -36,7 +36,7 @@ from hf_fer.failures import RunError, explained
 from hf_fer.hyperparameter_search import prepare_search, search
 from hf_fer.interruption import Interrupted, exit_on_sigterm
 from hf_fer.launch import start_all_processes
-from hf_fer.preparation import check_hub_access, prepare_output, share_cores
+from hf_fer.preparation import check_hub_access, prepare_output, replace_earlier, share_cores
 from hf_fer.processes import in_processes
 from hf_fer.results import closing_lines, evaluate, finish
 from hf_fer.sharing import UploadCheckpoints
@@ -123,45 +123,89 @@ def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
     }
 
 
-def run(task: Task) -> None:
-    """One run, start to end; a cross-validation is several."""
+def nothing() -> None:
+    """What is done once data and model have loaded, unless a caller has something."""
+
+
+def run(task: Task, loaded: Callable[[], None] = nothing) -> None:
+    """
+    One run, start to end; a cross-validation is several.
+
+    Args:
+        task: What to run.
+        loaded: Called in every process when data and model have loaded, before anything earlier is replaced.
+    """
     args = task.training_args
-    if task.data_args.fold == "all":
-        return cross_validation.train_folds(task, run)
-    if not args.dry_run:
-        check_hub_access(args)
-        if args.hp_trials:
-            prepare_search(args)
-    resume = False if args.dry_run else prepare_output(args)
-    set_seed(args.seed)
-    share_cores(args)
-    with args.main_process_first(local=False, desc="reading the data"):
+    if args.dry_run:
+        return cross_validation.train_folds(task, run) if task.data_args.fold == "all" else dry_run(task)
+    if not args.do_train:
+        args.output_dir = str(output_folder.evaluation_folder(args, task.data_args.dataset, task.data_args.fold))
+    with output_folder.locked(args):
+        if task.data_args.fold == "all":
+            cross_validation.train_folds(task, run)
+        else:
+            run_once(task, loaded)
+        if args.should_save:
+            output_folder.record(Path(args.output_dir))
+
+
+def dry_run(task: Task) -> None:
+    """Print what a run would do."""
+    data, _ = load_data(task)
+    processor = task.build_processor(data)
+    print(
+        describe(task, data, task.with_transforms(data.splits, processor), new_model(task, data, processor), processor)
+    )
+
+
+def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
+    """The task's data and where it comes from, by one process of each machine first; seeds and cores are set."""
+    set_seed(task.training_args.seed)
+    share_cores(task.training_args)
+    with task.training_args.main_process_first(local=False, desc="reading the data"):
         data = task.load_data()
-        origin = provenance.establish(task, data)
+        return data, provenance.establish(task, data)
+
+
+def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
+    """The task's model, drawn by its seed."""
+    set_seed(task.training_args.seed)
+    model = task.build_model(data, processor)
+    check_checkpointing(model, task.training_args)
+    return task.adapted(model)
+
+
+def run_once(task: Task, loaded: Callable[[], None]) -> None:
+    """One run of one model, or one search."""
+    args = task.training_args
+    check_hub_access(args)
+    if args.hp_trials:
+        prepare_search(args)
+    start = prepare_output(args, task.model_args.model_name_or_path)
+    resume, task.replaces_report = start.resume, start.replaces
+    if args.should_save:
+        output_folder.discard_new_report(Path(args.output_dir))
+    data, origin = load_data(task)
     if resume and args.do_train:
         provenance.check_resumption(resume, origin.own, task.data_args.max_skipped_fraction)
     processor = task.build_processor(data)
-
-    def new_model() -> PreTrainedModel:
-        set_seed(args.seed)
-        model = task.build_model(data, processor)
-        check_checkpointing(model, args)
-        return task.adapted(model)
-
-    if args.dry_run:
-        print(describe(task, data, task.with_transforms(data.splits, processor), new_model(), processor))
-        return
+    build = partial(new_model, task, data, processor)
+    if start.replaces:
+        build()  # before anything is lost for a model that cannot be had
+    loaded()
+    replace_earlier(args, start)
+    task.replaces_report = False
 
     def encoding_model() -> PreTrainedModel:
         """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
-        return load_weights(new_model(), resume) if resume and args.do_train else new_model()
+        return load_weights(build(), resume) if resume and args.do_train else build()
 
     with explained(args, task.memory_hints()):
         task.fill_caches(data, encoding_model, processor)
         splits = task.with_transforms(data.splits, processor)
 
         def new_trainer() -> Trainer:
-            return make_trainer(task, data, splits, new_model(), processor, origin)
+            return make_trainer(task, data, splits, build(), processor, origin)
 
         if args.hp_trials:
             return search(new_trainer(), task, data, processor)

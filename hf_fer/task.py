@@ -13,7 +13,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
-from hf_fer import models, report
+from hf_fer import models, output_folder, report
 from hf_fer.adapters import LoraSettings, add_lora
 from hf_fer.arguments import (
     ClassificationDataArguments,
@@ -97,6 +97,7 @@ class Task(ABC):
         self.recipe = recipe or {}
         self.given: set[str] = set(self.recipe)
         self.on_command_line: set[str] = set()
+        self.replaces_report = False  # while data and model load, and the earlier report is still there
 
     @classmethod
     def best_metric(cls, given: Callable[[str], Any]) -> str:
@@ -237,8 +238,9 @@ class Task(ABC):
 
     @property
     def skipped_file(self) -> Path:
-        """Where examples that had to be left out are listed."""
-        return Path(self.training_args.output_dir, "report", "skipped.jsonl")
+        """Where examples that had to be left out are listed: in the report, or beside one that is still in place."""
+        folder = output_folder.NEW_REPORT if self.replaces_report else output_folder.REPORT
+        return Path(self.training_args.output_dir, folder, output_folder.SKIPPED)
 
     @classmethod
     @abstractmethod

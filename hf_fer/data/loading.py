@@ -346,8 +346,10 @@ def write_json_atomically(path: Path, value: Any, indent: int | None = None) -> 
     os.replace(file.name, path)
 
 
-def append_skipped(path: Path, skipped: Iterable[dict[str, str]]) -> None:
-    """Add lines to `skipped.jsonl`; one short write a line, so processes may append together."""
+def append_skipped(path: Path, skipped: list[dict[str, str]]) -> None:
+    """Add lines to `skipped.jsonl`, if any; one short write a line, so processes may append together."""
+    if not skipped:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for entry in skipped:
