@@ -27,6 +27,7 @@ MODEL_FILES = (
     "model.safetensors",
     "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
+    "provenance.json",
     "adapter_config.json",
     "adapter_model.safetensors",
     "processor_config.json",

@@ -44,7 +44,7 @@ from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
-from hf_fer.task import ClassificationTask
+from hf_fer.task_classification import ClassificationTask
 
 from . import task_report as findings
 from .pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline

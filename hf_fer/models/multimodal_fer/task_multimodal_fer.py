@@ -32,7 +32,7 @@ from hf_fer.data.loading import (
 )
 from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.sharing import DataFacts
-from hf_fer.task import ClassificationTask
+from hf_fer.task_classification import ClassificationTask
 
 from .backbones_multimodal_fer import PARTS, encoder_config
 from .configuration_multimodal_fer import MODALITIES, MultimodalFerConfig
