@@ -40,6 +40,7 @@ from hf_fer.preparation import check_hub_access, prepare_output, replace_earlier
 from hf_fer.processes import in_processes
 from hf_fer.results import closing_lines, evaluate, finish
 from hf_fer.sharing import UploadCheckpoints
+from hf_fer.sources import check_sources
 from hf_fer.task import Task, general_help, parse_task
 from hf_fer.training import fit
 
@@ -136,6 +137,7 @@ def run(task: Task, loaded: Callable[[], None] = nothing) -> None:
         loaded: Called in every process when data and model have loaded, before anything earlier is replaced.
     """
     args = task.training_args
+    check_sources(task.model_args, task.data_args.dataset)
     if args.dry_run:
         return cross_validation.train_folds(task, run) if task.data_args.fold == "all" else dry_run(task)
     if not args.do_train:

@@ -31,7 +31,6 @@ from hf_fer.checkpoints import has_folds
 from hf_fer.data.loading import LoadedData
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_space
 from hf_fer.sharing import MODEL_FILES, DataFacts
-from hf_fer.sources import check_sources
 
 
 class Task(ABC):
@@ -114,7 +113,6 @@ class Task(ABC):
         args = self.training_args
         if not self.data_args.dataset:
             raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
-        check_sources(self.model_args, self.data_args.dataset)
         if args.metric_for_best_model is not None:
             check_choice(
                 "metric_for_best_model",

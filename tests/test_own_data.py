@@ -27,7 +27,7 @@ def test_a_manifest_is_a_manifest_whatever_the_recipes_protocol(name, clips):
     rows, *_, labels, protocol, _ = task.read_source()
     assert (protocol, labels) == ("manifest", ["happy", "sad"])
     assert rows.groupby("group")["split"].nunique().max() == 1
-    assert task.with_fields(fold=0).data_args.protocol is None
+    assert task.with_fields(split_seed=1).data_args.protocol is None
 
 
 def test_a_protocol_of_ravdess_that_is_asked_for_by_name_is_refused_for_a_manifest(clips):

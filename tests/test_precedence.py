@@ -89,7 +89,7 @@ def test_full_precision_that_is_asked_for_holds_under_the_launchers_half(recipe,
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     task = parse_task([recipe(), "--fp16", "false"])
     assert task.training_args.mixed_precision == "no"
-    assert task.with_fields(fold=0).training_args.mixed_precision == "no"  # a fold, a trial
+    assert task.with_fields(split_seed=1).training_args.mixed_precision == "no"  # a fold, a trial
 
 
 def test_no_workers_on_the_command_line_take_away_what_only_workers_need(recipe):

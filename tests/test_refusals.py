@@ -7,6 +7,7 @@ import pytest
 
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.ranges import RANGES, out_of_range
+from hf_fer.run import run
 from hf_fer.sources import looks_local
 from hf_fer.task import load_task, parse_task, task_names
 
@@ -64,7 +65,7 @@ def test_ranges(name, value, fits):
 def test_one_line_before_the_data_is_read(argv, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=message):
-        parse_task(["--task", "multimodal_fer", "--dataset", "demo", "--use_cpu", "true", *argv])
+        run(parse_task(["--task", "multimodal_fer", "--dataset", "demo", "--use_cpu", "true", *argv]))
 
 
 def test_backbone_weights_by_a_name_of_the_hub_say_how_to_get_them():
