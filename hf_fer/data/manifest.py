@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ def read_manifest(path: str | Path, form: TableFormat | None = None) -> pd.DataF
         full = (value if pd.isna(value) else finder.find(str(value)) for value in rows[column])
         rows[column] = optional_column(full, rows.index)
     return rows
+
+
+def read_class_folder(folder: Path, endings: Iterable[str]) -> pd.DataFrame | None:
+    """
+    The rows of a folder with one subfolder of files per class, or `None` where it is no such folder.
+
+    Args:
+        folder: Holds the classes' folders, with files at any depth; what is hidden is left aside.
+        endings: Of the files to take, in lower case.
+    """
+    files = [(path.relative_to(folder).parts, path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [
+        (parts[0], str(path))
+        for parts, path in files
+        if len(parts) > 1 and path.suffix.lower() in endings and not any(part.startswith(".") for part in parts)
+    ]
+    if len({label for label, _ in files}) < 2:
+        return None
+    return validate(pd.DataFrame(files, columns=["label", "path"]), str(folder))
 
 
 def read_hub_dataset(name: str) -> pd.DataFrame:

@@ -70,6 +70,11 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
     return table, skipped
 
 
+def is_ravdess(root: Path) -> bool:
+    """Whether a folder has a recording with RAVDESS's name somewhere below it."""
+    return any(NAME.fullmatch(path.stem) for path in root.rglob("*"))
+
+
 def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """
     One row per performance.

@@ -71,6 +71,17 @@ def test_a_row_without_a_file_is_named(tmp_path):
     assert MultimodalFerTask.name_of(rows.assign(audio=None), 1) == "row 2"
 
 
+def test_a_folder_per_class(tmp_path):
+    for name in ("happy/a.mp4", "happy/._a.mp4", "sad/deep/b.WAV", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    rows = manifest.read_class_folder(tmp_path, (".mp4", ".wav"))
+    assert rows["label"].tolist() == ["happy", "sad"]
+    assert rows["video"].isna().tolist() == [False, True]
+    assert "no 'group' column" in manifest.assign_protocol(rows.assign(split="train"), "manifest", seed=0)[1][0]
+    assert manifest.read_class_folder(tmp_path / "sad", (".wav",)) is None
+
+
 def test_given_splits_are_kept_and_checked(tmp_path):
     columns = {"label": list("xyxy"), "audio": list("abcd"), "split": ["train", "dev", "test", "train"]}
     rows, notes = manifest.assign_protocol(manifest.read_manifest(write(tmp_path, **columns)), "manifest", seed=0)

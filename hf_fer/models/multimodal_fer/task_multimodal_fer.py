@@ -46,7 +46,7 @@ from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
-from .task_clips import ClipCollator, ClipTransform, media_files, tracks, unusable_reason
+from .task_clips import CLIP_SUFFIXES, ClipCollator, ClipTransform, media_files, tracks, unusable_reason
 from .task_facts import card_example, data_facts
 from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
 
@@ -135,6 +135,10 @@ class MultimodalFerTask(ClassificationTask):
         if args.is_on_hub:
             return self._from_manifest(manifest.read_hub_dataset(args.dataset))
         notes = []
+        if args.dataset != "demo" and path.is_dir() and not ravdess.is_ravdess(path):
+            rows = manifest.read_class_folder(path, CLIP_SUFFIXES)
+            if rows is not None:
+                return self._from_manifest(rows)
         if args.dataset == "demo":
             path, notes = make_demo_ravdess(cache_dir() / "demo"), [DEMO_NOTICE]
         protocol = args.protocol or ravdess.PROTOCOLS[0]
