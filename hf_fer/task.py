@@ -31,6 +31,7 @@ from hf_fer.checkpoints import has_folds
 from hf_fer.data.loading import LoadedData
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_space
 from hf_fer.sharing import MODEL_FILES, DataFacts
+from hf_fer.starting_points import check_folder
 
 
 class Task(ABC):
@@ -60,6 +61,7 @@ class Task(ABC):
             A file that is not named stays on the machine, as must texts, names and pictures of single examples.
         pipeline_task: The registered pipeline that saved models carry and name in `config.json`, if any.
         lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
+        model_type: Of the models that the system can start from; `None` for those of other libraries.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -77,6 +79,7 @@ class Task(ABC):
     shareable: ClassVar[tuple[str, ...]] = ("metrics.json", "report.md", "history.csv", "curves.png")
     pipeline_task: ClassVar[str | None] = None
     lora_targets: ClassVar[str | None] = None
+    model_type: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -113,6 +116,9 @@ class Task(ABC):
         args = self.training_args
         if not self.data_args.dataset:
             raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
+        start = self.model_args.model_name_or_path
+        if start and not has_folds(start):
+            check_folder(start, self.model_type, task_names())
         if args.metric_for_best_model is not None:
             check_choice(
                 "metric_for_best_model",

@@ -18,7 +18,7 @@ from test_run import FAST as FER
 
 from hf_fer.arguments import TrainingArguments
 from hf_fer.data.demo_text import demo_texts
-from hf_fer.models.csr.task_csr import demo_data
+from hf_fer.models.csr.task_demo import demo_data
 from hf_fer.models.multimodal_fer import MultimodalFerConfig
 from hf_fer.paths import without_folders
 from hf_fer.sharing import shared_content, shared_files

@@ -108,7 +108,7 @@ class TestStages:
         [
             (3, "out/1", "a stage-1 checkpoint: its prototypes have not been trained. Run stage 2"),
             (2, "out/3", "a stage-3 checkpoint: it has come further already"),
-            (2, "out", "has no csr model"),
+            (2, "out", "has no model: no config.json"),
             (2, None, "Stage 2 starts from a stage-1 checkpoint"),
         ],
     )
@@ -239,7 +239,9 @@ class TestFolds:
         assert starts == [str(Path("out/1", f"fold_{fold}")) for fold in range(4)]
         before = fingerprint(task)
         weights = Path("out/1/fold_3/model.safetensors")
-        weights.write_bytes(weights.read_bytes()[::-1])
+        changed = bytearray(weights.read_bytes())
+        changed[-1] ^= 1
+        weights.write_bytes(changed)
         assert fingerprint(task) != before
         main([*arguments, "--dry_run", "true"])
         page = capsys.readouterr().out

@@ -18,7 +18,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from transformers import pipeline
 
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
-from hf_fer.models.csr.task_csr import demo_data, positive_weights
+from hf_fer.models.csr.task_csr import positive_weights
+from hf_fer.models.csr.task_demo import demo_data
 from hf_fer.models.csr.task_images import ImageCollator, ImageTransform, Steering
 from hf_fer.run import main
 from hf_fer.stages import main as run_stages

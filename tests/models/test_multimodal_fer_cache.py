@@ -233,7 +233,9 @@ class TestFeatures:
         losses = []
         for more in ({}, here):
             main([recipe(**{**fields, **start, **more})])
-            losses.append(metrics_of(Path(more.get("output_dir", tmp_path / "out")))["validation"]["loss"])
+            # beside the model that lies in the folder, whose report stays
+            found = next((tmp_path / "seed_0" / "evaluation").iterdir()) if more else tmp_path / "out"
+            losses.append(metrics_of(found)["validation"]["loss"])
         assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # features are kept in half precision
 
     def test_of_one_modality_of_a_model_of_two(self, recipe, tmp_path):

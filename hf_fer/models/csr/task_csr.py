@@ -19,10 +19,9 @@ from hf_fer.callbacks import EpochCallback
 from hf_fer.checkpoints import has_folds, start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, ConceptFormat, image_file, read_concepts
+from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, image_file, read_concepts
 from hf_fer.data.copies import drop_copies
-from hf_fer.data.demo_images import CONCEPTS as DEMO_CONCEPTS
-from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE, make_demo_images
+from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE
 from hf_fer.data.files import visible_files
 from hf_fer.data.image_augment import ImageAugmentation
 from hf_fer.data.loading import (
@@ -30,7 +29,6 @@ from hf_fer.data.loading import (
     FileCheck,
     LoadedData,
     append_skipped,
-    cache_dir,
     enforce_skip_limit,
     is_leaky,
     take_subset,
@@ -41,6 +39,7 @@ from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import CLASS_FIGURES, write_class_scores
 from hf_fer.sources import looks_local
+from hf_fer.starting_points import load_model, read
 from hf_fer.task import Task
 
 from . import task_atlas as atlas
@@ -51,6 +50,7 @@ from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
+from .task_demo import demo_data
 from .task_explanations import ExplanationPage
 from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
 
@@ -67,15 +67,6 @@ STAGE_METRICS = {
 }
 
 
-def demo_data(seed: int = 0) -> tuple[Path, ConceptFormat]:
-    """The drawn images' table, and what its columns mean."""
-    folder = make_demo_images(cache_dir() / f"demo_images_{seed}", seed)
-    concepts = {name: name for name in DEMO_CONCEPTS}
-    return folder / "concepts.csv", ConceptFormat(
-        concepts=concepts, class_columns=["class"], boxes=str(folder / "boxes.csv")
-    )
-
-
 def positive_weights(labels: np.ndarray) -> list[float]:
     """Negatives over positives of each concept, `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count as shares."""
     positives = labels.sum(axis=0)
@@ -85,6 +76,7 @@ def positive_weights(labels: np.ndarray) -> list[float]:
 class CsrTask(Task):
     """Concept-based similarity reasoning."""
 
+    model_type = CsrConfig.model_type
     model_arguments = CsrModelArguments
     data_arguments = CsrDataArguments
     primary_metric = "class_auroc"
@@ -180,7 +172,7 @@ class CsrTask(Task):
             # A folder without config.json would come out as the defaults.
             found = CsrConfig.get_config_dict(path)[0].get("model_type")
             if found == CsrConfig.model_type:
-                return CsrConfig.from_pretrained(path)
+                return read(CsrConfig.from_pretrained, path)
         except (OSError, ValueError) as error:
             raise RecipeError(f"model_name_or_path: {path} has no csr model ({error}).") from error
         raise RecipeError(f"model_name_or_path: {path} has no csr model, but {found or 'no config.json'}.")
@@ -382,11 +374,14 @@ class CsrTask(Task):
             logger.warning(
                 "%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels
             )
-        model = CsrForImageClassification.from_pretrained(
-            # What stage 1 does not train may have another size from stage 2 on.
+        # What stage 1 does not train may have another size from stage 2 on.
+        later = {"prototypes", "projector", "classifier"}
+        heads = later if before.stage == CONCEPTS else {"classifier"} if known != labels else set()
+        model = load_model(
+            CsrForImageClassification,
             path,
             config=config,
-            ignore_mismatched_sizes=known != labels or before.stage == CONCEPTS,
+            anew=lambda name: name.partition(".")[0] in heads,
         )
         if known != labels:
             start_anew(model.classifier)

@@ -44,12 +44,13 @@ from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
+from hf_fer.starting_points import load_model, nothing_anew, read
 from hf_fer.task_classification import ClassificationTask
 
 from . import task_report as findings
 from .pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline
 from .task_arguments import LanguageIdDataArguments, LanguageIdModelArguments
-from .task_scratch import scratch_config, train_tokenizer, with_nfkc
+from .task_scratch import outside_encoder, scratch_config, train_tokenizer, with_nfkc
 from .task_texts import TextCollator, TrainingTexts, cut_words, evaluation_windows
 from .windows_language_id import familiarity, pool_windows, typical_margins
 
@@ -209,10 +210,7 @@ class LanguageIdTask(ClassificationTask):
 
     @staticmethod
     def _config(path: str, **overrides: Any) -> PreTrainedConfig:
-        try:
-            return AutoConfig.from_pretrained(path, **overrides)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"model_name_or_path: {path} has no model that can be loaded ({error}).") from error
+        return read(AutoConfig.from_pretrained, path, **overrides)
 
     def build_processor(self, data: LoadedData) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, with NFKC, or a new one that has seen the training split alone."""
@@ -258,8 +256,11 @@ class LanguageIdTask(ClassificationTask):
                 logger.warning(
                     "%s has other classes than the data: its classifier starts anew.", args.model_name_or_path
                 )
-            self.model = AutoModelForSequenceClassification.from_pretrained(
-                args.model_name_or_path, config=config, ignore_mismatched_sizes=known != data.labels
+            self.model = load_model(
+                AutoModelForSequenceClassification,
+                args.model_name_or_path,
+                config=config,
+                anew=outside_encoder(config) if known != data.labels else nothing_anew,
             )
             if known != data.labels:
                 prefix = self.model.base_model_prefix

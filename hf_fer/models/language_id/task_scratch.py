@@ -1,10 +1,15 @@
 """A small model from scratch and its tokenizer, and the normalisation that every model's tokenizer carries."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
@@ -55,6 +60,12 @@ def with_nfkc(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         steps = [normalizers.NFKC(), *([backend.normalizer] if backend.normalizer else [])]
         backend.normalizer = normalizers.Sequence(steps)
     return tokenizer
+
+
+def outside_encoder(config: PreTrainedConfig) -> Callable[[str], bool]:
+    """Whether a weight of the classifier, by its name, is not of the encoder; a pooler belongs to the head."""
+    prefix = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].base_model_prefix
+    return lambda name: ".pooler." in name or not name.startswith(f"{prefix}.")
 
 
 def scratch_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 class MultimodalFerTask(ClassificationTask):
     """Audio-visual emotion recognition."""
 
+    model_type = MultimodalFerConfig.model_type
     model_arguments = MultimodalFerModelArguments
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"

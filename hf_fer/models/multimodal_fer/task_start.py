@@ -9,6 +9,7 @@ from hf_fer.adapters import is_adapter, load_adapter_model
 from hf_fer.arguments import RecipeError
 from hf_fer.checkpoints import start_anew
 from hf_fer.data.loading import DataError
+from hf_fer.starting_points import NOT_LOADABLE, load_model, read
 
 from .backbones_multimodal_fer import PARTS
 from .configuration_multimodal_fer import MultimodalFerConfig
@@ -31,8 +32,8 @@ def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFe
     """
     try:
         processor = MultimodalFerProcessor.from_pretrained(path)
-        config = MultimodalFerConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        config = read(MultimodalFerConfig.from_pretrained, path)
+    except NOT_LOADABLE as error:
         raise RecipeError(
             f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe is to "
             "make it, run that first."
@@ -93,8 +94,9 @@ def checkpoint_model(
     if is_adapter(path):
         model = load_adapter_model(path, **overrides)
     else:
-        model = MultimodalFerForEmotionClassification.from_pretrained(
-            path, ignore_mismatched_sizes=known != labels, **overrides
+        heads = ("classifier.", "auxiliary.") if known != labels else ()
+        model = load_model(
+            MultimodalFerForEmotionClassification, path, anew=lambda name: name.startswith(heads), **overrides
         )
         if known != labels:
             start_anew(model.classifier, *getattr(model, "auxiliary", {}).values())
