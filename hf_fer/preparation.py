@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from hf_fer import output_folder
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.checkpoints import check_named, checkpoint_folders, newest_whole
+from hf_fer.data.hub import unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ def check_hub_access(args: TrainingArguments) -> None:
     """
     if not args.push_to_hub:
         return
+    if reason := unreachable():
+        raise RecipeError(f"push_to_hub: {reason}. Connect this machine, or set push_to_hub to false.")
     try:
         HfApi(token=args.hub_token).whoami()
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:

@@ -10,6 +10,7 @@ from transformers import Trainer
 from hf_fer import card, report, report_html
 from hf_fer.adapters import base_model
 from hf_fer.data.loading import LoadedData, read_skipped
+from hf_fer.failures import RunError
 from hf_fer.sharing import add_pipeline, upload
 from hf_fer.task import Task
 
@@ -83,9 +84,24 @@ def finish(
         add_pipeline(args.output_dir, task.pipeline_task)  # after the artifacts, which write config.json again
     card.write_card(Path(args.output_dir), task, data, metrics, repo_id)
     if args.push_to_hub:
-        patterns = task.shared_patterns()
-        upload(args.output_dir, repo_id, args.hub_token, patterns, "Model, processor, card and report")
-        logger.warning("Pushed to %s.", repo_id)
+        push(task, repo_id)
+
+
+def push(task: Task, repo_id: str) -> None:
+    """Upload what may leave; raises `RunError`, which says how to do it later, where the Hub does not take it."""
+    folder, token = task.training_args.output_dir, task.training_args.hub_token
+    try:
+        upload(folder, repo_id, token, task.shared_patterns(), "Model, processor, card and report")
+    except Exception as error:  # of the Hub, of the HTTP client, or of the disk
+        later = (
+            f"from hf_fer.sharing import upload; from hf_fer.task import load_task; upload({folder!r}, {repo_id!r}, "
+            f"None, load_task({task.name()!r}).shared_patterns(), 'Model')"
+        )
+        raise RunError(
+            f"The model is in {folder}, but it was not uploaded ({' '.join(str(error).split())}). Upload it later: "
+            f'python -c "{later}"'
+        ) from error
+    logger.warning("Pushed to %s.", repo_id)
 
 
 def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:

@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 
 from hf_fer.arguments import ModelArguments, RecipeError
+from hf_fer.data.hub import trouble
 
 # What a mistyped folder of a run or of data usually begins with; nobody on the Hub is meant by it.
 USUAL_FOLDERS = ("outputs", "output", "checkpoints", "models", "runs", "results", "data")
@@ -26,7 +27,7 @@ def looks_local(name: str) -> bool:
 
 
 def check_sources(model_args: ModelArguments, dataset: str) -> None:
-    """Raises `RecipeError` where the folder of a checkpoint or of data is not here, before a Hub is asked."""
+    """Raises `RecipeError` where the folder of a checkpoint or of data is not here, or a model is not on the Hub."""
     named = {
         name: value
         for name, value in dataclasses.asdict(model_args).items()
@@ -41,3 +42,12 @@ def check_sources(model_args: ModelArguments, dataset: str) -> None:
                 f"{name}: {value} has no {what} that can be loaded (there is no such folder or file). Correct the "
                 "path; if another recipe is to make it, run that first."
             )
+        if name != "dataset":
+            check_on_hub(name, value)
+
+
+def check_on_hub(field: str, name: str) -> None:
+    """Raises `RecipeError` where a model's name is no path of this machine, and the Hub does not give it."""
+    reason = None if Path(name).exists() else trouble(name)
+    if reason:
+        raise RecipeError(f"{field}: {name} is no folder here and cannot be had from the Hub ({reason}).")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from hf_fer.data.hub import read_dataset
 from hf_fer.data.loading import (
     DataError,
     cache_dir,
@@ -99,14 +100,7 @@ def read_hub_dataset(name: str) -> pd.DataFrame:
     Raises:
         DataError: it cannot be loaded or lacks a column.
     """
-    from datasets import load_dataset
-
-    try:
-        splits = load_dataset(name)
-    except Exception as error:
-        raise DataError(
-            f"{name}: neither 'demo', nor an existing folder or file, nor a Hub data set that loads ({error})."
-        ) from error
+    splits = read_dataset(name)
     tables = []
     for split, data in splits.items():
         for column, feature in data.features.items():

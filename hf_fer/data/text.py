@@ -10,6 +10,7 @@ import pandas as pd
 
 from hf_fer.arguments import nearest
 
+from .hub import read_dataset
 from .languages import canonical_code
 from .loading import SPLIT_ALIASES, SPLITS, DataError
 from .names import clean_name, clean_names
@@ -71,14 +72,7 @@ def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[
 
 
 def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(name)
-    except Exception as error:
-        raise DataError(
-            f"{name}: neither 'demo', nor an existing folder or file, nor a Hub data set that loads ({error})."
-        ) from error
+    loaded = read_dataset(name)
     tables = []
     for split, data in loaded.items():
         table = data.to_pandas()

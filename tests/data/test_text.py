@@ -151,7 +151,7 @@ def test_folder_without_texts(tmp_path):
 def test_hub_data_set_with_class_labels(monkeypatch):
     features = Features({"text": Value("string"), "labels": ClassLabel(names=["en", "vi"])})
     made = Dataset.from_dict({"text": ["hello", "xin chào"], "labels": [0, 1]}, features=features)
-    monkeypatch.setattr("datasets.load_dataset", lambda name: DatasetDict(train=made, validation=made))
+    monkeypatch.setattr("hf_fer.data.hub.load_dataset", lambda name: DatasetDict(train=made, validation=made))
     rows, _ = read_texts("someone/texts", TextFormat())
     assert rows["label"].tolist() == ["en", "vi"] * 2
     assert rows["split"].tolist() == ["train"] * 2 + ["validation"] * 2

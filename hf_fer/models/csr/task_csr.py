@@ -38,7 +38,7 @@ from hf_fer.data.remarks import with_remarks
 from hf_fer.data.tables import PathFinder, need_column, read_table
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import CLASS_FIGURES, write_class_scores
-from hf_fer.sources import looks_local
+from hf_fer.sources import check_on_hub, looks_local
 from hf_fer.starting_points import load_model, read
 from hf_fer.task import Task
 
@@ -168,6 +168,7 @@ class CsrTask(Task):
     def checkpoint_config(self) -> CsrConfig:
         """The configuration of `model_name_or_path`; raises RecipeError where there is none."""
         path = self.model_args.model_name_or_path
+        check_on_hub("model_name_or_path", path)
         try:
             # A folder without config.json would come out as the defaults.
             found = CsrConfig.get_config_dict(path)[0].get("model_type")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 FACE_CROPS = ("none", "center", "yunet")
 
@@ -16,6 +16,9 @@ YUNET_REPOSITORY = "opencv/face_detection_yunet"
 YUNET_FIXED = "face_detection_yunet_2023mar.onnx"
 # OpenCV 5 reads YuNet with dynamic input only; the file of 2023 has a fixed one.
 YUNET_FILE = "face_detection_yunet_2026may.onnx" if int(cv2.__version__.split(".")[0]) >= 5 else YUNET_FIXED
+
+HUB_TIMEOUT = 5.0
+"""Seconds that the Hub has for its first answer."""
 
 # Part of the face's own width and height added on every side: chin, forehead and ears stay in the picture.
 FACE_MARGIN = 0.25
@@ -37,8 +40,15 @@ def find_yunet(path: str | None) -> Path:
             raise FileNotFoundError(f"yunet_path: {path} does not exist. Download {YUNET_FILE} and give its path.")
         return Path(path)
     try:
+        return Path(hf_hub_download(YUNET_REPOSITORY, YUNET_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        if not is_offline_mode():
+            # Before the download, which tries for minutes where there is no Hub.
+            HfApi().model_info(YUNET_REPOSITORY, timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(YUNET_REPOSITORY, YUNET_FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # also of the HTTP client, which differs between versions of huggingface_hub
         raise FileNotFoundError(
             f"face_crop 'yunet' needs {YUNET_FILE}, and it could not be had from the Hub repository "
             f"{YUNET_REPOSITORY} ({type(error).__name__}). Download it elsewhere and give yunet_path, or set "
