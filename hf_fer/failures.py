@@ -45,13 +45,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def explained(args: TrainingArguments, memory_hints: list[str]) -> Iterator[None]:
+def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: bool) -> Iterator[None]:
     """
     Turn errors of memory and disk into one message.
 
     Args:
         args: The run's arguments.
         memory_hints: The system's own settings to lower, most useful first.
+        can_checkpoint: Whether the model supports gradient checkpointing.
 
     Raises:
         RunError: memory or disk ran out inside.
@@ -60,7 +61,7 @@ def explained(args: TrainingArguments, memory_hints: list[str]) -> Iterator[None
         yield
     except Exception as error:
         if is_out_of_memory(error):
-            advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error)))
+            advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error), can_checkpoint))
             raise RunError(f"Out of memory{_gpu_use()}. Lower, one after the other: {advice}.") from error
         if is_disk_full(error):
             whole = declared(args.output_dir)
@@ -81,8 +82,14 @@ def smaller_batch(args: TrainingArguments) -> tuple[int, int] | None:
     return next(((part, effective // part) for part in range(size // 2, 0, -1) if effective % part == 0), None)
 
 
-def memory_advice(args: TrainingArguments, hints: list[str], evaluating: bool) -> list[str]:
-    """The next three settings to lower where memory ran out, with their values: batch, the system's, any system's."""
+def memory_advice(args: TrainingArguments, hints: list[str], evaluating: bool, can_checkpoint: bool) -> list[str]:
+    """
+    The next three settings to lower where memory ran out, with their values: batch, the system's, any system's.
+
+    Args:
+        args, hints, can_checkpoint: See `explained`.
+        evaluating: Whether memory ran out in evaluation, where no gradient is kept.
+    """
     advice = []
     smaller, size = smaller_batch(args), args.per_device_eval_batch_size
     if evaluating and size > 1:
@@ -95,7 +102,7 @@ def memory_advice(args: TrainingArguments, hints: list[str], evaluating: bool) -
     advice += hints
     if evaluating:
         advice.append(f"--eval_accumulation_steps 1 (now {args.eval_accumulation_steps})")
-    if not args.gradient_checkpointing:
+    elif can_checkpoint and not args.gradient_checkpointing:
         advice.append("--gradient_checkpointing true (now false)")
     if args.optim != "adafactor":
         advice.append(f"--optim adafactor (now {args.optim.value})")

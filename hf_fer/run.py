@@ -41,7 +41,7 @@ from hf_fer.processes import in_processes
 from hf_fer.results import closing_lines, evaluate, finish
 from hf_fer.sharing import UploadCheckpoints
 from hf_fer.sources import check_sources
-from hf_fer.task import Task, general_help, parse_task
+from hf_fer.task import CANNOT_CHECKPOINT, Task, general_help, parse_task
 from hf_fer.training import fit
 
 
@@ -95,10 +95,7 @@ def make_trainer(
 def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None:
     """Raises `RecipeError` where `gradient_checkpointing` is asked of layers that cannot."""
     if (args.gradient_checkpointing or args.activation_checkpointing) and not model.supports_gradient_checkpointing:
-        raise RecipeError(
-            f"gradient_checkpointing: the layers of this {type(model).__name__} cannot; leave it out, and lower "
-            "per_device_train_batch_size where memory is short."
-        )
+        raise RecipeError(CANNOT_CHECKPOINT.format(type(model).__name__))
 
 
 def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
@@ -202,7 +199,7 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
         """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
         return load_weights(build(), resume) if resume and args.do_train else build()
 
-    with explained(args, task.memory_hints()):
+    with explained(args, task.memory_hints(), task.can_checkpoint()):
         task.fill_caches(data, encoding_model, processor)
         splits = task.with_transforms(data.splits, processor)
 

@@ -33,6 +33,11 @@ from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_s
 from hf_fer.sharing import MODEL_FILES, DataFacts
 from hf_fer.starting_points import check_folder
 
+CANNOT_CHECKPOINT = (
+    "gradient_checkpointing: the layers of this {} do not support it; leave it out, and lower "
+    "per_device_train_batch_size where memory is short."
+)
+
 
 class Task(ABC):
     """
@@ -125,6 +130,8 @@ class Task(ABC):
                 args.metric_for_best_model.removeprefix("eval_"),
                 (*self.metric_names, "loss"),
             )
+        if (args.gradient_checkpointing or args.activation_checkpointing) and not self.can_checkpoint():
+            raise RecipeError(CANNOT_CHECKPOINT.format("model"))
         if "fold" in self.given:
             self.check_folds()
         space = self.search_space()
@@ -306,6 +313,10 @@ class Task(ABC):
     def memory_hints(self) -> list[str]:
         """Settings of the system to lower where memory runs out, most useful first, as `--name value (now value)`."""
         return []
+
+    def can_checkpoint(self) -> bool:
+        """Whether the model supports gradient checkpointing, as far as the recipe tells."""
+        return True
 
     def evaluation_views(self, data: Dataset) -> dict[str, Dataset]:
         """Other looks at a split that the report scores with the same checkpoint, by name."""

@@ -393,7 +393,7 @@ class TestNanDrill:
 
 def test_the_system_names_its_own_settings():
     task = parse_task([str(ROOT / "training_args" / "demo" / "multimodal_fer.json")])
-    advice = memory_advice(task.training_args, task.memory_hints(), evaluating=False)
+    advice = memory_advice(task.training_args, task.memory_hints(), evaluating=False, can_checkpoint=True)
     assert advice[0].startswith("--per_device_train_batch_size 8 --gradient_accumulation_steps 2 (now 16")
     assert advice[1] == "--num_frames 2 (now 4)"
     assert len(advice) == 3

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .configuration_csr import BACKBONES
 
 # What wraps a backbone in checkpoints of classifiers, of masked autoencoders and of DataParallel.
 PREFIXES = ("module.", "model.", "vit.", "resnet.", "convnext.", "backbone.")
@@ -41,6 +43,12 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     if config.model_type == "convnext":
         backbone.layernorm = nn.Identity()
     return backbone
+
+
+def can_checkpoint(name: str) -> bool:
+    """Whether the layers of a backbone, one of `BACKBONES`, support gradient checkpointing."""
+    config_class = CONFIG_MAPPING[BACKBONES[name][0]]
+    return MODEL_MAPPING[config_class].supports_gradient_checkpointing
 
 
 def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:

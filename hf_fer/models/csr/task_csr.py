@@ -44,6 +44,7 @@ from hf_fer.task import Task
 
 from . import task_atlas as atlas
 from . import task_report as findings
+from .backbone_csr import can_checkpoint
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .decoding_csr import IMAGE_SUFFIXES, is_dicom
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
@@ -53,6 +54,7 @@ from .task_arguments import CsrDataArguments, CsrModelArguments
 from .task_demo import demo_data
 from .task_explanations import ExplanationPage
 from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
+from .task_start import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +179,11 @@ class CsrTask(Task):
         except (OSError, ValueError) as error:
             raise RecipeError(f"model_name_or_path: {path} has no csr model ({error}).") from error
         raise RecipeError(f"model_name_or_path: {path} has no csr model, but {found or 'no config.json'}.")
+
+    def can_checkpoint(self) -> bool:
+        start = self.model_args.model_name_or_path
+        of_all_data = start and not has_folds(start)
+        return can_checkpoint(self.checkpoint_config().backbone if of_all_data else self.model_args.backbone)
 
     def read_source(self) -> tuple[ConceptData, str, list[str]]:
         """Rows with a `split` column, the protocol's name, and notes."""
@@ -322,7 +329,7 @@ class CsrTask(Task):
         }
         if args.model_name_or_path:
             before = self.checkpoint_config().to_dict()
-            self.check_sizes(before)
+            check_sizes(args.model_name_or_path, before, args.config_overrides)
             fields = {**before, **fields, "backbone_config": before["backbone_config"]}
         else:
             sized = {} if args.backbone == "resnet50" else {"image_size": self.data_args.image_size}
@@ -334,27 +341,6 @@ class CsrTask(Task):
             return CsrConfig(**fields)
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
-
-    def check_sizes(self, before: dict[str, Any]) -> None:
-        """Raises `RecipeError` where `config_overrides` resizes a part that the checkpoint has trained."""
-        fixed = ["backbone", "concepts", "num_concepts"]
-        if before["stage"] != CONCEPTS:
-            fixed += ["num_prototypes", "prototype_size"]
-        given = dict(self.model_args.config_overrides)
-        sizes = given.pop("backbone_config", {})
-        wrong = [
-            *((name, before[name]) for name in fixed if given.get(name, before[name]) != before[name]),
-            *(
-                (f"backbone_config.{name}", before["backbone_config"].get(name))
-                for name, value in sizes.items()
-                if value != before["backbone_config"].get(name)
-            ),
-        ]
-        for name, value in wrong:
-            raise RecipeError(
-                f"config_overrides: {name} is that of {self.model_args.model_name_or_path}, {value}; set it in the "
-                "recipe of the stage that trains it first."
-            )
 
     def new_model(self, config: CsrConfig) -> CsrForImageClassification:
         """A new model, its backbone pretrained where the recipe says so."""
