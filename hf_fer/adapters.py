@@ -9,14 +9,16 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, Trainer
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from hf_fer.arguments import RecipeError, check_choice
+from hf_fer.starting_points import check_finite, load_model, read
 
 logger = logging.getLogger(__name__)
 
@@ -147,20 +149,39 @@ def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
         needed = f"config.json and {ADAPTER_CONFIG_NAME}"
         raise RecipeError(f"{path}: adapters need {needed}, and these do not load ({error}).") from error
     names = adapter.auto_mapping
-    if names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
-        raise RecipeError(f"{path}: its model class is of {names['parent_library']}, which is not loaded from here.")
+    if not names or names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
+        library = (names or {}).get("parent_library", "a library that it does not name")
+        raise RecipeError(f"{path}: its model class is of {library}, which is not loaded from here.")
     model_class = getattr(importlib.import_module(names["parent_library"]), names["base_model_class"])
-    backbones = getattr(config, "backbones", None)
     try:
-        if adapter.base_model_name_or_path:
-            base = model_class.from_pretrained(adapter.base_model_name_or_path, config=config)
-        else:
-            layers = config.lfm2_config.num_hidden_layers if "fusion" in (backbones or {}) else None
-            base = model_class.from_backbones_pretrained(config, **(backbones or {}), fusion_num_layers=layers)
-    except OSError as error:
-        raise RecipeError(f"{path}: the model that its adapters belong to cannot be loaded ({error}).") from error
+        base = load_base(model_class, adapter, config)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: the model that its adapters belong to cannot be loaded ({error})") from error
     model = PeftModel.from_pretrained(base, path)
     left = set(load_peft_weights(path, device="cpu")) ^ set(get_peft_model_state_dict(model))
     if left:
         raise RecipeError(f"{path}: its adapters do not fit the model that they belong to: {sorted(left)}.")
-    return model.merge_and_unload()
+    merged = model.merge_and_unload()
+    check_finite(merged, path)
+    return merged
+
+
+def load_base(model_class: type, adapter: PeftConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    The model that adapters belong to, with all its weights but those that the adapters bring along.
+
+    Raises:
+        RecipeError: it cannot be loaded whole.
+    """
+    brought = tuple(f"{name}." for name in adapter.modules_to_save or ())
+    if adapter.base_model_name_or_path:
+        return load_model(
+            model_class,
+            adapter.base_model_name_or_path,
+            anew=lambda name: name.startswith(brought),
+            config=config,
+        )
+    backbones = getattr(config, "backbones", None) or {}
+    layers = config.lfm2_config.num_hidden_layers if "fusion" in backbones else None
+    build = partial(model_class.from_backbones_pretrained, **backbones, fusion_num_layers=layers)
+    return read(build, config)

@@ -130,7 +130,12 @@ def load_model(
             f"model_name_or_path: {path}: {name} has the shape {tuple(sizes[0])}, the configuration asks for "
             f"{tuple(sizes[1])}. {REMEDY}"
         )
+    check_finite(model, path)
+    return model
+
+
+def check_finite(model: PreTrainedModel, path: str) -> None:
+    """Raises `RecipeError` where a weight of the model from `path` is not finite."""
     broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise RecipeError(f"model_name_or_path: {path}: {broken[0]} has values that are not finite. {REMEDY}")
-    return model

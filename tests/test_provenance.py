@@ -122,6 +122,7 @@ def test_folds_are_certified_by_that_check_alone():
     ("changed", "message"),
     [
         ({"split_seed": 1}, "split_seed was 0, now 1"),
+        ({"labels": LABELS[:1]}, r"labels was \['angry', 'happy'\], now \['angry'\]"),
         ({"labels": LABELS[::-1]}, r"labels was \['angry', 'happy'\], now \['happy', 'angry'\]"),
         ({"protocol": "random_leaky"}, "protocol was 'manifest'"),
         ({"train": "anna:1 bob:7"}, "of 2 files or texts of train 1 are gone, and 1 are new"),

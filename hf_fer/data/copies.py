@@ -1,7 +1,6 @@
 """The same example twice: found by its bytes, whatever its name, and kept on one side of a split."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .loading import SPLITS, cache_dir, digest, file_facts, warned, write_json_atomically
+from .loading import SPLITS, digest, file_facts, recall, remember, warned
 
 CHUNK = 2**22
+MEMORY = "digests.json"
 DIGEST_LENGTH = 32
 """Hexadecimal digits that are kept of a SHA-256: 128 bits."""
 
@@ -36,18 +36,12 @@ def file_digest(path: str | Path) -> str:
 def file_digests(paths: Iterable[str], workers: int = 4) -> dict[str, str]:
     """`file_digest` of each path; remembered in the cache while size and time of change stay the same."""
     paths = list(dict.fromkeys(paths))
-    memory_file = cache_dir() / "digests.json"
-    try:
-        memory = json.loads(memory_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        memory = {}
+    memory = recall(MEMORY)
     keys = {path: (facts := file_facts(path)) and digest(facts) for path in paths}
     unknown = [path for path in paths if keys[path] not in memory]
     with ThreadPoolExecutor(workers) as pool:
         found = dict(zip(unknown, pool.map(file_digest, unknown), strict=True))
-    new = {keys[path]: value for path, value in found.items() if keys[path]}
-    if new:
-        write_json_atomically(memory_file, memory | new)
+    remember(MEMORY, {keys[path]: value for path, value in found.items() if keys[path]})
     return {path: found[path] if path in found else memory[keys[path]] for path in paths}
 
 

@@ -1,19 +1,21 @@
 """What every system's data goes through: splits that keep a group on one side, subsets, and examples left out."""
 
+import errno
 import hashlib
 import json
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
+from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from tqdm.auto import tqdm
@@ -66,10 +68,40 @@ def has_class(index: int) -> Callable[[Any], bool]:
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder of hf_fer's under the Hugging Face cache, made if need be."""
+    """
+    A folder of hf_fer's under the Hugging Face cache, made if need be.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
     folder = Path(HF_HOME, "hf_fer", *parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError(
+            f"The cache {folder} cannot be written to ({error.strerror}). Set the environment variable HF_HOME to a "
+            "folder that can, on a disk with room: HF_HOME=/some/folder."
+        ) from error
     return folder
+
+
+def recall(name: str) -> dict[str, Any]:
+    """What runs have remembered in a file of the cache; nothing where it is missing, damaged or of an older form."""
+    try:
+        found = json.loads((cache_dir() / name).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(name: str, new: dict[str, Any]) -> None:
+    """Add to what `recall` gives; what other runs add at the same time stays."""
+    if new:
+        file = cache_dir() / name
+        with FileLock(f"{file}.lock"):
+            write_json_atomically(file, recall(name) | new)
 
 
 def is_leaky(protocol: str) -> bool:
@@ -309,6 +341,8 @@ class FileCheck:
         workers: Threads; decoders release the GIL.
     """
 
+    MEMORY: ClassVar[str] = "checked.json"
+
     check: Callable[[str, str], str | None]
     settings: dict[str, Any]
     workers: int = 4
@@ -319,11 +353,7 @@ class FileCheck:
 
     def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
         """Why each `(path, wanted)` cannot be had, or `None`, in order."""
-        memory_file = cache_dir() / "checked.json"
-        try:
-            good = set(json.loads(memory_file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, json.JSONDecodeError):
-            good = set()
+        good = recall(self.MEMORY)
         keys = [self._key(*item) for item in items]
         unknown = [index for index, key in enumerate(keys) if key not in good]
         answers: list[str | None] = [None] * len(items)
@@ -333,17 +363,23 @@ class FileCheck:
                 unknown, tqdm(found, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True
             ):
                 answers[index] = reason
-        new = {keys[index] for index in unknown if keys[index] and answers[index] is None}
-        if new:
-            write_json_atomically(memory_file, sorted(good | new))
+        remember(self.MEMORY, {keys[index]: True for index in unknown if keys[index] and answers[index] is None})
         return answers
 
 
 def write_json_atomically(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(value, file, indent=indent, ensure_ascii=False)
-    os.replace(file.name, path)
+    """`write_atomically`, of a value as JSON."""
+    write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one; with the usual permissions."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def append_skipped(path: Path, skipped: list[dict[str, str]]) -> None:

@@ -21,6 +21,7 @@ from hf_fer.data.loading import (
     optional_column,
     random_split,
     warned,
+    write_atomically,
 )
 from hf_fer.data.names import clean_names
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
@@ -132,7 +133,7 @@ def _local_file(value: Any) -> str | None:
     name = hashlib.sha256(value["bytes"]).hexdigest() + Path(value.get("path") or "clip").suffix
     target = cache_dir("media") / name
     if not target.exists():
-        target.write_bytes(value["bytes"])
+        write_atomically(target, value["bytes"])
     return str(target)
 
 

@@ -191,6 +191,22 @@ def test_processes_share_the_work_and_build_what_one_builds(files):
     assert contents(build(files, Lengths()).folder) == together
 
 
+def test_two_runs_over_parts_that_overlap(files):
+    """Each finds the right array of each of its files, in another order and other chunks than the other's."""
+    context = multiprocessing.get_context("fork")
+    start, queue = context.Barrier(2), context.Queue()
+    parts = [files[:7], files[:2:-1]]
+    children = [context.Process(target=build_and_report, args=(part, start, queue)) for part in parts]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=60)[1] for _ in children] == [[], []]
+    for child in children:
+        child.join()
+    arrays = ArrayCache("lengths", {}, "float16")
+    assert [arrays[path].shape for path in files] == [(os.path.getsize(path), 2) for path in files]
+    assert not list(arrays.folder.glob("*.partial"))
+
+
 class TestRoom:
     def test_too_little_is_said_before_anything_is_computed(self, files, monkeypatch):
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 3 * 2**20}))

@@ -1,7 +1,9 @@
 """Splits, subsets, checks and tables."""
 
 import json
+import multiprocessing
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,6 +132,50 @@ def test_good_files_are_remembered_and_changed_ones_checked_again(tmp_path, monk
     assert seen.count(str(files[2])) == 2
 
 
+def check_when_all_have_begun(files: list[str], barrier) -> None:
+    def check(path: str, wanted: str) -> None:
+        barrier.wait(30)
+
+    FileCheck(check, {}, workers=1).reasons([(path, "audio") for path in files])
+
+
+def test_two_runs_remember_what_both_have_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "cache")
+    files = [str(tmp_path / name) for name in "ab"]
+    for file in files:
+        Path(file).write_text("x")
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    children = [context.Process(target=check_when_all_have_begun, args=([file], barrier)) for file in files]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert FileCheck(lambda path, wanted: "asked again", {}).reasons([(path, "audio") for path in files]) == [None] * 2
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b""])
+def test_a_damaged_memory_is_begun_anew(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path)
+    (loading.cache_dir() / "checked.json").write_bytes(content)
+    assert loading.recall("checked.json") == {}
+    loading.remember("checked.json", {"a": 1})
+    loading.remember("checked.json", {"b": 2})
+    assert loading.recall("checked.json") == {"a": 1, "b": 2}
+
+
+def test_a_cache_that_cannot_be_written_names_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "file")
+    with pytest.raises(DataError, match=r"cannot be written to .*HF_HOME="):
+        loading.cache_dir()
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path)
+    monkeypatch.setattr(loading.os, "access", lambda *args: False)
+    with pytest.raises(DataError, match=r"cannot be written to \(Permission denied"):
+        loading.cache_dir("arrays")
+
+
 def test_the_limit_stops_with_the_first_files_named():
     skipped = [{"path": f"{index}.mp4", "reason": "empty"} for index in range(7)]
     loading.enforce_skip_limit(skipped, 700, 0.01)
@@ -145,9 +191,20 @@ def test_skipped_files_are_listed_once(tmp_path):
     assert [entry["path"] for entry in loading.read_skipped(path)] == ["a", "ü"]
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     loading.write_json_atomically(path, [1])
     with pytest.raises(TypeError):
         loading.write_json_atomically(path, [object()])
     assert json.loads(path.read_text()) == [1]
+    monkeypatch.setattr(loading.os, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loading.write_json_atomically(path, [2])
+    assert json.loads(path.read_text()) == [1]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    loading.write_json_atomically(tmp_path / "x.json", [1])
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "x.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
