@@ -48,11 +48,20 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "image_size",
             "fusion_num_layers",
             "max_length",
+            "max_pixels",
         ],
         AT_LEAST_1,
     ),
     **dict.fromkeys(
-        ["num_train_epochs", "logging_steps", "eval_steps", "save_steps", "skip_grad_norm", "trim_silence_db"],
+        [
+            "num_train_epochs",
+            "logging_steps",
+            "eval_steps",
+            "save_steps",
+            "skip_grad_norm",
+            "trim_silence_db",
+            "max_seconds",
+        ],
         POSITIVE,
     ),
     **dict.fromkeys(

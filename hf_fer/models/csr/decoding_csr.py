@@ -25,6 +25,13 @@ FIRST_ELEMENTS = (b"\x02\x00\x00\x00UL", b"\x02\x00\x01\x00OB", b"\x08\x00")
 """How a DICOM file without preamble begins: with file meta information, or with the data set's first element."""
 
 
+MAX_PIXELS = 50_000_000
+"""Width times height above which an image is not read unless its processor says so: 0.6 GB as three floats a pixel."""
+
+DECODER_VERSION = 1
+"""Part of what a file's check is remembered by; to be raised where other files are refused, or come out otherwise."""
+
+
 class UnusableImageError(ValueError):
     """A file that cannot be used, with the reason in words a person can act on."""
 
@@ -125,19 +132,42 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(upright.convert("RGB"), dtype=np.float32) / 255
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A Pillow image, its pixels not yet read; raises UnusableImageError where it is not an image."""
-    with reading(path, "not readable as an image"):
-        return Image.open(path)
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A Pillow image, its pixels not yet read; raises UnusableImageError where it is none, or has too many pixels."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        # Pillow's own limit would refuse what has been allowed.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        with reading(path, "not readable as an image"):
+            picture = Image.open(path)
+    except UnusableImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise UnusableImageError(
+                path, too_many_pixels(f"it has over {2 * Image.MAX_IMAGE_PIXELS} pixels", max_pixels)
+            ) from error
+        raise
+    check_pixels(path, *picture.size, max_pixels)
+    return picture
 
 
-def load_picture(path: Path) -> np.ndarray:
+def too_many_pixels(found: str, max_pixels: int) -> str:
+    """The reason to refuse an image for its size."""
+    return f"{found}, over max_pixels = {max_pixels}: make it smaller, or raise max_pixels"
+
+
+def check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> None:
+    """Raises UnusableImageError where a header promises more pixels than are read."""
+    if width * height > max_pixels:
+        raise UnusableImageError(path, too_many_pixels(f"it has {width} x {height} pixels", max_pixels))
+
+
+def load_picture(path: Path, max_pixels: int) -> np.ndarray:
     """The pixels of a PNG, JPEG or other file of Pillow's; see `picture_pixels`."""
-    with open_picture(path) as picture, reading(path, "image does not decode"):
+    with open_picture(path, max_pixels) as picture, reading(path, "image does not decode"):
         return picture_pixels(picture)
 
 
-def load_dicom(path: Path) -> np.ndarray:
+def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     A DICOM image as its modality shows it: modality LUT, the first VOI LUT or window, then the photometric
     interpretation (MONOCHROME1 is inverted). Without either, from the lowest to the highest value.
@@ -145,6 +175,7 @@ def load_dicom(path: Path) -> np.ndarray:
     with reading(path, "not readable as DICOM, damaged or truncated"):
         data = read_dicom(path)
         frames = int(data.get("NumberOfFrames") or 1)
+    check_pixels(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0), max_pixels)
     if frames > 1:
         raise UnusableImageError(path, f"has {frames} frames; give one image per file")
     with reading(path, "DICOM pixels do not decode: truncated, or compressed in a way that is not installed"):
@@ -273,31 +304,34 @@ def windowed(values: np.ndarray, data: pydicom.Dataset, padding: np.ndarray) -> 
     return np.clip(shown, 0, 1).astype(np.float32)
 
 
-def load_image(path: str | Path) -> np.ndarray:
+def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     Decode an image file.
 
     Args:
         path: PNG, JPEG or another format of Pillow's, or DICOM.
+        max_pixels: Width times height that it may have by its header.
 
     Returns:
         `float32` RGB in [0, 1], shape `(height, width, 3)`; grey images have three equal channels.
 
     Raises:
-        UnusableImageError: no such file, an empty, damaged or truncated one, or one with several frames.
+        UnusableImageError: no such file, an empty, damaged or truncated one, one with several frames, or over the
+            limit.
     """
     path = check_file(path)
-    image = load_dicom(path) if is_dicom(path) else load_picture(path)
+    image = load_dicom(path, max_pixels) if is_dicom(path) else load_picture(path, max_pixels)
     return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
 
 
-def as_rgb(image: ImageInput) -> np.ndarray:
+def as_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     A file, Pillow image or array as RGB.
 
     Args:
         image: A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`:
             `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
+        max_pixels: Width times height that a file or Pillow image may have.
 
     Returns:
         `float32` in [0, 1], shape `(height, width, 3)`.
@@ -307,7 +341,9 @@ def as_rgb(image: ImageInput) -> np.ndarray:
         ValueError: the array has another shape, or floats outside [0, 1].
     """
     if isinstance(image, str | Path):
-        return load_image(image)
+        return load_image(image, max_pixels)
+    if isinstance(image, Image.Image):
+        check_pixels(getattr(image, "filename", "") or "the image", *image.size, max_pixels)
     pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
@@ -322,7 +358,7 @@ def as_rgb(image: ImageInput) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def image_facts(path: str | Path) -> ImageFacts:
+def image_facts(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """
     Size and bit depth from a file's header, without decoding its pixels.
 
@@ -334,7 +370,7 @@ def image_facts(path: str | Path) -> ImageFacts:
         with reading(path, "not readable as DICOM, damaged or truncated"):
             data = read_dicom(path, stop_before_pixels=True)
             return ImageFacts(int(data.Columns), int(data.Rows), int(data.BitsStored))
-    with open_picture(path) as picture, reading(path, "image does not decode"):
+    with open_picture(path, max_pixels) as picture, reading(path, "image does not decode"):
         width, height = picture.size
         sideways = picture.getexif().get(0x0112, 1) >= 5
         bits = 16 if picture.mode.startswith(("I", "F")) else 8
@@ -342,7 +378,9 @@ def image_facts(path: str | Path) -> ImageFacts:
 
 
 __all__ = [
+    "DECODER_VERSION",
     "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
     "ImageFacts",
     "ImageInput",
     "UnusableImageError",

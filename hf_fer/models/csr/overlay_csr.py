@@ -4,11 +4,15 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from .decoding_csr import ImageInput, as_rgb, stretch
+from .decoding_csr import MAX_PIXELS, ImageInput, as_rgb, stretch
 
 
 def overlay(
-    image: ImageInput, concept_map: np.ndarray, opacity: float = 0.7, color_map: str = "viridis"
+    image: ImageInput,
+    concept_map: np.ndarray,
+    opacity: float = 0.7,
+    color_map: str = "viridis",
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """
     A concept map in colour over its image.
@@ -22,6 +26,7 @@ def overlay(
         concept_map: `(H, W)`, such as `answer["concepts"][0]["map"]`.
         opacity: Of the highest place, from 0 to 1.
         color_map: Name of one of matplotlib's.
+        max_pixels: Width times height that the image may have.
 
     Returns:
         RGB, of the image's size.
@@ -38,7 +43,7 @@ def overlay(
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}.")
     if color_map not in colormaps:
         raise ValueError(f"color_map must be the name of one of matplotlib's, got {color_map!r}.")
-    pixels = as_rgb(image)
+    pixels = as_rgb(image, max_pixels)
     height, width = pixels.shape[:2]
     heat = np.asarray(Image.fromarray(stretch(values)).resize((width, height), Image.Resampling.BILINEAR))
     colors = colormaps[color_map](heat, bytes=True)[..., :3]

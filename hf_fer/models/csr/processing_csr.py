@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from .decoding_csr import ImageInput, as_rgb
+from .decoding_csr import MAX_PIXELS, ImageInput, as_rgb
 
 
 class CsrProcessor(ProcessorMixin):
@@ -19,14 +19,21 @@ class CsrProcessor(ProcessorMixin):
     Args:
         image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises. It is set to rescale from 0 to
             255, as what is given to it alone, by `pipeline("image-classification")`, has to be.
+        max_pixels (`int`, *optional*, defaults to 50,000,000): Files with more pixels are refused.
+
+    Raises:
+        ValueError: `max_pixels` is not positive.
     """
 
     tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
     """There is none; `Trainer(processing_class=...)` asks every processor for the special tokens of its own."""
 
-    def __init__(self, image_processor, **kwargs: Any):
+    def __init__(self, image_processor, max_pixels: int = MAX_PIXELS, **kwargs: Any):
+        if not max_pixels > 0:
+            raise ValueError(f"max_pixels must be positive, got {max_pixels}.")
         image_processor.do_rescale, image_processor.rescale_factor = True, 1 / 255
         super().__init__(image_processor)
+        self.max_pixels = max_pixels
 
     def load_image(self, image: ImageInput) -> Tensor:
         """
@@ -39,7 +46,7 @@ class CsrProcessor(ProcessorMixin):
             UnusableImageError: the file cannot be used.
             ValueError: the array has another shape, or floats outside [0, 1].
         """
-        return torch.from_numpy(np.ascontiguousarray(as_rgb(image))).permute(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(as_rgb(image, self.max_pixels))).permute(2, 0, 1)
 
     def features(self, image: Tensor) -> Tensor:
         """RGB `(3, height, width)` in [0, 1] -> normalised pixels of the model's size."""

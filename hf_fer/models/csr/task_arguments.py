@@ -58,6 +58,10 @@ class CsrDataArguments(DataArguments):
     )
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation of each channel."})
     image_size: int = field(default=224, metadata={"help": "Side of the images the model sees, in pixels."})
+    max_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Images with more pixels are left out; 50 million, or the checkpoint's limit, if unset."},
+    )
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
         default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.image_augment."}

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from .backbone_csr import feature_map
-from .decoding_csr import UnusableImageError
+from .decoding_csr import MAX_PIXELS, UnusableImageError
 from .modeling_csr import CsrForImageClassification
 from .task_pages import crop, load_pixels, picture, resized, start_folder, write_html
 
@@ -138,14 +138,14 @@ def patch_name(concept: int, prototype: int) -> str:
     return f"{concept:02d}_{prototype:02d}_patch.png"
 
 
-def write_page(folder: Path, model: CsrForImageClassification, survey: Survey) -> None:
+def write_page(folder: Path, model: CsrForImageClassification, survey: Survey, max_pixels: int = MAX_PIXELS) -> None:
     """`index.html`, two PNGs per prototype (none where the image can no longer be read), and `sources.csv`."""
     start_folder(folder)
     nearest, kept = survey.nearest(), model.kept.cpu()
     figures: dict[str, list[str]] = {name: [] for name in survey.concepts}
     for entry, source in zip(model.config.atlas, survey.sources(), strict=True):
         k, m = survey.concepts.index(entry["concept"]), entry["prototype"]
-        pictures = source_pictures(folder / patch_name(k, m), survey.paths[source], entry)
+        pictures = source_pictures(folder / patch_name(k, m), survey.paths[source], entry, max_pixels)
         figures[entry["concept"]].append(
             figure(entry, survey.images[source], pictures, int(nearest[k, m]), bool(kept[k, m]))
         )
@@ -158,10 +158,10 @@ def write_page(folder: Path, model: CsrForImageClassification, survey: Survey) -
     write_html(folder / "index.html", "Prototype atlas", INTRODUCTION, sections)
 
 
-def source_pictures(patch_file: Path, path: str, entry: dict) -> str:
+def source_pictures(patch_file: Path, path: str, entry: dict, max_pixels: int) -> str:
     """A prototype's patch and its image as HTML, written to `patch_file` and beside it."""
     try:
-        patch, image = (resized(part) for part in crop(load_pixels(path), entry["box"]))
+        patch, image = (resized(part) for part in crop(load_pixels(path, max_pixels), entry["box"]))
     except UnusableImageError:
         return '<span class="other">can no longer be read:</span> '
     image_file = patch_file.with_name(patch_file.name.replace("patch", "image"))

@@ -26,7 +26,6 @@ from hf_fer.data.files import visible_files
 from hf_fer.data.image_augment import ImageAugmentation
 from hf_fer.data.loading import (
     DataError,
-    FileCheck,
     LoadedData,
     append_skipped,
     enforce_skip_limit,
@@ -53,7 +52,7 @@ from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
 from .task_demo import demo_data
 from .task_explanations import ExplanationPage
-from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, unusable_reason
+from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, image_check, pixel_limit
 from .task_start import check_sizes
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class CsrTask(Task):
             rows = table.loc[names.index].assign(path=[image_file(finder, name, IMAGE_SUFFIXES) for name in names])
         if rows.empty:
             raise DataError(f"{path}: no images found.")
-        reasons = FileCheck(unusable_reason, settings={"decoder": "csr"}).reasons([(p, "image") for p in rows["path"]])
+        reasons = image_check().reasons([(path, "image") for path in rows["path"]])
         return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
 
     def check_arguments(self) -> None:
@@ -218,7 +217,7 @@ class CsrTask(Task):
             max_eval_samples=args.max_eval_samples,
         )
         total = len(rows)
-        rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers)
+        rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers, self.max_pixels)
         if self.training_args.should_save and not self.training_args.dry_run:
             append_skipped(self.skipped_file, skipped)
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
@@ -269,16 +268,22 @@ class CsrTask(Task):
         note = f"Dropped, with fewer than {least} training images: " + ", ".join(f"{n} ({counts[n]})" for n in rare)
         return findings.select_concepts(source, kept), f"{note}." if rare else None
 
+    @property
+    def max_pixels(self) -> int:
+        return pixel_limit(self.data_args.max_pixels, self.model_args.model_name_or_path)
+
     def build_processor(self, data: LoadedData) -> CsrProcessor:
         """The checkpoint's processor, which knows how its model was trained, or a new one."""
         if self.model_args.model_name_or_path:
             return self.checkpoint_processor(self.model_args.model_name_or_path)
         side = self.data_args.image_size
-        return CsrProcessor(ViTImageProcessor(size={"height": side, "width": side}, **self.channel_statistics()))
+        images = ViTImageProcessor(size={"height": side, "width": side}, **self.channel_statistics())
+        return CsrProcessor(images, self.max_pixels)
 
     def checkpoint_processor(self, path: str) -> CsrProcessor:
         """The checkpoint's; raises `RecipeError` where the recipe asks for other pixels."""
         processor = CsrProcessor.from_pretrained(path)
+        processor.max_pixels = self.max_pixels
         images = processor.image_processor
         stored = {
             "image_size": images.size["height"],
@@ -456,7 +461,7 @@ class CsrTask(Task):
             captions |= write_class_scores(folder, results, data.labels)
         if self.survey is not None:
             self.model.config.save_pretrained(self.training_args.output_dir)
-            atlas.write_page(folder / "atlas", self.model, self.survey)
+            atlas.write_page(folder / "atlas", self.model, self.survey, self.processor.max_pixels)
             captions["atlas/index.html"] = "Each prototype beside the training patch that is most similar to it."
         if results and self.model_args.stage == TASK:
             split = "test" if "test" in results else "validation"

@@ -70,7 +70,10 @@ class ExplanationPage:
         """One image as HTML, or a note where it can no longer be read."""
         title = f"<h2>{html.escape(name)}</h2>"
         try:
-            answer, image = self.explain(path, top_concepts=CONCEPTS), load_pixels(path)
+            answer, image = (
+                self.explain(path, top_concepts=CONCEPTS),
+                load_pixels(path, self.explain.processor.max_pixels),
+            )
         except UnusableImageError as error:
             append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
             return f'<section>{title}\n<p class="other">Skipped: it can no longer be read.</p></section>'

@@ -1,6 +1,7 @@
 """Rows of csr's tables to batches, and images that cannot be used."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from hf_fer.data.concepts import relative_boxes
 from hf_fer.data.image_augment import ImageAugmentation, ImageAugmenter
 from hf_fer.data.loading import FileCheck, append_skipped
 
-from .decoding_csr import UnusableImageError, image_facts, load_image
+from .decoding_csr import DECODER_VERSION, MAX_PIXELS, UnusableImageError, image_facts, load_image
 from .losses_csr import IGNORED
 from .modeling_csr import spatial_weights
 from .processing_csr import CsrProcessor
@@ -145,17 +146,28 @@ class ImageCollator:
         return batch
 
 
-def unusable_reason(path: str, wanted: str) -> str | None:
+def unusable_reason(path: str, wanted: str, max_pixels: int = MAX_PIXELS) -> str | None:
     """Why an image cannot be loaded as training will load it, or `None`."""
     try:
-        load_image(path)
+        load_image(path, max_pixels)
     except UnusableImageError as error:
         return error.reason
     return None
 
 
+def pixel_limit(given: int | None, checkpoint: str | None) -> int:
+    """`max_pixels` of the recipe, or else of the checkpoint that it starts from, or the default."""
+    return given or (CsrProcessor.from_pretrained(checkpoint).max_pixels if checkpoint else MAX_PIXELS)
+
+
+def image_check(max_pixels: int = MAX_PIXELS, workers: int = 4) -> FileCheck:
+    """What finds out whether images can be loaded as training will load them."""
+    settings = {"decoder": f"csr {DECODER_VERSION}", "max_pixels": max_pixels}
+    return FileCheck(partial(unusable_reason, max_pixels=max_pixels), settings, workers)
+
+
 def drop_unusable(
-    rows: pd.DataFrame, concepts: list[str], workers: int
+    rows: pd.DataFrame, concepts: list[str], workers: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[pd.DataFrame, list[dict[str, str]], str | None]:
     """
     Leave out images that do not decode and those with a box outside the image.
@@ -163,13 +175,12 @@ def drop_unusable(
     Returns:
         The rest, boxes as shares of their image; what was left out; and a note where bit depths differ.
     """
-    check = FileCheck(unusable_reason, settings={"decoder": "csr"}, workers=workers)
-    reasons = check.reasons([(path, "image") for path in rows["path"]])
+    reasons = image_check(max_pixels, workers).reasons([(path, "image") for path in rows["path"]])
     boxes, skipped, bits = {}, [], {}
     for (index, row), reason in zip(rows.iterrows(), reasons, strict=True):
         if reason is None:
             try:
-                facts = image_facts(row["path"])
+                facts = image_facts(row["path"], max_pixels)
                 boxes[index] = relative_boxes(row["boxes"], facts.width, facts.height, concepts)
                 bits.setdefault(facts.bits, []).append(row["image"])
                 continue

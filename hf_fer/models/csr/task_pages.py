@@ -63,9 +63,9 @@ def tag(path: Path, description: str) -> str:
     return f'<img src="{path.name}" alt="{html.escape(description)}">'
 
 
-def load_pixels(path: str | Path) -> np.ndarray:
+def load_pixels(path: str | Path, max_pixels: int) -> np.ndarray:
     """An image file as `uint8` RGB; raises UnusableImageError."""
-    return (load_image(path) * 255).round().astype(np.uint8)
+    return (load_image(path, max_pixels) * 255).round().astype(np.uint8)
 
 
 def crop(image: np.ndarray, box: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,9 @@ from typing import Any
 
 import librosa
 import numpy as np
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 LOUDEST = 8.0
 """Peak of floating point sound above which it cannot be in [-1, 1], however much a codec overshoots."""
@@ -25,7 +28,7 @@ def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.nd
         audio: `(samples,)`, `(channels, samples)` or `(samples, channels)`; floats in [-1, 1], or integers, which are
             divided by their type's range (unsigned ones are centred first). Or, as data sets hold it, a dictionary of
             `array` and `sampling_rate`.
-        sampling_rate: Its rate in Hz; the wanted rate if not given.
+        sampling_rate: Its rate in Hz; the wanted rate, with a warning, if not given.
 
     Returns:
         `float32 (samples,)`.
@@ -39,11 +42,20 @@ def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.nd
         if sampling_rate not in (None, audio["sampling_rate"]):
             raise ValueError(f"sampling_rate={sampling_rate}, but the audio says {audio['sampling_rate']} Hz.")
         audio, sampling_rate = audio["array"], audio["sampling_rate"]
+    if sampling_rate is None:
+        warn_of_no_rate(wanted_rate)
     rate = wanted_rate if sampling_rate is None else sampling_rate
     if isinstance(rate, bool) or rate != int(rate) or rate <= 0:
         raise ValueError(f"sampling_rate must be a positive whole number of Hz, got {rate!r}.")
     samples = _mono(scaled_samples(as_numpy(audio)))
     return samples if rate == wanted_rate else resample(samples, int(rate), wanted_rate)
+
+
+def warn_of_no_rate(taken: int) -> None:
+    """Say, once a process, that an array came without its rate, which nothing else tells."""
+    logger.warning_once(
+        f"An array of sound came without its sampling_rate: it is taken as {taken} Hz. Give sampling_rate to be sure."
+    )
 
 
 def scaled_samples(samples: np.ndarray) -> np.ndarray:
@@ -98,4 +110,4 @@ def as_frames(video: Any) -> np.ndarray:
     return frames
 
 
-__all__ = ["as_frames", "as_numpy", "as_samples", "scaled_samples"]
+__all__ = ["as_frames", "as_numpy", "as_samples", "scaled_samples", "warn_of_no_rate"]

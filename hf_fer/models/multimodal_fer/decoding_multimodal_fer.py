@@ -7,6 +7,7 @@ Sound and pictures are placed on the container's clock, whose zero is where the 
 """
 
 import zipfile
+from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
 from av.stream import Disposition
@@ -22,6 +24,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from .limits_multimodal_fer import DEFAULT_LIMITS, MediaLimits, Reach, UnusableMediaError
 from .sound_multimodal_fer import SoundOnClock
 
 NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -32,18 +35,6 @@ DECODER_VERSION = 2
 
 CLOCK_ERROR = 0.002
 """Seconds; containers round timestamps to milliseconds."""
-
-
-class UnusableMediaError(ValueError):
-    """A file that cannot be used, with the reason in words a person can act on."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path = str(path)
-        self.reason = reason
-
-    def __reduce__(self):
-        return type(self), (self.path, self.reason)
 
 
 def open_media(path: str | Path) -> av.container.InputContainer:
@@ -105,19 +96,24 @@ class Timeline(NamedTuple):
     stop: float
 
 
-def read_timeline(path: str | Path) -> Timeline:
+def read_timeline(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS, by_windows: bool = False) -> Timeline:
     """
     The timeline of a file, read from its packets, without decoding where the container allows it.
 
     Packets that an edit list hides do not count.
 
+    Args:
+        path: Any file that FFmpeg reads.
+        limits: What it may be; see `Reach`, also for `by_windows`.
+
     Raises:
-        UnusableMediaError: the file does not open, or is damaged.
+        UnusableMediaError: the file does not open, is damaged, or is over the limits.
     """
+    reach = Reach(path, limits, by_windows)
     with open_media(path) as container:
         zero, picture = clock_zero(container), picture_track(container)
         tracks = [track for track in (sound_track(container), picture) if track is not None]
-        frames, ends, complete = [], [0.0], True
+        frames, complete = [], True
         try:
             for packet in container.demux(tracks) if tracks else ():
                 if not packet.size or packet.is_discard:
@@ -126,37 +122,48 @@ def read_timeline(path: str | Path) -> Timeline:
                     complete = complete and packet.stream is not picture
                     continue
                 time = float(packet.pts * packet.time_base) - zero
-                ends.append(time + float((packet.duration or 0) * packet.time_base))
+                reach.to(time + float((packet.duration or 0) * packet.time_base))
                 if packet.stream is picture:
                     frames.append(time)
-            times = np.sort(np.array(frames)) if complete else np.array(list(_decoded_frame_times(path)))
+            times = np.sort(np.array(frames)) if complete else np.array(list(_decoded_frame_times(path, reach)))
         except FFmpegError as error:
             raise UnusableMediaError(path, f"video does not decode ({error})") from error
     last_frame = times[-1] + _frame_step(times) if len(times) else 0.0
-    return Timeline(times, float(max(*ends, last_frame)))
+    return Timeline(times, float(max(reach.end, last_frame)))
 
 
 def _frame_step(times: np.ndarray) -> float:
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
-def _decoded_frame_times(path: str | Path) -> Iterator[float]:
+def _decoded_frame_times(path: str | Path, reach: Reach) -> Iterator[float]:
     """Times by decoding, for containers whose packets carry none (MPEG program streams, raw H.264)."""
     with open_media(path) as container:
-        yield from (time for time, _ in _timed_frames(container))
+        for time, _ in _timed_frames(container, reach):
+            reach.to(time)
+            yield time
 
 
-def _timed_frames(container: av.container.InputContainer) -> Iterator[tuple[float, VideoFrame]]:
-    """Decoded frames, and when each is shown on the container's clock."""
+def _timed_frames(container: av.container.InputContainer, reach: Reach) -> Iterator[tuple[float, VideoFrame]]:
+    """Decoded frames of no more than the most pixels, and when each is shown on the container's clock."""
     zero, stream = clock_zero(container), picture_track(container)
+    check_picture_size(stream, reach)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     # Clips are small and many: data loader workers are the parallelism, and decoder threads cost more to start.
     stream.thread_type = "NONE"
     for index, frame in enumerate(container.decode(stream)):
+        check_picture_size(frame, reach)
         yield (index / rate if frame.time is None else frame.time - zero), frame
 
 
-def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
+def check_picture_size(picture: VideoStream | VideoFrame, reach: Reach) -> None:
+    """Raises UnusableMediaError where a track, by its header, or a frame has more than `max_pixels`."""
+    reason = reach.limits.too_large(picture.width, picture.height)
+    if reason:
+        raise UnusableMediaError(reach.path, reason)
+
+
+def load_audio(path: str | Path, sampling_rate: int, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """
     Decode the first audio track, average its channels and resample it.
 
@@ -167,19 +174,23 @@ def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
     Args:
         path: Any file that FFmpeg reads; video files give their sound track.
         sampling_rate: Wanted rate in Hz.
+        limits: `max_seconds` of sound or video, told by the timestamps and counted while decoding.
 
     Returns:
         `float32` samples in [-1, 1], shape `(samples,)`.
 
     Raises:
-        UnusableMediaError: no audio track, no samples in it, a decoding error, or samples that are not finite.
+        UnusableMediaError: no audio track, no samples in it, a decoding error, samples that are not finite, or more
+            of them than the limits allow.
     """
     with open_media(path) as container:
         if sound_track(container) is None:
             raise UnusableMediaError(path, "no audio track")
         track = SoundOnClock(sampling_rate, clock_zero(container))
         try:
-            stop = _decode_sound(container, track)
+            stop = _decode_sound(container, track, Reach(path, limits))
+        except UnusableMediaError:
+            raise
         except (FFmpegError, ValueError) as error:
             raise UnusableMediaError(path, f"audio does not decode ({error})") from error
     samples = track.samples(stop)
@@ -190,17 +201,27 @@ def load_audio(path: str | Path, sampling_rate: int) -> np.ndarray:
     return samples
 
 
-def _decode_sound(container: av.container.InputContainer, track: SoundOnClock) -> float:
+def _decode_sound(container: av.container.InputContainer, track: SoundOnClock, reach: Reach) -> float:
     """Decode the sound into `track`; returns when the video ends, 0 without video."""
     sound, picture, stop = sound_track(container), picture_track(container), 0.0
     for packet in container.demux([stream for stream in (sound, picture) if stream is not None]):
-        if packet.stream is sound:
-            for frame in packet.decode():
-                track.add(frame)
-        elif packet.pts is not None and not packet.is_discard:
-            stop = max(stop, float((packet.pts + (packet.duration or 0)) * packet.time_base) - track.zero)
+        if packet.pts is not None and not packet.is_discard:
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - track.zero
+            reach.to(end)
+            stop = max(stop, end) if packet.stream is picture else stop
+        for frame in packet.decode() if packet.stream is sound else ():
+            add_sound(track, frame, reach)
     track.flush()
     return stop
+
+
+def add_sound(track: SoundOnClock, frame: AudioFrame, reach: Reach) -> None:
+    """Add a frame, unless it, or the silence before it, is out of the limits, which raises UnusableMediaError."""
+    length = frame.samples / frame.sample_rate
+    if frame.time is not None:
+        reach.to(frame.time - track.zero + length)
+    track.add(frame)
+    reach.to(track.count / track.sampling_rate)
 
 
 def frame_times(path: str | Path) -> np.ndarray:
@@ -210,14 +231,17 @@ def frame_times(path: str | Path) -> np.ndarray:
     Raises:
         UnusableMediaError: no video track, no frames in it, or a damaged file.
     """
-    return _video_timeline(path).frames
+    return video_timeline(path).frames
 
 
-def _video_timeline(path: str | Path) -> Timeline:
+def video_timeline(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS, by_windows: bool = False) -> Timeline:
+    """`read_timeline` of a file that must have video, whose pictures must not be too large by their header."""
     with open_media(path) as container:
-        if picture_track(container) is None:
+        picture = picture_track(container)
+        if picture is None:
             raise UnusableMediaError(path, "no video track")
-    timeline = read_timeline(path)
+        check_picture_size(picture, Reach(path, limits))
+    timeline = read_timeline(path, limits, by_windows)
     if not len(timeline.frames):
         raise UnusableMediaError(path, "video track has no frames")
     return timeline
@@ -239,7 +263,7 @@ def evenly_spaced(times: np.ndarray, num_frames: int) -> np.ndarray:
     return np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 1)
 
 
-def load_video(path: str | Path, num_frames: int) -> np.ndarray:
+def load_video(path: str | Path, num_frames: int, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """
     Decode `num_frames` frames spread evenly over the clip, upright.
 
@@ -250,18 +274,22 @@ def load_video(path: str | Path, num_frames: int) -> np.ndarray:
     Args:
         path: Any video file that FFmpeg reads.
         num_frames: Frames to return.
+        limits: What the clip may be; told by its header and timestamps, before it is decoded, and by each frame.
 
     Returns:
         `uint8` RGB frames of shape `(num_frames, height, width, 3)`.
 
     Raises:
-        UnusableMediaError: no video track, no frames, a decoding error, or a file that ends before its index says.
+        UnusableMediaError: no video track, no frames, a decoding error, a file that ends before its index says, or
+            one over the limits.
     """
-    timeline = _video_timeline(path)
-    return np.stack(list(frames_at(path, centres(0.0, timeline.stop, num_frames), timeline)))
+    timeline = video_timeline(path, limits)
+    return np.stack(list(frames_at(path, centres(0.0, timeline.stop, num_frames), timeline, limits)))
 
 
-def frames_at(path: str | Path, wanted: np.ndarray, timeline: Timeline) -> Iterator[np.ndarray]:
+def frames_at(
+    path: str | Path, wanted: np.ndarray, timeline: Timeline, limits: MediaLimits = DEFAULT_LIMITS
+) -> Iterator[np.ndarray]:
     """
     The pictures that a player shows at given times, one after the other.
 
@@ -269,6 +297,7 @@ def frames_at(path: str | Path, wanted: np.ndarray, timeline: Timeline) -> Itera
         path: A video file.
         wanted: Seconds on the container's clock, ascending.
         timeline: The file's.
+        limits: `max_pixels` of a frame.
 
     Yields:
         `uint8` RGB `(height, width, 3)`, upright, all of one size.
@@ -276,13 +305,13 @@ def frames_at(path: str | Path, wanted: np.ndarray, timeline: Timeline) -> Itera
     Raises:
         UnusableMediaError: a decoding error, or a file that ends before its index says.
     """
-    pending, picture, last = list(wanted), _Picture(), None
+    pending, picture, last = deque(wanted), _Picture(), None
     with open_media(path) as container:
         try:
-            for time, frame in _timed_frames(container):
+            for time, frame in _timed_frames(container, Reach(path, limits)):
                 while pending and time > pending[0] + CLOCK_ERROR:
                     yield picture.of(frame if last is None else last[1])
-                    pending.pop(0)
+                    pending.popleft()
                 if not pending:
                     return
                 last = time, frame
@@ -431,9 +460,12 @@ def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
 __all__ = [
     "DECODER_VERSION",
     "FEATURE_SEPARATOR",
+    "MediaLimits",
     "Timeline",
     "UnusableMediaError",
+    "add_sound",
     "centres",
+    "clock_zero",
     "evenly_spaced",
     "feature_archive",
     "frame_times",
@@ -447,4 +479,5 @@ __all__ = [
     "picture_track",
     "read_timeline",
     "sound_track",
+    "video_timeline",
 ]

@@ -1,11 +1,18 @@
 """`pipeline("audio-visual-emotion-recognition", model=...)`."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .decoding_multimodal_fer import UnusableMediaError, media_tracks
+from .face_multimodal_fer import NoFaceError
+from .windows_multimodal_fer import Window, clip_windows
+
+logger = logging.get_logger(__name__)
 
 ABSTAIN = "abstain"
 
@@ -24,6 +31,12 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         abstain: `True` abstains where the best score is below the threshold that was fitted on validation and is
             stored with the model; a number in [0, 1] is a threshold of your own.
         batch_size: Clips that go through the model together.
+        window_seconds: Read a recording window by window, each this long, in memory that does not grow with its
+            length; the logits of the windows are averaged. Without it a clip is judged as a whole, and one that lasts
+            longer than the processor's `max_seconds` is refused.
+        stride_seconds: From the beginning of one window to that of the next; `window_seconds` if not given.
+        return_timestamps: With `window_seconds`, return `{"labels": [...], "windows": [...]}`, each window as
+            `{"start", "end", "label", "score"}` in seconds.
 
     Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
     the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`
@@ -40,14 +53,28 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         self.tokenizer = None  # batches are not padded by one
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, abstain: bool | float | None = None, **kwargs: Any
+        self,
+        top_k: int | None = None,
+        abstain: bool | float | None = None,
+        window_seconds: float | None = None,
+        stride_seconds: float | None = None,
+        return_timestamps: bool | None = None,
+        **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         if kwargs:
-            raise TypeError(f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k, abstain and batch_size.")
+            raise TypeError(
+                f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k, abstain, batch_size, "
+                "window_seconds, stride_seconds and return_timestamps."
+            )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
         given = {"top_k": top_k, "threshold": None if abstain is None else self._threshold(abstain)}
-        return {}, {}, {name: value for name, value in given.items() if value is not None}
+        windows = {
+            "window_seconds": window_seconds,
+            "stride_seconds": stride_seconds,
+            "return_timestamps": return_timestamps,
+        }
+        return _given(windows), {}, _given(given)
 
     def _threshold(self, abstain: bool | float) -> float:
         """The calibrated probability below which to abstain; 0 for never."""
@@ -59,23 +86,32 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             raise ValueError("This model has no abstention threshold stored; give one, like abstain=0.5.")
         return self.model.config.abstention_threshold
 
-    def preprocess(self, inputs: str | Path | dict[str, Any]) -> dict[str, Any]:
+    def preprocess(self, inputs: str | Path | dict[str, Any], **windows: Any) -> dict[str, Any]:
         """
-        One clip to tensors.
+        One whole clip to tensors.
 
         Raises:
             UnusableMediaError: the file cannot be used, or has nothing that the model can use.
-            ValueError: neither audio nor video is given.
+            ValueError: neither audio nor video is given, or a setting of windows without their length.
         """
+        if windows:
+            raise ValueError(f"{' and '.join(windows)} goes with window_seconds, which is not given.")
+        return self._tensors(self._clip(inputs))
+
+    def _clip(self, inputs: str | Path | dict[str, Any]) -> dict[str, Any]:
+        """What there is of the model's modalities, as `audio` and `video`, and the rate of an array."""
         clip = self._file_modalities(inputs) if isinstance(inputs, str | Path) else inputs
         if not isinstance(clip, dict) or not clip.keys() <= {"audio", "video", "sampling_rate"}:
             raise ValueError("Give a file, or a dictionary with 'audio', 'video' and, for an array, 'sampling_rate'.")
         usable = {name: clip.get(name) for name in self.model.config.modalities if clip.get(name) is not None}
         if not usable:
             raise ValueError(f"The clip has none of what this model was built for: {self.model.config.modalities}.")
+        return {**usable, "sampling_rate": clip.get("sampling_rate")}
+
+    def _tensors(self, clip: dict[str, Any]) -> dict[str, Any]:
         return self.processor(
-            audio=usable.get("audio"),
-            videos=usable.get("video"),
+            audio=clip.get("audio"),
+            videos=clip.get("video"),
             sampling_rate=clip.get("sampling_rate"),
             modalities=self.model.config.modalities,
         )
@@ -90,6 +126,68 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Classify clips; see the class. `batch_size` clips go through the model together."""
         return super().__call__(inputs, **kwargs)
+
+    def get_iterator(
+        self, inputs: Iterable, num_workers: int, batch_size: int, preprocess_params: dict, *params: dict
+    ) -> Iterable:
+        """As the library's; recordings that are read by windows follow one another, a window at a time."""
+        if "window_seconds" not in preprocess_params:
+            return super().get_iterator(inputs, num_workers, batch_size, preprocess_params, *params)
+        return (self.run_single(item, preprocess_params, *params) for item in inputs)
+
+    def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> Any:
+        """One clip, whole or by windows, to what the class describes."""
+        if "window_seconds" not in preprocess_params:
+            return super().run_single(inputs, preprocess_params, forward_params, postprocess_params)
+        found = [
+            (window, self.forward(tensors, **forward_params)["logits"])
+            for window, tensors in self._windows(inputs, preprocess_params)
+        ]
+        mean = torch.cat([logits.float() for _, logits in found]).mean(dim=0, keepdim=True)
+        labels = self.postprocess({"logits": mean}, **postprocess_params)
+        if not preprocess_params.get("return_timestamps"):
+            return labels
+        best = {**postprocess_params, "top_k": 1}
+        listed = [
+            {"start": window.start, "end": window.end, **self.postprocess({"logits": logits}, **best)[0]}
+            for window, logits in found
+        ]
+        return {"labels": labels, "windows": listed}
+
+    def _windows(self, inputs: Any, settings: dict[str, Any]) -> Iterator[tuple[Window, dict[str, Any]]]:
+        """
+        The windows of a recording as tensors.
+
+        One in which YuNet finds no face is judged by its sound, or left out where there is none; a warning counts.
+
+        Raises:
+            UnusableMediaError: the recording cannot be used, or no window of it can.
+            ValueError: bad windows, or a model of visual features, which have no times.
+        """
+        clip = self._clip(inputs)
+        if self.model.config.visual_feature_size and "video" in clip:
+            raise ValueError("window_seconds does not go with visual features, which have no times.")
+        if "audio" in clip and not isinstance(clip["audio"], str | Path):
+            clip["audio"] = self.processor.as_samples(clip["audio"], clip["sampling_rate"])
+        length = settings["window_seconds"]
+        stride = settings.get("stride_seconds", length)
+        count = faceless = used = 0
+        for window, given in clip_windows(self.processor, clip, length, stride):
+            count += 1
+            try:
+                tensors = self._tensors(given)
+            except NoFaceError:
+                faceless += 1
+                if "audio" not in given:
+                    continue
+                tensors = self._tensors({**given, "video": None})
+            used += 1
+            yield window, tensors
+        name = next((clip[name] for name in ("video", "audio") if isinstance(clip.get(name), str | Path)), "array")
+        if faceless:
+            logger.warning("%s: YuNet finds no face in %d of %d windows.", name, faceless, count)
+        if not used:
+            raise UnusableMediaError(name, f"YuNet finds no face in any of its {count} windows")
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         return {"logits": self.model(**model_inputs).logits}
@@ -107,6 +205,10 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         ]
         unsure = ranked[0]["score"] < threshold
         return [{"label": ABSTAIN, "score": 1 - ranked[0]["score"]}, *ranked] if unsure else ranked
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 __all__ = ["AudioVisualEmotionRecognitionPipeline"]

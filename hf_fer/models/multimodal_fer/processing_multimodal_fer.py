@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BatchFeature, ParakeetFeatureExtractor, ProcessorMixin
 from transformers.models.parakeet.feature_extraction_parakeet import EPSILON
 
-from .arrays_multimodal_fer import as_frames, as_numpy, as_samples, scaled_samples
+from .arrays_multimodal_fer import as_frames, as_numpy, as_samples, scaled_samples, warn_of_no_rate
 from .decoding_multimodal_fer import (
     UnusableMediaError,
     is_feature_reference,
@@ -22,6 +22,7 @@ from .decoding_multimodal_fer import (
     load_visual_features,
 )
 from .face_multimodal_fer import FACE_CROPS, NoFaceError, face_cropper
+from .limits_multimodal_fer import DEFAULT_LIMITS, MediaLimits
 
 NORMALIZATIONS = ("utterance", "global")
 
@@ -119,7 +120,9 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         Raises:
             ValueError: wrong rate, or bad samples.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+        if sampling_rate is None:
+            warn_of_no_rate(self.sampling_rate)
+        elif sampling_rate != self.sampling_rate:
             raise ValueError(f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz: resample it first.")
         clips = [raw_speech] if getattr(raw_speech, "ndim", 0) == 1 else raw_speech
         samples = [scaled_samples(as_numpy(clip)) for clip in clips]
@@ -154,9 +157,12 @@ class MultimodalFerProcessor(ProcessorMixin):
             Mean and standard deviation of each visual feature over the training split, for models that take
             features in place of pixels.
         visual_feature_tokens (`int`, *optional*, defaults to 1): Tokens per frame of such features.
+        max_seconds (`float`, *optional*, defaults to 300): Clips that last longer are refused.
+        max_pixels (`int`, *optional*, defaults to 2**25): Videos whose frames have more, width times height, are
+            refused.
 
     Raises:
-        ValueError: unknown face crop, or fewer than one frame.
+        ValueError: unknown face crop, fewer than one frame, or limits that are not positive.
     """
 
     tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
@@ -172,13 +178,19 @@ class MultimodalFerProcessor(ProcessorMixin):
         visual_feature_mean: list[float] | None = None,
         visual_feature_std: list[float] | None = None,
         visual_feature_tokens: int = 1,
+        max_seconds: float = DEFAULT_LIMITS.max_seconds,
+        max_pixels: int = DEFAULT_LIMITS.max_pixels,
         **kwargs: Any,
     ):
         if face_crop not in FACE_CROPS:
             raise ValueError(f"Unknown face_crop {face_crop!r}; choose one of {FACE_CROPS}.")
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+        if not max_seconds > 0 or not max_pixels > 0:
+            raise ValueError(f"max_seconds and max_pixels must be positive, got {max_seconds} and {max_pixels}.")
         super().__init__(feature_extractor, image_processor)
+        self.max_seconds = max_seconds
+        self.max_pixels = max_pixels
         self.num_frames = num_frames
         self.face_crop = face_crop
         self.yunet_path = yunet_path
@@ -195,9 +207,18 @@ class MultimodalFerProcessor(ProcessorMixin):
         return {key: value for key, value in super().to_dict().items() if key not in ("_crop", "yunet_path")}
 
     @property
+    def limits(self) -> MediaLimits:
+        """What a clip may be."""
+        return MediaLimits(self.max_seconds, self.max_pixels)
+
+    @property
     def sampling_rate(self) -> int:
         """Rate of the audio the model hears, in Hz."""
         return self.feature_extractor.sampling_rate
+
+    def as_samples(self, audio: np.ndarray | Tensor | dict[str, Any], sampling_rate: int | None = None) -> np.ndarray:
+        """An array of any length as mono samples at the model's rate; see `as_samples`, which says what is refused."""
+        return as_samples(audio, sampling_rate, self.sampling_rate)
 
     def load_audio(self, audio: AudioInput, sampling_rate: int | None = None) -> np.ndarray:
         """
@@ -208,24 +229,28 @@ class MultimodalFerProcessor(ProcessorMixin):
             sampling_rate: Rate of an array in Hz, which is resampled from it; the model's if not given.
 
         Raises:
-            UnusableMediaError: the file cannot be used.
-            ValueError: the array or its rate cannot be used.
+            UnusableMediaError: the file cannot be used, or lasts longer than `max_seconds`.
+            ValueError: the array or its rate cannot be used, or it lasts longer than `max_seconds`.
         """
         if isinstance(audio, str | Path):
-            return self.feature_extractor.trim(load_audio(audio, self.sampling_rate))
-        return self.feature_extractor.trim(as_samples(audio, sampling_rate, self.sampling_rate))
+            return self.feature_extractor.trim(load_audio(audio, self.sampling_rate, self.limits))
+        samples = self.as_samples(audio, sampling_rate)
+        too_long = self.limits.too_long(len(samples) / self.sampling_rate)
+        if too_long:
+            raise ValueError(f"audio: {too_long}.")
+        return self.feature_extractor.trim(samples)
 
     def load_video(self, video: VideoInput) -> np.ndarray:
         """
         `num_frames` frames of a file or of an array, cropped to the face: `uint8 (num_frames, height, width, 3)`.
 
         Raises:
-            UnusableMediaError: the file cannot be used, or has no face where one is looked for.
+            UnusableMediaError: the file cannot be used, is over the limits, or has no face where one is looked for.
             ValueError: the array is not `(frames, height, width, 3)` `uint8`, or has no face.
         """
         if isinstance(video, str | Path):
             try:
-                return self._crop(load_video(video, self.num_frames))
+                return self._crop(load_video(video, self.num_frames, self.limits))
             except NoFaceError as error:
                 raise UnusableMediaError(video, str(error)) from error
         frames = as_frames(video)

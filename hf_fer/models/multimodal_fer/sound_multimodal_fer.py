@@ -22,6 +22,7 @@ class SoundOnClock:
         self.zero = zero
         self.chunks: list[np.ndarray] = []
         self.count = 0
+        self.forgotten = 0
         self.kind: tuple | None = None
         self.expected: float | None = None
 
@@ -29,7 +30,7 @@ class SoundOnClock:
         """Append a frame, after silence if its timestamp is ahead; its rate and layout may differ from the last's."""
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         time = None if frame.time is None else frame.time - self.zero
-        late = time is not None and time - (self.expected or 0.0) > (SOUND_JITTER if self.chunks else 0.0)
+        late = time is not None and time - (self.expected or 0.0) > (SOUND_JITTER if self.count else 0.0)
         if kind != self.kind or late:
             self.flush()
             if late:
@@ -57,6 +58,14 @@ class SoundOnClock:
         if len(samples):
             self.chunks.append(samples)
             self.count += len(samples)
+
+    def between(self, first: int, last: int) -> np.ndarray:
+        """Samples `first` to `last`, `float32`, with silence for those that did not come; earlier ones are dropped."""
+        held = np.concatenate([np.zeros(0, np.float32), *self.chunks])[max(first - self.forgotten, 0) :]
+        self.forgotten = min(max(first, self.forgotten), self.count)
+        self.chunks = [held]
+        wanted = held[: last - first]
+        return np.pad(wanted, (0, last - first - len(wanted)))
 
     def samples(self, stop: float) -> np.ndarray:
         """All samples, `float32 (samples,)`, with silence up to `stop` seconds; none where no frame came."""

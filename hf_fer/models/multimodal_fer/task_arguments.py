@@ -70,6 +70,13 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
     trim_silence_db: float | None = field(
         default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
     )
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Clips that last longer are left out; 300, or the checkpoint's, if unset."}
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Videos with more pixels a frame are left out; 2**25 (8K), or the checkpoint's, if unset."},
+    )
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
         default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
@@ -91,6 +98,12 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = overrides
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits on files that the recipe sets."""
+        given = {"max_seconds": self.max_seconds, "max_pixels": self.max_pixels}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def is_table(self) -> bool:
@@ -122,4 +135,5 @@ def new_processor(
         num_frames=args.num_frames,
         face_crop=args.face_crop,
         yunet_path=args.yunet_path,
+        **args.limits,
     )

@@ -57,7 +57,7 @@ def sound_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
     """What decoded samples depend on."""
     extractor = processor.feature_extractor
     settings = {name: getattr(extractor, name) for name in ("sampling_rate", "trim_db", "n_fft", "hop_length")}
-    return {"decoder": DECODER_VERSION, **settings}
+    return {"decoder": DECODER_VERSION, "max_seconds": processor.max_seconds, **settings}
 
 
 def picture_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def picture_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
     sizes = {name: getattr(processor.image_processor, name) for name in ("do_resize", "resample")}
     return {
         "decoder": DECODER_VERSION,
+        "limits": list(processor.limits),
         "num_frames": processor.num_frames,
         "face_crop": processor.face_crop,
         "detector": detector,

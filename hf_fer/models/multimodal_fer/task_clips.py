@@ -1,5 +1,6 @@
 """Clips on their way into multimodal_fer: finding them, checking them, and turning rows into batches."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from hf_fer.data import manifest, ravdess
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
 from hf_fer.data.cache import ArrayCache
 from hf_fer.data.files import CLIP_SUFFIXES, visible_files
-from hf_fer.data.loading import DataError, append_skipped
+from hf_fer.data.loading import DataError, FileCheck, append_skipped
 
 from .configuration_multimodal_fer import MODALITIES
-from .decoding_multimodal_fer import UnusableMediaError, is_feature_reference, load_visual_features, media_tracks
+from .decoding_multimodal_fer import (
+    DECODER_VERSION,
+    UnusableMediaError,
+    is_feature_reference,
+    load_visual_features,
+    media_tracks,
+)
 from .processing_multimodal_fer import MultimodalFerProcessor
 
 
@@ -30,6 +37,17 @@ def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str)
     except UnusableMediaError as error:
         return error.reason
     return None
+
+
+def clip_check(processor: MultimodalFerProcessor, workers: int = 4) -> FileCheck:
+    """What finds out whether `(path, modality)` can be loaded as training will load it."""
+    settings = {
+        "decoder": DECODER_VERSION,
+        "num_frames": processor.num_frames,
+        "face_crop": processor.face_crop,
+        "limits": list(processor.limits),
+    }
+    return FileCheck(partial(unusable_reason, processor), settings, workers)
 
 
 class ClipTransform:

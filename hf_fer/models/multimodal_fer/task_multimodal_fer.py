@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
-from .task_clips import CLIP_SUFFIXES, ClipCollator, ClipTransform, media_files, tracks, unusable_reason
+from .task_clips import CLIP_SUFFIXES, ClipCollator, ClipTransform, clip_check, media_files, tracks
 from .task_facts import card_example, data_facts
 from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
 
@@ -121,7 +120,7 @@ class MultimodalFerTask(ClassificationTask):
         found = files["path"].map(tracks)
         wanted = [sorted(must | set(has)) for must, has in zip(files["must_have"], found, strict=True)]
         items = [(file, modality) for file, names in zip(files["path"], wanted, strict=True) for modality in names]
-        reasons = FileCheck(partial(unusable_reason, processor), settings={"face_crop": "none"}).reasons(items)
+        reasons = clip_check(processor).reasons(items)
         bad = {file: reason for (file, _), reason in zip(items, reasons, strict=True) if reason}
         unusable += [{"path": file, "reason": reason} for file, reason in bad.items()]
         modality = ["-".join(sorted(names)) or "none" for names in found]
@@ -260,8 +259,7 @@ class MultimodalFerTask(ClassificationTask):
         if args.cache != "none" and not self.training_args.dry_run:
             self.decoded = self.decoded_clips(processor)
             return self.decoded
-        settings = {"num_frames": processor.num_frames, "face_crop": processor.face_crop}
-        return FileCheck(partial(unusable_reason, processor), settings=settings, workers=args.check_workers)
+        return clip_check(processor, args.check_workers)
 
     def decoded_clips(self, processor: MultimodalFerProcessor) -> DecodedClips:
         """The caches of decoded media."""
@@ -328,7 +326,8 @@ class MultimodalFerTask(ClassificationTask):
             return self.new_processor()
         processor, settled = checkpoint_processor(path, self.data_args.modalities)
         self.check_settled(path, settled)
-        processor.yunet_path = self.data_args.yunet_path
+        for name, value in {"yunet_path": self.data_args.yunet_path, **self.data_args.limits}.items():
+            setattr(processor, name, value)
         return processor
 
     def build_processor(self, data: LoadedData) -> MultimodalFerProcessor:
