@@ -30,6 +30,7 @@ from hf_fer.callbacks import (
     UnfreezeCallback,
 )
 from hf_fer.checkpoints import load_weights
+from hf_fer.console import quiet
 from hf_fer.data.loading import DataError, LoadedData
 from hf_fer.dry_run import describe
 from hf_fer.failures import RunError, explained
@@ -225,7 +226,7 @@ def one_message() -> Iterator[None]:
     transformers.utils.logging.set_verbosity_warning()
     try:
         start_all_processes()
-        with exit_on_sigterm():
+        with quiet(), exit_on_sigterm():
             yield
     except (RecipeError, DataError, RunError) as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
