@@ -7,6 +7,8 @@ splitting by group slow. Times are CPU seconds of this process, which other jobs
 """
 
 import argparse
+import contextlib
+import io
 import tempfile
 import time
 from pathlib import Path
@@ -14,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hf_fer.data.loading import check_groups, group_disjoint_split, take_subset
+from hf_fer.data.check import print_findings
+from hf_fer.data.copies import drop_copies
+from hf_fer.data.loading import LoadedData, check_groups, group_disjoint_split, take_subset, to_splits
 from hf_fer.data.text import TextFormat, canonical_labels, clean, read_texts
 from hf_fer.data.text_splits import drop_near_duplicates
+from hf_fer.models.multimodal_fer.task_clips import without_unusable
 
 LANGUAGES = ("en", "vi", "de", "fr", "es", "it", "nl", "pt")
 
@@ -50,10 +55,26 @@ def measure(path: Path, near_duplicates: bool) -> dict[str, float]:
     lap("check groups")
     take_subset(rows, label="label", seed=0, train_fraction=0.5)
     lap("subset")
+    rows, _ = drop_copies(rows, (), text_columns=("text",))
+    lap("copies")
+    labels = rows["label"].map({name: index for index, name in enumerate(LANGUAGES)})
+    LoadedData(to_splits(rows.assign(labels=labels)), list(LANGUAGES), "disjoint").counts()
+    lap("counts")
+    without_unusable(*clips_with_reasons(len(rows)), keep_parts=False)
+    lap("unusable clips")
+    print_findings(rows.assign(group=rows["source"], modality="audio"), [], [])
+    lap("check's counts")
     if near_duplicates:
         drop_near_duplicates(rows, 0.8)
         lap("near-duplicates")
     return seconds
+
+
+def clips_with_reasons(count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """As many clips with sound, each hundredth of which does not decode."""
+    rows = pd.DataFrame({"audio": [f"{row}.wav" for row in range(count)], "video": None})
+    bad = pd.DataFrame({"audio": ["broken" if row % 100 == 0 else None for row in range(count)]}, dtype=object)
+    return rows, bad
 
 
 def main() -> None:
@@ -67,7 +88,8 @@ def main() -> None:
         for count in args.rows:
             path = Path(folder, f"{count}.csv")
             write_table(path, count, args.rows_per_source)
-            seconds = measure(path, args.near_duplicates)
+            with contextlib.redirect_stdout(io.StringIO()):
+                seconds = measure(path, args.near_duplicates)
             steps = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
             print(f"{count:>9} rows: {sum(seconds.values()):.1f} s ({steps})", flush=True)
 

@@ -76,6 +76,8 @@ class DataArguments:
     """Which data, how it is split, and how much may be left out."""
 
     dataset: str = field(default="", metadata={"help": "Folder, manifest file, Hub data set, or 'demo'."})
+    delimiter: str | None = field(default=None, metadata={"help": "Of a CSV's columns; by its header line if unset."})
+    encoding: str = field(default="utf-8", metadata={"help": "Of tables and texts; a byte-order mark goes before it."})
     protocol: str | None = field(
         default=None, metadata={"help": "How the data is split; the source's default if unset."}
     )

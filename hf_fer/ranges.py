@@ -1,5 +1,6 @@
-"""What the numbers of a recipe may be."""
+"""What the numbers of a recipe, and what it says of the files it reads, may be."""
 
+import codecs
 from typing import Any
 
 # Field -> (least, most, whether the least itself is out); no bound where None.
@@ -82,7 +83,9 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
 
 
 def out_of_range(name: str, value: Any) -> str | None:
-    """What is wrong with a field's number, as a sentence, or `None`; NaN is in no range."""
+    """What is wrong with a field's number, encoding or delimiter, as a sentence, or `None`; NaN is in no range."""
+    if isinstance(value, str):
+        return {"encoding": _unknown_encoding, "delimiter": _no_delimiter}.get(name, lambda value: None)(value)
     if name not in RANGES or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     least, most, is_open = RANGES[name]
@@ -91,3 +94,17 @@ def out_of_range(name: str, value: Any) -> str | None:
     if most is not None:
         return f"{name} must be in {'(' if is_open else '['}{least}, {most}], got {value}."
     return f"{name} must be {'over' if is_open else 'at least'} {least}, got {value}."
+
+
+def _unknown_encoding(value: str) -> str | None:
+    try:
+        codecs.lookup(value)
+    except LookupError:
+        return f"encoding {value!r} is not one that Python knows; write utf-8, cp1252, gb18030 or the like."
+    return None
+
+
+def _no_delimiter(value: str) -> str | None:
+    if value == "\\t" or (len(value) == 1 and value not in '"\r\n'):
+        return None
+    return f"delimiter must be one character, such as ';' or '\\t', got {value!r}."

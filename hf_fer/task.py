@@ -29,6 +29,7 @@ from hf_fer.arguments import (
 )
 from hf_fer.checkpoints import has_folds
 from hf_fer.data.loading import LoadedData
+from hf_fer.data.tables import TableFormat
 from hf_fer.search_space import TRAINING_FIELDS, Dimension, check_search, read_space
 from hf_fer.sharing import MODEL_FILES, DataFacts
 from hf_fer.starting_points import check_folder
@@ -250,9 +251,13 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         """
         What `python -m hf_fer.data.check` shows of a folder or manifest.
+
+        Args:
+            path: Of it.
+            form: How a table, or texts, are written.
 
         Returns:
             One row per file, with `path` and the columns to count by; and the unusable ones as `{"path", "reason"}`.

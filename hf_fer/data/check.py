@@ -14,6 +14,8 @@ import pandas as pd
 
 from hf_fer.data.loading import DataError
 from hf_fer.data.names import look_alikes
+from hf_fer.data.tables import TableFormat
+from hf_fer.ranges import out_of_range
 
 COUNTED = ("split", "label", "actor", "group", "modality")
 
@@ -72,9 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hf_fer.data.check", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="RAVDESS folder, any folder of clips, or a manifest file")
     parser.add_argument("--task", default="multimodal_fer", help="system whose data it is")
+    parser.add_argument("--encoding", default="utf-8", help="of a table or texts")
+    parser.add_argument("--delimiter", help="between a CSV's columns; by its header line if unset")
     args = parser.parse_args(argv)
     try:
-        files, unusable = load_task(args.task).inspect(args.path)
+        for name in ("encoding", "delimiter"):
+            if problem := out_of_range(name, getattr(args, name)):
+                raise DataError(problem)
+        files, unusable = load_task(args.task).inspect(args.path, TableFormat(args.encoding, args.delimiter))
     except DataError as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
         return 2

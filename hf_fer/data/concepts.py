@@ -14,7 +14,7 @@ import pandas as pd
 from hf_fer.arguments import nearest
 from hf_fer.data.loading import DataError, group_column, normalize_splits
 from hf_fer.data.names import clean_name, clean_names, look_alike_notes
-from hf_fer.data.tables import PathFinder, find_column, need_column, read_table
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class ConceptFormat:
         test_dataset: Table of the test set, where it is not in the same one.
         test_image_folder: Its images; `image_folder`, or the test table's own folder, if unset.
         test_boxes, test_image_labels: What `boxes` and `image_labels` are to the other table.
+        encoding, delimiter: How all of these tables are written; see `tables.TableFormat`.
     """
 
     image_folder: str | None = None
@@ -56,6 +57,13 @@ class ConceptFormat:
     test_image_folder: str | None = None
     test_boxes: str | None = None
     test_image_labels: str | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+
+    @property
+    def table(self) -> TableFormat:
+        """How the tables are written."""
+        return TableFormat(self.encoding, self.delimiter)
 
     def of_test(self) -> "ConceptFormat":
         """What the columns of `test_dataset` mean."""
@@ -77,12 +85,16 @@ class ConceptData:
             `split` is there, and missing for the rows of a training table that has none.
         concepts, classes: Names in index order.
         multi_label: Whether an image may have several classes.
+        knows_concepts: Whether the data says which images show which concepts.
+        notes: What a report has to say of how the data is written.
     """
 
     rows: pd.DataFrame
     concepts: list[str]
     classes: list[str]
     multi_label: bool
+    knows_concepts: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
 def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
@@ -100,19 +112,20 @@ def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ..
         DataError: it does not parse, lacks a column, or has a value out of range, naming the row; or the test set has
             a concept, class or image that does not go with the training table.
     """
-    table = read_table(path)
+    table = read_table(path, form.table)
     reader = read_findings if set(table) >= FINDING_COLUMNS else read_wide
     train = located(reader(table, str(path), form), str(path), form, suffixes)
     if form.test_dataset is None:
         return train
     if reader is read_findings and (form.image_labels is None) != (form.test_image_labels is None):
         raise DataError(f"{form.test_dataset}: set both image_labels and test_image_labels, or neither.")
-    table, form = read_table(form.test_dataset), form.of_test()
+    table, form = read_table(form.test_dataset, form.table), form.of_test()
     test = located(reader(table, form.test_dataset, form, train), form.test_dataset, form, suffixes)
     # Files of two folders may share a name; the names of VinDr-CXR's images are unique.
     identity = "image" if reader is read_findings else "path"
     check_apart(train.rows, test.rows, identity, str(path), form.test_dataset)
     open_rows = train.rows if "split" in train.rows else train.rows.assign(split=None)
+    train.notes += [note for note in test.notes if note not in train.notes]
     train.rows = pd.concat([open_rows, test.rows.assign(split="test")], ignore_index=True)
     return train
 
@@ -214,7 +227,6 @@ def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool
     # A column of whole numbers may be written as 1.0.
     values = values.astype(str).str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
     known, found = set(map(clean_name, accepted.split("|"))), set(values)
-    look_alike_notes(known | found, name)
     if must_occur and not known & found:
         raise DataError(f"{source}: column {name!r} has none of {sorted(known)}; it has {sorted(found)[:20]}.")
     if known - found:
@@ -272,7 +284,7 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
             "label": labels,
             "targets": targets,
             "concept_labels": values.tolist(),
-            "boxes": read_boxes(form.boxes, table[image].astype(str), concepts),
+            "boxes": read_boxes(form, table[image].astype(str), concepts),
         }
     )
     group = find_column(table, GROUP_COLUMNS)
@@ -281,14 +293,29 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
         rows["group"] = groups
     if "split" in table:
         rows["split"] = table["split"]
-    return ConceptData(rows, concepts, classes, len(form.class_columns) > 1)
+    notes = rule_notes(table, rules)
+    return ConceptData(rows, concepts, classes, len(form.class_columns) > 1, notes=notes)
 
 
-def read_boxes(path: str | None, images: pd.Series, concepts: list[str]) -> list[list[list[float]]]:
+def rule_notes(table: pd.DataFrame, rules: Iterable[str]) -> list[str]:
+    """Notes on values, of a column or of the rules about it, that look alike."""
+    known: dict[str, set[str]] = {}
+    for rule in rules:
+        name, _, accepted = rule.partition("=")
+        if accepted:
+            known.setdefault(name, set()).update(map(clean_name, accepted.split("|")))
+    return [
+        note
+        for name, values in known.items()
+        for note in look_alike_notes(values | set(clean_names(table[name]).dropna()), name)
+    ]
+
+
+def read_boxes(form: ConceptFormat, images: pd.Series, concepts: list[str]) -> list[list[list[float]]]:
     """Boxes of each image, in the order of `images`; raises DataError for a concept or image that is not known."""
     found: dict[str, list[list[float]]] = {name: [] for name in images}
-    if path:
-        table = read_table(path)
+    if path := form.boxes:
+        table = read_table(path, form.table)
         image, concept, *corners = (
             column_of(table, name, path)
             for name in (find_column(table, IMAGE_COLUMNS) or "image", "concept", *BOX_COLUMNS)
@@ -369,7 +396,8 @@ def read_findings(
     for column, values in of_rows.items():
         if values is not None:
             rows[column] = values.groupby(table["image"]).first().reindex(images).astype(str).to_numpy()
-    return ConceptData(rows, concepts, classes, form.image_labels is not None)
+    notes = look_alike_notes(names, "class_name")
+    return ConceptData(rows, concepts, classes, form.image_labels is not None, notes=notes)
 
 
 def _finding_boxes(
@@ -404,7 +432,7 @@ def _image_classes(
 ) -> tuple[list[list[float]], list[str], list[str]]:
     """Targets, labels as text and class names by the table of labels per image."""
     source = form.image_labels
-    labels = read_table(source)
+    labels = read_table(source, form.table)
     columns = form.class_columns or _class_columns(labels, {*concepts, *table["name"]} - {NO_FINDING})
     if known:
         new = [name for name in columns if _spelling(name) not in map(_spelling, known)]

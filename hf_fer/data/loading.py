@@ -57,14 +57,17 @@ class LoadedData:
     def counts(self) -> dict[str, dict[str, int]]:
         """Examples per split and class, in class order; with several labels an example counts for each it has."""
         return {
-            split: {name: sum(map(has_class(index), labels)) for index, name in enumerate(self.labels)}
-            for split, labels in ((split, list(data["labels"])) for split, data in self.splits.items())
+            split: dict(zip(self.labels, class_counts(data, len(self.labels)), strict=True))
+            for split, data in self.splits.items()
         }
 
 
-def has_class(index: int) -> Callable[[Any], bool]:
-    """Whether labels, a class index or one share per class, have a class; a share counts from a half."""
-    return lambda labels: labels[index] >= 0.5 if isinstance(labels, list) else labels == index
+def class_counts(data: Dataset, classes: int) -> list[int]:
+    """How often each class occurs in `labels`, a class index or one share per class; a share counts from a half."""
+    labels = np.asarray(data.with_format("arrow")[:]["labels"].to_pylist())
+    if labels.ndim == 2:
+        return (labels >= 0.5).sum(axis=0).tolist()
+    return np.bincount(labels[labels >= 0].astype(int), minlength=classes)[:classes].tolist()
 
 
 def cache_dir(*parts: str) -> Path:

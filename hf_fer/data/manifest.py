@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from hf_fer.data.hub import read_dataset
+from hf_fer.data.files import SOUND_SUFFIXES, class_folders
+from hf_fer.data.hub_tables import read_hub
 from hf_fer.data.loading import (
     DataError,
     cache_dir,
@@ -43,7 +44,6 @@ GROUP_COLUMNS = (
 VIDEO_COLUMNS = ("video", "video_path", "video_file")
 AUDIO_COLUMNS = ("audio", "audio_path", "audio_file", "wav")
 FILE_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "clip")
-SOUND_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr")
 
 PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
 
@@ -75,45 +75,30 @@ def read_manifest(path: str | Path, form: TableFormat | None = None) -> pd.DataF
 
 def read_class_folder(folder: Path, endings: Iterable[str]) -> pd.DataFrame | None:
     """
-    The rows of a folder with one subfolder of files per class, or `None` where it is no such folder.
+    The rows of a folder with one subfolder of clips per class, or `None` where it is no such folder.
 
     Args:
-        folder: Holds the classes' folders, with files at any depth; what is hidden is left aside.
+        folder: See `files.class_folders`.
         endings: Of the files to take, in lower case.
     """
-    files = [(path.relative_to(folder).parts, path) for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [
-        (parts[0], str(path))
-        for parts, path in files
-        if len(parts) > 1 and path.suffix.lower() in endings and not any(part.startswith(".") for part in parts)
-    ]
-    if len({label for label, _ in files}) < 2:
-        return None
-    return validate(pd.DataFrame(files, columns=["label", "path"]), str(folder))
+    rows = class_folders(folder, lambda path: path.suffix.lower() in endings)
+    return None if rows is None else validate(rows, str(folder))
 
 
 def read_hub_dataset(name: str) -> pd.DataFrame:
     """
     Read a Hub data set with the manifest's columns; its own splits are kept.
 
-    Media columns may be paths, or `Audio` and `Video` features, whose bytes are unpacked into the cache once.
+    Media columns may be paths, or `Audio` and `Video` features of any name, whose bytes are unpacked into the cache
+    once; `row` names each row by its split and number.
 
     Raises:
         DataError: it cannot be loaded or lacks a column.
     """
-    splits = read_dataset(name)
-    tables = []
-    for split, data in splits.items():
-        for column, feature in data.features.items():
-            if type(feature).__name__ in ("Audio", "Video"):
-                data = data.cast_column(column, type(feature)(decode=False))
-        table = data.to_pandas()
-        if len(splits) > 1 and "split" not in table:
-            table["split"] = split
-        names = getattr(data.features.get("label"), "names", None)
-        if names:
-            table["label"] = [names[index] for index in table["label"]]
-        tables.append(table)
+    tables = [
+        table if split is None or find_column(table, ("split",)) else table.assign(split=split)
+        for split, table in read_hub(name).items()
+    ]
     rows = validate(pd.concat(tables, ignore_index=True), name)
     for column in ("video", "audio"):
         rows[column] = optional_column((_local_file(value) for value in rows[column]), rows.index)
@@ -152,7 +137,7 @@ def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     rows = rows.assign(**{role: rows[name] for role, name in found.items()})
     if not {"video", "audio"} & found.keys():
         files = rows[need_column(rows, (*VIDEO_COLUMNS, *AUDIO_COLUMNS, *FILE_COLUMNS), "video or audio", source)]
-        sound = files.map(lambda name: Path(str(name)).suffix.lower() in SOUND_ENDINGS)
+        sound = files.map(lambda name: Path(str(name)).suffix.lower() in SOUND_SUFFIXES)
         rows = rows.assign(video=files.where(~sound), audio=files)
     for role, name in found.items():
         if name != role:

@@ -39,11 +39,15 @@ class TableFormat:
 
     Args:
         encoding: Python's name of it. A byte-order mark in the file goes before the default.
-        delimiter: Between columns of a CSV; by the header line if unset.
+        delimiter: Between columns of a CSV, a tab may be written `\\t`; by the header line if unset.
     """
 
     encoding: str = "utf-8"
     delimiter: str | None = None
+
+    def __post_init__(self):
+        if self.delimiter == "\\t":
+            object.__setattr__(self, "delimiter", "\t")
 
     @property
     def codec(self) -> str:
@@ -215,8 +219,8 @@ def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path:
         if len(row) != width:
             raise DataError(
                 f"{path}: row {number} (line {lines[number - 1]}) has {len(row)} fields, and the header has {width}: "
-                f"{delimiter.join(row)[:100]!r}. Write a field that has {delimiter!r} in it in quotation marks, or "
-                "correct the number of fields."
+                f"{delimiter.join(row)[:100]!r}. Write a field that has {delimiter!r} in it in quotation marks, "
+                "correct the number of fields, or pass --delimiter where the columns are parted by another."
             )
     columns = {}
     for index, name in enumerate(names):

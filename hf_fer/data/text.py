@@ -10,7 +10,7 @@ import pandas as pd
 
 from hf_fer.arguments import nearest
 
-from .hub import read_dataset
+from .hub_tables import read_hub
 from .languages import canonical_code
 from .loading import SPLIT_ALIASES, SPLITS, DataError
 from .names import clean_name, clean_names
@@ -66,21 +66,11 @@ def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[
     if path.is_file() or is_table(path):
         tables = [(str(path), None, read_table(path, form.table))]
     else:
-        tables = _read_hub(dataset)
+        tables = [
+            (f"{dataset}/{split}" if split else dataset, split, table) for split, table in read_hub(dataset).items()
+        ]
     parts = [_standard_columns(table, where, split, form) for where, split, table in tables]
     return _drop_unlabelled(pd.concat(parts, ignore_index=True))
-
-
-def _read_hub(name: str) -> list[tuple[str, str | None, pd.DataFrame]]:
-    loaded = read_dataset(name)
-    tables = []
-    for split, data in loaded.items():
-        table = data.to_pandas()
-        for column, feature in data.features.items():
-            if names := getattr(feature, "names", None):
-                table[column] = [names[index] for index in table[column]]
-        tables.append((f"{name}/{split}", split if len(loaded) > 1 else None, table))
-    return tables
 
 
 def _pick_column(table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], role: str) -> str | None:
@@ -102,7 +92,7 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
         "split": find_column(table, ("split",)),
     }
     for role, usual in (("text", TEXT_COLUMNS), ("label", LABEL_COLUMNS)):
-        columns[role] = columns[role] or need_column(table, usual, role, where, f" or named by --{role}_column")
+        columns[role] = columns[role] or need_column(table, usual, role, where, f" or named in {role}_column")
     rows = pd.DataFrame(
         {
             role: ["" if _missing(value) else str(value) for value in table[name]]

@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from transformers import EvalPrediction
 
 # Columns that say which example a row is: its group, and its file, or the file and row or line of its text.
-IDENTITY = ("group", "clip", "path", "video", "audio")
+IDENTITY = ("group", "clip", "row", "path", "video", "audio")
 
 
 @dataclass

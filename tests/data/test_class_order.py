@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from hf_fer.data.concepts import ConceptData
 from hf_fer.data.remarks import class_order
 from hf_fer.models.csr.task_report import class_metrics, order_classes
-from hf_fer.models.multimodal_fer import MultimodalFerConfig
+from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
 from hf_fer.models.multimodal_fer.task_arguments import MultimodalFerDataArguments, new_processor
 from hf_fer.task import parse_task
 
@@ -41,10 +41,24 @@ def test_csr_scores_a_part_of_the_classes():
     assert metrics["accuracy"] == 1.0
 
 
+def test_csr_scores_a_part_of_several_classes():
+    found = order_classes(concepts([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], multi_label=True), [*KNOWN, "calm"], False)
+    assert found.classes == [*KNOWN, "calm"]
+    targets = np.array(found.rows["targets"].tolist())
+    assert targets[:, 3].tolist() == [-100, -100]
+    logits = np.array([[-1.0, -1.0, 1.0, 9.0], [1.0, 1.0, -1.0, 9.0]])
+    metrics = class_metrics(logits, targets, found.classes)
+    assert set(metrics["per_class"]) == set(KNOWN)
+    assert metrics["macro_f1"] == 1.0
+    in_training = order_classes(concepts([[1.0, 0.0, 0.0]], multi_label=True), [*KNOWN, "calm"], True)
+    assert in_training.classes == ["angry", "happy", "sad"]
+
+
 @pytest.mark.parametrize(("labels", "training"), [(["happy", "sad"], False), (["angry", "happy", "sad"], True)])
 def test_a_manifest_is_mapped_to_the_classes_of_a_checkpoint(tmp_path, labels, training):
     start, names = tmp_path / "start", dict(enumerate(KNOWN))
-    MultimodalFerConfig.from_preset("tiny", modalities=["audio"], id2label=names).save_pretrained(start)
+    config = MultimodalFerConfig.from_preset("tiny", modalities=["audio"], id2label=names)
+    MultimodalFerForEmotionClassification(config).save_pretrained(start)
     new_processor(MultimodalFerDataArguments(face_crop="none")).save_pretrained(start)
     save_file({"weight": torch.zeros(1)}, start / "model.safetensors")  # only the data is read here
     lines = ["audio,label,group,split"]

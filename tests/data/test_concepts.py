@@ -119,6 +119,10 @@ class TestWide:
         assert len(caplog.records) == 1
         assert "t.csv: column 'colour' never has ['ATT'] of 'colour=AT|ATT'; it has ['A', 'AT', 'T']" in caplog.text
 
+    def test_values_that_look_alike_are_in_the_notes(self, tmp_path):
+        data = read_concepts(table(tmp_path, WIDE.replace("nevus,A,", "nevus,at,")), ConceptFormat(**FORM), SUFFIXES)
+        assert ["'AT' and 'at'" in note for note in data.notes] == [True]
+
 
 WIDE_TEST = """file,patient,diagnosis,colour,size,blue
 d.png,p3,nevus,T,1,1

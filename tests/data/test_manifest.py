@@ -8,8 +8,9 @@ import pytest
 from media import tone, write_clip
 
 from hf_fer.data import manifest
+from hf_fer.data.hub_tables import class_name
 from hf_fer.data.loading import DataError
-from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
+from hf_fer.models.multimodal_fer.task_clips import with_wanted_modalities, without_unusable
 
 
 def write(tmp_path, **columns) -> str:
@@ -65,10 +66,27 @@ def test_a_video_without_a_column_for_sound_has_its_own(tmp_path):
     assert manifest.with_soundtracks(rows)["audio"].tolist() == [str(tmp_path / "a.mp4"), None, None]
 
 
-def test_a_row_without_a_file_is_named(tmp_path):
-    rows = manifest.read_manifest(write(tmp_path, video=["a.mp4", None], audio=[None, "b.wav"], label=["x", "y"]))
-    assert MultimodalFerTask.name_of(rows, 1) == str(tmp_path / "b.wav")
-    assert MultimodalFerTask.name_of(rows.assign(audio=None), 1) == "row 2"
+@pytest.mark.parametrize("keep_parts", [False, True])
+def test_clips_that_lack_a_modality_are_named(keep_parts):
+    rows = pd.DataFrame({"video": ["a.mp4", None, "c.mp4", None], "audio": ["a.mp4", "b.wav", "c.mp4", None]})
+    reasons = pd.DataFrame({"audio": [None, None, "noise", "no file"], "video": [None, "no file", "dark", "no file"]})
+    kept, skipped = without_unusable(rows, reasons, keep_parts=keep_parts)
+    assert kept.index.tolist() == ([0, 1] if keep_parts else [0])
+    assert kept["video"].tolist() == (["a.mp4", None] if keep_parts else ["a.mp4"])
+    assert skipped[-2:] == [
+        {"path": "c.mp4", "reason": "noise; dark"},
+        {"path": "row 4", "reason": "no file"},
+    ]
+    if not keep_parts:
+        assert skipped[0] == {"path": "b.wav", "reason": "no file"}
+
+
+@pytest.mark.parametrize(("column", "wanted", "remedy"), [("audio", "video", "audio"), ("video", "audio", "video")])
+def test_a_modality_without_a_column_is_one_message(tmp_path, column, wanted, remedy):
+    suffix = {"audio": "wav", "video": "npy"}[column]
+    rows = manifest.read_manifest(write(tmp_path, **{column: [f"a.{suffix}", f"b.{suffix}"]}, label=["x", "y"]))
+    with pytest.raises(DataError, match=f"has no {wanted} file in any row. Pass --modalities {remedy} "):
+        with_wanted_modalities(rows, ["audio", "video"], "m.csv")
 
 
 def test_a_folder_per_class(tmp_path):
@@ -124,22 +142,28 @@ def test_a_data_set_with_embedded_audio(tmp_path):
     sound = write_clip(tmp_path / "s.wav", audio=tone(0.2, 16000)).read_bytes()
     features = datasets.Features(
         {
-            "audio": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
-            "label": datasets.ClassLabel(names=["calm", "angry"]),
+            "recording": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
+            "emotion": datasets.ClassLabel(names=["calm", "angry"]),
         }
     )
     for split in ("train", "test"):
         data = datasets.Dataset.from_dict(
-            {"audio": [{"path": "s.wav", "bytes": sound}], "label": [1]}, features=features
+            {"recording": [{"path": "s.wav", "bytes": sound}], "emotion": [1]}, features=features
         )
-        data = data.cast_column("audio", datasets.Audio(decode=False))
+        data = data.cast_column("recording", datasets.Audio(decode=False))
         (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
-        assert isinstance(data.features["audio"], datasets.Audio)
+        assert isinstance(data.features["recording"], datasets.Audio)
         data.to_parquet(tmp_path / "set" / "data" / f"{split}-0.parquet")
     rows = manifest.read_hub_dataset(str(tmp_path / "set"))
     assert rows["label"].tolist() == ["angry", "angry"]
     assert sorted(rows["split"]) == ["test", "train"]
     assert Path(rows["audio"][0]).read_bytes() == sound
+    assert sorted(rows["row"]) == ["test row 1", "train row 1"]
+
+
+def test_a_class_number_below_0_is_no_label():
+    feature = datasets.ClassLabel(names=["calm", "angry"])
+    assert [class_name(value, feature) for value in (1, -1, None)] == ["angry", None, None]
 
 
 def test_what_is_nowhere(tmp_path):

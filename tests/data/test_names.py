@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hf_fer.data import manifest
-from hf_fer.data.concepts import ConceptFormat, concept_values, read_wide
+from hf_fer.data.concepts import ConceptFormat, concept_values, read_wide, rule_notes
 from hf_fer.data.loading import DataError, check_groups
 from hf_fer.data.names import clean_name, clean_names, look_alikes
 from hf_fer.data.text import TextFormat, read_texts
@@ -66,6 +66,7 @@ def test_rule_values_classes_and_patients_of_csr(caplog):
     table = pd.DataFrame({"image": list("abc"), "nodule": ["yes ", "no", "Yes"], "class": ["x", "x ", "y"]})
     table["patient"] = ["p1", "p1 ", "p2"]
     assert concept_values(table, "nodule= yes", "t.csv", True).tolist() == [1, 0, 0]
+    assert "'Yes' and 'yes'" in rule_notes(table, ["nodule= yes"])[0]
     assert "'Yes' and 'yes'" in caplog.text
     data = read_wide(table, "t.csv", ConceptFormat(concepts={"nodule": "nodule=yes"}, class_columns=["class"]))
     assert data.classes == ["x", "y"]

@@ -49,8 +49,8 @@ def test_named_columns_and_sources(tmp_path):
 @pytest.mark.parametrize(
     ("header", "form", "message"),
     [
-        ("lang,words", TextFormat(), r"has no text column.*--text_column.*\['lang', 'words'\]"),
-        ("text,words", TextFormat(), r"has no label column.*--label_column"),
+        ("lang,words", TextFormat(), r"has no text column.*text_column.*\['lang', 'words'\]"),
+        ("text,words", TextFormat(), r"has no label column.*label_column"),
         ("lang,text", TextFormat(text_column="body"), r"has no column 'body' \(text_column\)"),
     ],
 )

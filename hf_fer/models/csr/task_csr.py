@@ -19,10 +19,10 @@ from hf_fer.callbacks import EpochCallback
 from hf_fer.checkpoints import has_folds, start_anew
 from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.concepts import IMAGE_COLUMNS, ConceptData, image_file, read_concepts
+from hf_fer.data.class_images import read_class_images
+from hf_fer.data.concepts import ConceptData, read_concepts
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.demo_images import DEMO_IMAGES_NOTICE
-from hf_fer.data.files import visible_files
 from hf_fer.data.image_augment import ImageAugmentation
 from hf_fer.data.loading import (
     DataError,
@@ -34,7 +34,7 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.remarks import with_remarks
-from hf_fer.data.tables import PathFinder, need_column, read_table
+from hf_fer.data.tables import TableFormat
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.report import CLASS_FIGURES, write_class_scores
 from hf_fer.sources import check_on_hub, looks_local
@@ -45,14 +45,22 @@ from . import task_atlas as atlas
 from . import task_report as findings
 from .backbone_csr import can_checkpoint
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
-from .decoding_csr import IMAGE_SUFFIXES, is_dicom
+from .decoding_csr import IMAGE_SUFFIXES
 from .modeling_csr import BackboneKeysError, CsrForImageClassification
 from .pipeline_csr import ConceptImageClassificationPipeline
 from .processing_csr import CsrProcessor
 from .task_arguments import CsrDataArguments, CsrModelArguments
 from .task_demo import demo_data
 from .task_explanations import ExplanationPage
-from .task_images import ImageCollator, ImageTransform, Steering, drop_unusable, image_check, pixel_limit
+from .task_images import (
+    ImageCollator,
+    ImageTransform,
+    Steering,
+    drop_unusable,
+    inspect_images,
+    is_image,
+    pixel_limit,
+)
 from .task_start import check_sizes
 
 logger = logging.getLogger(__name__)
@@ -113,21 +121,8 @@ class CsrTask(Task):
         return stages.get(str(given("stage") or CONCEPTS), cls.primary_metric)
 
     @classmethod
-    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-        place = Path(path)
-        if place.is_dir():
-            files = visible_files(place)
-            found = [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
-            rows = pd.DataFrame({"path": found})
-        else:
-            table = read_table(place)
-            names = table[need_column(table, IMAGE_COLUMNS, "image", path)].dropna().drop_duplicates()
-            finder = PathFinder(place.parent)
-            rows = table.loc[names.index].assign(path=[image_file(finder, name, IMAGE_SUFFIXES) for name in names])
-        if rows.empty:
-            raise DataError(f"{path}: no images found.")
-        reasons = image_check().reasons([(path, "image") for path in rows["path"]])
-        return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
+    def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        return inspect_images(path, form)
 
     def check_arguments(self) -> None:
         super().check_arguments()
@@ -190,12 +185,18 @@ class CsrTask(Task):
         path, form, notes = args.dataset, args.form, []
         if args.dataset == "demo":
             (path, form), notes = demo_data(), [DEMO_IMAGES_NOTICE]
-        data = read_concepts(path, form, IMAGE_SUFFIXES)
+        if Path(path).is_dir():
+            best = self.training_args.metric_for_best_model
+            findings.check_class_folder(path, self.model_args.stage, args.test_dataset, best)
+            self.metric_names = tuple(name for name in self.metric_names if not name.startswith("concept_"))
+            data = read_class_images(Path(path), is_image)
+        else:
+            data = read_concepts(path, form, IMAGE_SUFFIXES)
         protocol = args.protocol or manifest.PROTOCOLS[0]
         data.rows, more = manifest.assign_protocol(
             data.rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
         )
-        return data, self.protocol_name(protocol), [*notes, *more]
+        return data, self.protocol_name(protocol), [*notes, *data.notes, *more]
 
     def starting_points(self) -> list[str]:
         weights = self.model_args.backbone_weights
@@ -241,6 +242,8 @@ class CsrTask(Task):
         Raises:
             DataError: the data lacks a concept of the checkpoint, or one has no positive or no negative to learn from.
         """
+        if not source.knows_concepts:
+            return findings.with_unknown_concepts(source, self.checkpoint_config().concepts), findings.NO_CONCEPTS
         if self.model_args.model_name_or_path:
             known = self.checkpoint_config().concepts
             missing = [name for name in known if name not in source.concepts]
@@ -386,7 +389,7 @@ class CsrTask(Task):
         plain = ImageTransform(processor, self.skipped_file)
         augmentation = ImageAugmentation(**args.augmentation) if args.augment else None
         augmented = ImageTransform(processor, self.skipped_file, augmentation, self.training_args.seed, self.clock)
-        if "train" in splits:
+        if "train" in splits and self.source.knows_concepts:
             self.training_images = splits["train"].with_transform(plain)
         return DatasetDict(
             {split: data.with_transform(augmented if split == "train" else plain) for split, data in splits.items()}
@@ -441,12 +444,12 @@ class CsrTask(Task):
         metrics |= findings.pointing(scored, list(data.with_format(None)["boxes"]), self.model)
         if scored.stage >= PROTOTYPES:
             self.take_survey()
-        if scored.stage == TASK:
+        if scored.stage == TASK and scored.has_concepts:
             metrics |= findings.intervention_metrics(scored, self.model, labels, self.earlier_head)
         return metrics
 
     def take_survey(self) -> None:
-        """Look through the training images once, for the atlas and the training means, where this run trained."""
+        """Look once through images that this run trained on with their concepts, for atlas and training means."""
         if self.survey is None and self.training_args.do_train and self.training_images is not None:
             self.survey = atlas.survey(self.model, self.training_images, self.training_args.per_device_eval_batch_size)
             self.model.config.similarity_means = self.survey.means()

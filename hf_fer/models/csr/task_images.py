@@ -10,11 +10,23 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from hf_fer.data.augment import EpochClock, seeded
-from hf_fer.data.concepts import relative_boxes
+from hf_fer.data.concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file, relative_boxes
+from hf_fer.data.files import class_folders, visible_files
 from hf_fer.data.image_augment import ImageAugmentation, ImageAugmenter
-from hf_fer.data.loading import FileCheck, append_skipped
+from hf_fer.data.loading import DataError, FileCheck, append_skipped
+from hf_fer.data.manifest import LABEL_COLUMNS
+from hf_fer.data.names import clean_names
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
-from .decoding_csr import DECODER_VERSION, MAX_PIXELS, UnusableImageError, image_facts, load_image
+from .decoding_csr import (
+    DECODER_VERSION,
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    UnusableImageError,
+    image_facts,
+    is_dicom,
+    load_image,
+)
 from .losses_csr import IGNORED
 from .modeling_csr import spatial_weights
 from .processing_csr import CsrProcessor
@@ -166,6 +178,36 @@ def image_check(max_pixels: int = MAX_PIXELS, workers: int = 4) -> FileCheck:
     return FileCheck(partial(unusable_reason, max_pixels=max_pixels), settings, workers)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, or by its beginning DICOM."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
+
+
+def inspect_images(path: str, form: TableFormat | None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """What `data.check` shows of a folder or table of images; see `Task.inspect`."""
+    place = Path(path)
+    if place.is_dir():
+        rows = class_folders(place, is_image)
+        if rows is None:
+            rows = pd.DataFrame({"path": [str(file) for file in visible_files(place) if is_image(file)]})
+    else:
+        rows = table_images(place, form)
+    if rows.empty:
+        raise DataError(f"{path}: no images found.")
+    reasons = image_check().reasons([(p, "image") for p in rows["path"]])
+    return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
+
+
+def table_images(place: Path, form: TableFormat | None) -> pd.DataFrame:
+    """The images of a table, each once, with `label`, `group` and `split` where columns have their usual names."""
+    table = read_table(place, form)
+    names = table[need_column(table, IMAGE_COLUMNS, "image", str(place))].dropna().drop_duplicates()
+    finder, rows = PathFinder(place.parent), table.loc[names.index]
+    usual = {"label": LABEL_COLUMNS, "group": GROUP_COLUMNS, "split": ("split",)}
+    found = {role: clean_names(rows[name]) for role, known in usual.items() if (name := find_column(rows, known))}
+    return rows.assign(path=[image_file(finder, name, IMAGE_SUFFIXES) for name in names], **found)
+
+
 def drop_unusable(
     rows: pd.DataFrame, concepts: list[str], workers: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[pd.DataFrame, list[dict[str, str]], str | None]:
@@ -176,21 +218,23 @@ def drop_unusable(
         The rest, boxes as shares of their image; what was left out; and a note where bit depths differ.
     """
     reasons = image_check(max_pixels, workers).reasons([(path, "image") for path in rows["path"]])
-    boxes, skipped, bits = {}, [], {}
-    for (index, row), reason in zip(rows.iterrows(), reasons, strict=True):
+    boxes, kept, skipped, bits = [], [], [], {}
+    columns = (rows["image"], rows["path"], rows["boxes"], reasons)
+    for place, (image, path, own, reason) in enumerate(zip(*columns, strict=True)):
         if reason is None:
             try:
-                facts = image_facts(row["path"], max_pixels)
-                boxes[index] = relative_boxes(row["boxes"], facts.width, facts.height, concepts)
-                bits.setdefault(facts.bits, []).append(row["image"])
+                facts = image_facts(path, max_pixels)
+                boxes.append(relative_boxes(own, facts.width, facts.height, concepts))
+                kept.append(place)
+                bits.setdefault(facts.bits, []).append(image)
                 continue
             except UnusableImageError as error:
                 reason = error.reason
             except ValueError as error:
                 reason = str(error)
-        skipped.append({"path": row["path"], "reason": reason})
-    kept = rows.loc[list(boxes)]
-    return kept.assign(boxes=pd.Series(boxes, dtype=object)), skipped, depth_note(bits)
+        skipped.append({"path": path, "reason": reason})
+    rows = rows.iloc[kept]
+    return rows.assign(boxes=pd.Series(boxes, index=rows.index, dtype=object)), skipped, depth_note(bits)
 
 
 def depth_note(bits: dict[int, list[str]]) -> str | None:

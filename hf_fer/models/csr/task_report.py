@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from hf_fer.data.concepts import ConceptData
+from hf_fer.data.loading import DataError
 from hf_fer.data.remarks import class_order
 from hf_fer.metrics.classification import classification_metrics
 from hf_fer.metrics.localization import pointing_game
@@ -27,6 +28,8 @@ WHY_NOT = {
     (TASK, CONCEPTS): "its prototypes have not been trained. Run stage 2 from it first, and start from its output.",
 }
 
+NO_CONCEPTS = "The data says nothing of concepts: their scores and what corrections would change are left out."
+
 
 @dataclass
 class Scored:
@@ -35,8 +38,8 @@ class Scored:
 
     Args:
         stage: Of the model.
-        labels: Class indices `(n,)`, or targets `(n, classes)`.
-        concept_labels: `(n, K)`; a row of -100 could not be read.
+        labels: Class indices `(n,)`, or targets `(n, classes)`; those of -100 could not be read.
+        concept_labels: `(n, K)`; a row of -100 could not be read, or nothing is known of its concepts.
         concept_logits, concept_peaks: `(n, K)` and `(n, K, 2)`.
         logits, similarities, similarity_peaks: `(n, classes)`, `(n, K, M)`, `(n, K, M, 2)`.
     """
@@ -60,8 +63,13 @@ class Scored:
 
     @property
     def readable(self) -> np.ndarray:
-        """False for images that could not be read."""
-        return (self.concept_labels != IGNORED).all(axis=1)
+        """False for images that could not be read, `(n,)`."""
+        return (self.labels != IGNORED).reshape(len(self.labels), -1).any(axis=1)
+
+    @property
+    def has_concepts(self) -> bool:
+        """Whether the data says of any image which concepts it shows."""
+        return bool((self.concept_labels != IGNORED).all(axis=1).any())
 
 
 @dataclass
@@ -96,14 +104,42 @@ def select_concepts(source: ConceptData, names: list[str]) -> ConceptData:
     return dataclasses.replace(source, rows=rows, concepts=list(names))
 
 
+def check_class_folder(folder: str, stage: int, test_dataset: str | None, best: str | None) -> None:
+    """Raises `DataError` where a folder of one subfolder per class cannot be what a recipe needs."""
+    if stage != TASK:
+        raise DataError(
+            f"{folder}: a folder says nothing of concepts, which stages 1 and 2 learn from. Give a table with an "
+            "image column and a column per concept, named by --concepts. On a folder of one subfolder per class "
+            "stage 3 alone can be trained and scored, from a model that stage 2 has trained."
+        )
+    if test_dataset:
+        raise DataError(f"test_dataset goes with a table: put the test images of {folder} in {folder}/test/CLASS/.")
+    if best and best.removeprefix("eval_").startswith("concept_"):
+        raise DataError(f"{folder}: a folder says nothing of concepts: metric_for_best_model cannot be {best}.")
+
+
+def with_unknown_concepts(source: ConceptData, names: list[str]) -> ConceptData:
+    """The same images with a label for each of these concepts that no loss and no metric counts."""
+    unknown = [[float(IGNORED)] * len(names) for _ in source.rows.index]
+    return dataclasses.replace(source, rows=source.rows.assign(concept_labels=unknown), concepts=list(names))
+
+
 def order_classes(source: ConceptData, known: list[str], training: bool) -> ConceptData:
-    """The same images with classes in a checkpoint's order; see `class_order`. Several labels take all its classes."""
-    order = class_order(source.classes, known, training or source.multi_label)
+    """
+    The same images with classes in a checkpoint's order; see `class_order`.
+
+    Where an image may have several classes, those of the checkpoint that the data does not speak of get targets that
+    no loss and no metric counts.
+    """
+    order = class_order(source.classes, known, training)
     if order == source.classes:
         return source
     if source.multi_label:
-        places = [source.classes.index(name) for name in order]
-        targets = [[values[place] for place in places] for values in source.rows["targets"]]
+        places = [source.classes.index(name) if name in source.classes else None for name in order]
+        targets = [
+            [float(IGNORED) if place is None else values[place] for place in places]
+            for values in source.rows["targets"]
+        ]
     else:
         targets = [order.index(source.classes[target]) for target in source.rows["targets"]]
     rows = source.rows.assign(targets=pd.Series(targets, index=source.rows.index, dtype=object))
@@ -113,7 +149,9 @@ def order_classes(source: ConceptData, known: list[str], training: bool) -> Conc
 
 
 def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:
-    """AUROC and F1 of the concepts."""
+    """AUROC and F1 of the concepts; nothing where none are labelled."""
+    if scored.readable.any() and not scored.has_concepts:
+        return {}
     found = multilabel_metrics(expit(scored.concept_logits), scored.concept_labels, concepts)
     return {
         "concept_auroc": found["macro_auroc"],
@@ -126,6 +164,10 @@ def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:
 def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
     """AUROC (one class against the rest), F1 and what the kind of classes allows; logits `(n, classes)`."""
     if labels.ndim == 2:
+        spoken_of = (labels != IGNORED).any(axis=0)
+        if spoken_of.any():
+            logits, labels = logits[:, spoken_of], labels[:, spoken_of]
+            names = [name for name, counts in zip(names, spoken_of, strict=True) if counts]
         found = multilabel_metrics(expit(logits), labels, names)
         found["class_auroc"], found["per_class"] = found.pop("macro_auroc"), found.pop("per_label")
         return found
@@ -213,6 +255,6 @@ def write_per_concept(path: Path, results: dict[str, dict[str, Any]]) -> None:
     rows = [
         {"split": split, "concept": name, **scores, "pointing_game": metrics.get("pointing_per_concept", {}).get(name)}
         for split, metrics in results.items()
-        for name, scores in metrics["per_concept"].items()
+        for name, scores in metrics.get("per_concept", {}).items()
     ]
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")

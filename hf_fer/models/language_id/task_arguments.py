@@ -32,7 +32,6 @@ class LanguageIdDataArguments(DataArguments):
     source_column: str | None = field(
         default=None, metadata={"help": "Column of sites or documents, kept on one side; the usual names if unset."}
     )
-    encoding: str = field(default="utf-8", metadata={"help": "Of the text files."})
     text_unit: Literal["document", "line"] = field(
         default="document", metadata={"help": "Whether a .txt file is one text or one per line."}
     )
@@ -90,5 +89,10 @@ class LanguageIdDataArguments(DataArguments):
     def form(self) -> text.TextFormat:
         """How the files are read."""
         return text.TextFormat(
-            self.text_column, self.label_column, self.source_column, self.encoding, text_unit=self.text_unit
+            self.text_column,
+            self.label_column,
+            self.source_column,
+            self.encoding,
+            self.delimiter,
+            self.text_unit,
         )

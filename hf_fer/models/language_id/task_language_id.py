@@ -41,6 +41,7 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.remarks import class_order, with_remarks
+from hf_fer.data.tables import TableFormat
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
@@ -84,8 +85,9 @@ class LanguageIdTask(ClassificationTask):
         self.uncalibrated = True
 
     @classmethod
-    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-        rows, unusable = text.read_texts(path, text.TextFormat())
+    def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        form = form or TableFormat()
+        rows, unusable = text.read_texts(path, text.TextFormat(encoding=form.encoding, delimiter=form.delimiter))
         empty = rows["text"].map(text.normalize) == ""
         unusable += [{"path": place, "reason": "is empty"} for place in rows["path"][empty]]
         return text.canonical_labels(rows).drop(columns="text"), unusable

@@ -11,8 +11,9 @@ import torch
 from hf_fer.data import manifest, ravdess
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
 from hf_fer.data.cache import ArrayCache
-from hf_fer.data.files import CLIP_SUFFIXES, visible_files
-from hf_fer.data.loading import DataError, FileCheck, append_skipped
+from hf_fer.data.files import CLIP_SUFFIXES, class_folders, visible_files
+from hf_fer.data.loading import DataError, FileCheck, append_skipped, optional_column
+from hf_fer.data.tables import TableFormat
 
 from .configuration_multimodal_fer import MODALITIES
 from .decoding_multimodal_fer import (
@@ -166,14 +167,14 @@ class ClipCollator:
         return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
 
 
-def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """
     The files of a RAVDESS folder, a manifest or any folder of clips, and those whose name is out of pattern.
 
     The column `must_have` has the modalities that a file's name or manifest row promises.
     """
     if path.is_file():
-        rows, _ = manifest.assign_protocol(manifest.read_manifest(path), "manifest", seed=0)
+        rows, _ = manifest.assign_protocol(manifest.read_manifest(path, form), "manifest", seed=0)
         rows = rows.assign(example=range(len(rows)))
         long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
         files = long.dropna(subset="path")
@@ -184,7 +185,9 @@ def media_files(path: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         found = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in CLIP_SUFFIXES)
         if not found:
             raise
-        return pd.DataFrame({"path": found, "must_have": [set()] * len(found)}), []
+        files = class_folders(path, lambda file: file.suffix.lower() in CLIP_SUFFIXES)
+        files = pd.DataFrame({"path": found}) if files is None else files
+        return files.assign(must_have=[set() for _ in files.index]), []
     promise = {"01": {"audio", "video"}, "02": {"video"}, "03": {"audio"}}
     files = files.assign(
         label=[ravdess.EMOTIONS[int(code) - 1] for code in files["emotion"]],
@@ -201,3 +204,62 @@ def tracks(path: str) -> tuple[str, ...]:
         return media_tracks(path)
     except UnusableMediaError:
         return ("audio",)
+
+
+def with_wanted_modalities(rows: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:
+    """
+    The rows of a manifest, with each video's own sound where the manifest has no column for sound.
+
+    Args:
+        rows: From `manifest`.
+        wanted: Modalities that its files have to have.
+        source: Its name.
+
+    Raises:
+        DataError: there is no file at all of one; the message has the remedy.
+    """
+    if "audio" in wanted and not rows["audio"].notna().any():
+        rows = manifest.with_soundtracks(rows)
+    there = [kind for kind in MODALITIES if rows[kind].notna().any()]
+    lacking = [kind for kind in wanted if kind not in there]
+    if lacking:
+        raise DataError(
+            f"{source}: has no {' and no '.join(lacking)} file in any row. Pass --modalities {' '.join(there)} to do "
+            f"without, or add a column {' and '.join(map(repr, lacking))} with the files."
+        )
+    return rows
+
+
+def without_unusable(
+    rows: pd.DataFrame, reasons: pd.DataFrame, keep_parts: bool
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """
+    Leave out rows that lack what the recipe needs.
+
+    Args:
+        rows: One row per clip, with a path or `None` per modality.
+        reasons: Of the same rows, why each wanted modality cannot be had, or `None`.
+        keep_parts: Whether a clip stays with what can be had of it, if anything; the rest is `None` then.
+
+    Returns:
+        The rows that stay, and the others as `{"path", "reason"}`.
+    """
+    bad = reasons.notna()
+    lost = bad.all(axis=1) if keep_parts else bad.any(axis=1)
+    kept = rows[~lost].copy()
+    for kind in reasons if keep_parts else ():
+        kept[kind] = optional_column(kept[kind].where(~bad[kind][~lost]), kept.index)
+    places = [kind for kind in (*reasons, "clip", *MODALITIES) if kind in rows]
+    left_out = (rows.index[lost], reasons[lost].to_numpy(), rows.loc[lost, places].to_numpy())
+    skipped = []
+    for index, why, names in zip(*left_out, strict=True):
+        # The names begin with the files of the wanted modalities, and a clip goes by the one that is bad.
+        bad_files = [name for name, reason in zip(names, why, strict=False) if isinstance(reason, str)]
+        reason = "; ".join(dict.fromkeys(reason for reason in why if isinstance(reason, str)))
+        skipped.append({"path": clip_name([*bad_files, *names[len(why) :]], index), "reason": reason})
+    return kept, skipped
+
+
+def clip_name(names: list[Any], index: int) -> str:
+    """What to call a clip that is left out: the first of its names and files that it has, or its row's number."""
+    return next((name for name in names if isinstance(name, str) and name), f"row {index + 1}")

@@ -30,6 +30,7 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.remarks import class_order, with_remarks
+from hf_fer.data.tables import TableFormat
 from hf_fer.sharing import DataFacts
 from hf_fer.task_classification import ClassificationTask
 
@@ -45,7 +46,16 @@ from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from .processing_multimodal_fer import MultimodalFerProcessor
 from .task_arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
 from .task_cache import DecodedClips, EncodedClips
-from .task_clips import CLIP_SUFFIXES, ClipCollator, ClipTransform, clip_check, media_files, tracks
+from .task_clips import (
+    CLIP_SUFFIXES,
+    ClipCollator,
+    ClipTransform,
+    clip_check,
+    media_files,
+    tracks,
+    with_wanted_modalities,
+    without_unusable,
+)
 from .task_facts import card_example, data_facts
 from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
 
@@ -114,8 +124,8 @@ class MultimodalFerTask(ClassificationTask):
         return {"audio", "vision"} & (set(self.model_args.freeze or []) - self.model_args.unfreeze.keys())
 
     @classmethod
-    def inspect(cls, path: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-        files, unusable = media_files(Path(path))
+    def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        files, unusable = media_files(Path(path), form)
         processor = new_processor(MultimodalFerDataArguments(face_crop="none"))
         found = files["path"].map(tracks)
         wanted = [sorted(must | set(has)) for must, has in zip(files["must_have"], found, strict=True)]
@@ -131,7 +141,7 @@ class MultimodalFerTask(ClassificationTask):
         args = self.data_args
         path = Path(args.dataset)
         if args.is_table:
-            return self._from_manifest(manifest.read_manifest(path))
+            return self._from_manifest(manifest.read_manifest(path, TableFormat(args.encoding, args.delimiter)))
         if args.is_on_hub:
             return self._from_manifest(manifest.read_hub_dataset(args.dataset))
         notes = []
@@ -156,8 +166,8 @@ class MultimodalFerTask(ClassificationTask):
 
     def _from_manifest(self, rows: pd.DataFrame) -> tuple:
         args = self.data_args
-        if "audio" in args.modalities and not rows["audio"].notna().any():
-            rows = manifest.with_soundtracks(rows)
+        wanted = [kind for kind in args.modalities if kind == "audio" or not args.visual_features]
+        rows = with_wanted_modalities(rows, wanted, args.dataset)
         protocol = args.protocol or manifest.PROTOCOLS[0]
         rows, notes = manifest.assign_protocol(
             rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
@@ -227,31 +237,16 @@ class MultimodalFerTask(ClassificationTask):
         """Decode every file as training will, and leave out rows that lack what the recipe needs."""
         args = self.data_args
         check = self.file_check()
-        wanted = [(index, row[modality], modality) for index, row in rows.iterrows() for modality in args.modalities]
-        present = [item for item in wanted if item[1]]
-        answers = check.reasons([(path, modality) for _, path, modality in present])
-        bad = {
-            (index, modality): (path, reason)
-            for (index, path, modality), reason in zip(present, answers, strict=True)
-            if reason
-        }
-        bad |= {(index, modality): (None, f"has no {modality} file") for index, path, modality in wanted if not path}
-        rows, skipped, dropped = rows.copy(), [], []
-        for index in dict.fromkeys(index for index, _ in bad):
-            reasons = {modality: bad[index, modality] for modality in args.modalities if (index, modality) in bad}
-            if args.missing_modality == "keep" and len(reasons) < len(args.modalities):
-                rows.loc[index, list(reasons)] = None
-                continue
-            dropped.append(index)
-            path = next((path for path, _ in reasons.values() if path), None) or self.name_of(rows, index)
-            skipped.append({"path": str(path), "reason": "; ".join(dict.fromkeys(why for _, why in reasons.values()))})
-        return rows.drop(index=dropped), skipped
-
-    @staticmethod
-    def name_of(rows: pd.DataFrame, index: int) -> str:
-        """What to call a row that lacks the file that is wanted: its clip, its other file or its number."""
-        names = (rows.at[index, column] for column in ("clip", "video", "audio") if column in rows)
-        return next((str(name) for name in names if name and not pd.isna(name)), f"row {index + 1}")
+        answers = iter(check.reasons([(p, kind) for kind in args.modalities for p in rows[kind] if p]))
+        reasons = pd.DataFrame(
+            {
+                kind: [next(answers) if path else f"has no {kind} file" for path in rows[kind]]
+                for kind in args.modalities
+            },
+            index=rows.index,
+            dtype=object,
+        )
+        return without_unusable(rows, reasons, keep_parts=args.missing_modality == "keep")
 
     def file_check(self) -> FileCheck | DecodedClips:
         """What finds out whether files can be used; where the recipe has a cache, it is filled by that."""
