@@ -23,6 +23,7 @@ from hf_fer.models.multimodal_fer.decoding_multimodal_fer import (
     UnusableMediaError,
     load_audio,
     load_video,
+    load_visual_features,
     read_timeline,
 )
 from hf_fer.models.multimodal_fer.task_arguments import MultimodalFerDataArguments, new_processor
@@ -181,6 +182,17 @@ def test_a_file_over_the_limit_is_left_out_of_training_and_counted(tmp_path, mon
     task.load_data()
     skipped = loading.read_skipped(task.skipped_file)
     assert [(entry["path"], "max_seconds" in entry["reason"]) for entry in skipped] == [(str(long), True)]
+
+
+def test_features_that_claim_more_than_their_file_has(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((9, 4), np.float32))
+    assert load_visual_features(tmp_path / "f.npy").shape == (9, 1, 4)
+    with (tmp_path / "f.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    assert refused(tmp_path / "f.npy", load_visual_features, match="not readable as a .npy") < LIMIT
+    (tmp_path / "f.npy").write_bytes(b"\x93NUMPY\x01\x00\x16\x00{'descr': '<f4', (((  \n")
+    refused(tmp_path / "f.npy", load_visual_features, match="not readable as a .npy")
 
 
 def test_windows_cover_a_recording():

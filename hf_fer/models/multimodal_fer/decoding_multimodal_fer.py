@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import av
@@ -442,10 +443,11 @@ def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
             features = table[rows[clip]]
         else:
             try:
-                features = np.load(path, allow_pickle=False)
+                # Mapped, a header that claims more than the file has is an error, and takes no memory.
+                features = np.load(path, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError as error:
                 raise UnusableMediaError(source, "file not found") from error
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, TokenError) as error:
                 raise UnusableMediaError(source, f"not readable as a .npy array ({error})") from error
     if not 1 <= features.ndim <= 3 or not features.size:
         raise UnusableMediaError(

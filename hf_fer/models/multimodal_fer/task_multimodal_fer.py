@@ -57,7 +57,7 @@ from .task_clips import (
     without_unusable,
 )
 from .task_facts import card_example, data_facts
-from .task_start import check_adapter_base, checkpoint_model, checkpoint_processor, known_classes
+from .task_start import check_adapter_base, check_face_detector, checkpoint_model, checkpoint_processor, known_classes
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +251,8 @@ class MultimodalFerTask(ClassificationTask):
     def file_check(self) -> FileCheck | DecodedClips:
         """What finds out whether files can be used; where the recipe has a cache, it is filled by that."""
         args, processor = self.data_args, self.base_processor()
+        if "video" in args.modalities and not args.visual_features:
+            check_face_detector(processor)
         if args.cache != "none" and not self.training_args.dry_run:
             self.decoded = self.decoded_clips(processor)
             return self.decoded

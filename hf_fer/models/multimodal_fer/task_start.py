@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from hf_fer.adapters import is_adapter, load_adapter_model
@@ -13,6 +14,7 @@ from hf_fer.starting_points import NOT_LOADABLE, load_model, read
 
 from .backbones_multimodal_fer import PARTS
 from .configuration_multimodal_fer import MultimodalFerConfig
+from .face_multimodal_fer import NoFaceError, face_cropper
 from .modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from .processing_multimodal_fer import MultimodalFerProcessor
 
@@ -54,6 +56,16 @@ def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFe
             f"--modalities {' '.join(config.modalities)}, or train a new model without model_name_or_path."
         )
     return processor, settled
+
+
+def check_face_detector(processor: MultimodalFerProcessor) -> None:
+    """Raises `RecipeError` where YuNet is asked for, and its file cannot be had or does not run in this OpenCV."""
+    try:
+        face_cropper(processor.face_crop, processor.yunet_path)(np.zeros((1, 64, 64, 3), np.uint8))
+    except NoFaceError:
+        return
+    except (FileNotFoundError, RuntimeError) as error:
+        raise RecipeError(str(error)) from error
 
 
 def known_classes(path: str) -> list[str]:
