@@ -4,7 +4,9 @@ import argparse
 import ast
 import dataclasses
 import json
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +24,9 @@ from hf_fer.task import load_task, parse_task, task_names
 
 RECIPE = "training_args/ravdess_audio.json"
 """In place of a page's RECIPE.json, which is somebody's own."""
+
+EMOTIONS = {"03": "happy", "04": "sad"}
+PEOPLE = {f"{number:02}": name for number, name in enumerate(("anna", "ben", "cleo", "dan", "eva", "finn"), start=1)}
 
 PYTHON = [block for block in blocks() if block.language == "python"]
 JSON = [block for block in blocks() if block.language == "json"]
@@ -159,3 +164,36 @@ def test_parts_of_recipes_are_json_with_known_fields(block):
     classes = [TrainingArguments, *(c for task in tasks for c in (task.model_arguments, task.data_arguments))]
     known = {field.name for arguments in classes for field in dataclasses.fields(arguments)}
     assert set(json.loads(f"{{{block.text}}}")) <= known
+
+
+@pytest.fixture(scope="module")
+def newcomer(small_ravdess, tmp_path_factory):
+    """A folder as README leaves it: the repository's files, and clips of one's own by emotion and person."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    for name in ("accelerate_configs", "hf_fer", "model_cards", "training_args"):
+        (folder / name).symlink_to(ROOT / name)
+    for clip in sorted(small_ravdess.rglob("*.mp4")):
+        _, _, emotion, *_, actor = clip.stem.split("-")
+        if emotion in EMOTIONS and actor in PEOPLE:
+            target = folder / "clips" / EMOTIONS[emotion] / f"{PEOPLE[actor]}_1.mp4"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(clip, target)
+    return folder
+
+
+def test_readmes_five_lines_and_its_pipeline_run_as_they_stand(newcomer):
+    lines = next(block.text for block in blocks() if "for clip in" in block.text)
+    folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.pathsep.join(folders)}
+    for line in lines.splitlines():
+        subprocess.run(["bash", "-c", line], cwd=newcomer, env=environment, check=True)
+    assert len((newcomer / "clips.csv").read_text().splitlines()) == 13
+    assert (newcomer / "outputs" / "small_cpu" / "report" / "metrics.json").is_file()
+
+    # The pipeline's lines name the demo's model; this one stands in for it.
+    (newcomer / "outputs" / "demo").mkdir()
+    (newcomer / "outputs" / "small_cpu").rename(newcomer / "outputs" / "demo" / "multimodal_fer")
+    shutil.copyfile(newcomer / "clips" / "happy" / "anna_1.mp4", newcomer / "clip.mp4")
+    unmarked = [block.text for block in PYTHON if not block.is_marked]
+    assert len(unmarked) == 1
+    subprocess.run([sys.executable, "-c", unmarked[0]], cwd=newcomer, env=environment, check=True)
