@@ -1,5 +1,7 @@
 """What the stock Trainer lacks."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_fer.adapters import base_model
 from hf_fer.arguments import TrainingArguments
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.loading import enforce_skip_limit, read_skipped
+from hf_fer.data.loading import LoadedData, enforce_skip_limit, file_facts, read_skipped
 from hf_fer.processes import share_statistics
 from hf_fer.report import peak_memory
 from hf_fer.sharing import add_pipeline
+
+logger = logging.getLogger(__name__)
 
 
 def restore_state(callback: ExportableState, state: TrainerState) -> None:
@@ -163,6 +167,43 @@ class SkipLimitCallback(TrainerCallback):
     ) -> None:
         args.distributed_state.wait_for_everyone()  # so that all processes read, and decide, the same
         enforce_skip_limit(read_skipped(self.skipped_file), self.total, self.max_fraction)
+
+
+class ChangedFilesCallback(TrainerCallback):
+    """
+    Notes, at the end of each epoch, files of the data that were replaced while the run goes on.
+
+    Args:
+        data: Its notes get the sentence.
+        columns: Those with paths.
+    """
+
+    def __init__(self, data: LoadedData, columns: Iterable[str]):
+        self.notes = data.notes
+        self.facts = {
+            path: file_facts(path)
+            for split in data.splits.values()
+            for column in set(columns) & set(split.column_names)
+            for path in split[column]
+            if isinstance(path, str)
+        }
+        self.note: str | None = None
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        changed = [path for path, facts in self.facts.items() if file_facts(path) != facts]
+        if not changed or not state.is_world_process_zero:
+            return
+        if self.note is None:
+            logger.warning("Replaced while the run goes on: %s, and %d others.", changed[0], len(changed) - 1)
+        else:
+            self.notes.remove(self.note)
+        self.note = (
+            f"{len(changed)} of {len(self.facts)} files were replaced during training: the model may have been "
+            "trained on both their states, and provenance.json has the first."
+        )
+        self.notes.append(self.note)
 
 
 class PeakMemoryCallback(TrainerCallback):

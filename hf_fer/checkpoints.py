@@ -76,14 +76,20 @@ def start_anew(*heads: nn.Module) -> None:
                 part.reset_parameters()
 
 
-def write_manifest(folder: Path) -> None:
-    """Declare a checkpoint whole: every file with its size and xxh3-64, once all of them are on the disk."""
+def write_manifest(folder: Path, processes: int | None = None) -> None:
+    """
+    Declare a checkpoint whole: every file with its size and xxh3-64, once all of them are on the disk.
+
+    Args:
+        folder: The checkpoint.
+        processes: How many train the model.
+    """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         with path.open("rb") as file:
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "xxh3_64": _digest(path)}
-    write_json_atomically(folder / MANIFEST, {"completed": time.time(), "files": files})
+    write_json_atomically(folder / MANIFEST, {"completed": time.time(), "processes": processes, "files": files})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -164,6 +170,17 @@ def check_named(folder: Path) -> None:
         logger.warning("%s has no %s: nothing says that it is whole.", folder, MANIFEST)
 
 
+def check_processes(folder: Path, processes: int) -> None:
+    """Raises `RecipeError` where a checkpoint's manifest says that it is of another number of processes."""
+    before = (read_manifest(folder) or {}).get("processes")
+    if before is not None and before != processes:
+        raise RecipeError(
+            f"resume_from_checkpoint: {folder} is of a run of {before} processes, this one has {processes}: batches, "
+            "the order of examples and random numbers would be others than those it began with. Resume with "
+            f"{before}, or start anew in another output_dir (--model_name_or_path takes its weights)."
+        )
+
+
 class WholeCheckpoints(TrainerCallback):
     """
     Declares each checkpoint whole when all processes have written their part, and only then deletes older ones.
@@ -201,7 +218,7 @@ class WholeCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         args.distributed_state.wait_for_everyone()
         if args.should_save:
-            write_manifest(checkpoint_folder(args.output_dir, state.global_step))
+            write_manifest(checkpoint_folder(args.output_dir, state.global_step), args.world_size)
             self.delete_older(args.output_dir, state.best_model_checkpoint)
         args.distributed_state.wait_for_everyone()  # a launcher ends the others as soon as one has ended
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hf_fer.arguments import TrainingArguments
@@ -44,10 +45,35 @@ def is_disk_full(error: BaseException | None) -> bool:
     )
 
 
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether another process of a distributed run did not answer any more; gloo says so in words alone."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError)
+        and re.search(r"\bgloo\b|Connection (closed|reset) by peer", str(error)) is not None
+    )
+
+
+def last_checkpoint(args: TrainingArguments) -> str:
+    """A sentence on what there is to go on from."""
+    whole = declared(args.output_dir)
+    return f"The last good checkpoint is {whole[-1]}." if whole else "There is no checkpoint yet."
+
+
+def unwritable(error: OSError) -> str | None:
+    """What to say of a write, outside `output_dir`, that a full or read-only disk refused; `None` of other errors."""
+    if not (is_disk_full(error) or error.errno == errno.EROFS):
+        return None
+    return (
+        f"{error.filename or 'A temporary file'} cannot be written ({error.strerror or error}). Free some space, or "
+        "name folders on another disk: HF_HOME for caches, TMPDIR for temporary files, MPLCONFIGDIR for matplotlib, "
+        "--output_dir for the run."
+    )
+
+
 @contextmanager
 def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: bool) -> Iterator[None]:
     """
-    Turn errors of memory and disk into one message.
+    Turn errors of memory, of the disk and of lost processes into one message.
 
     Args:
         args: The run's arguments.
@@ -55,7 +81,7 @@ def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: 
         can_checkpoint: Whether the model supports gradient checkpointing.
 
     Raises:
-        RunError: memory or disk ran out inside.
+        RunError: memory or disk ran out inside, or another process of the run is gone.
     """
     try:
         yield
@@ -64,13 +90,18 @@ def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: 
             advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error), can_checkpoint))
             raise RunError(f"Out of memory{_gpu_use()}. Lower, one after the other: {advice}.") from error
         if is_disk_full(error):
-            whole = declared(args.output_dir)
-            last = f"The last good checkpoint is {whole[-1]}." if whole else "There is no checkpoint yet."
             place = Path(getattr(error, "filename", None) or args.output_dir).resolve()
             free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free // 2**20
             raise RunError(
-                f"The disk is full: writing to {place} failed with {free} MiB free ({error}). {last} Free some space, "
-                "or lower --save_total_limit, and go on with --resume_from_checkpoint true."
+                f"The disk is full: writing to {place} failed with {free} MiB free ({error}). "
+                f"{last_checkpoint(args)} Free some space, or lower --save_total_limit, and go on with "
+                "--resume_from_checkpoint true."
+            ) from error
+        if is_peer_lost(error):
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"Another process of this run has ended, or its machine cannot be reached ({reason}). "
+                f"{last_checkpoint(args)} See what the other one said, and go on with --resume_from_checkpoint true."
             ) from error
         raise
 

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from hf_fer import output_folder
 from hf_fer.arguments import RecipeError, TrainingArguments
-from hf_fer.checkpoints import check_named, checkpoint_folders, newest_whole
+from hf_fer.checkpoints import check_named, check_processes, checkpoint_folders, newest_whole
 from hf_fer.data.hub import unreachable
 
 logger = logging.getLogger(__name__)
@@ -64,12 +64,14 @@ def resumption(args: TrainingArguments) -> Start:
     folder, resume = Path(args.output_dir), args.resume
     if isinstance(resume, str):
         check_named(Path(resume))
+        check_processes(Path(resume), args.world_size)
         if not Path(resume).resolve().is_relative_to(folder.resolve()):
             output_folder.check_ours(folder)
         return Start(resume)
     if resume:
         newest = newest_whole(folder)
         if newest:
+            check_processes(newest, args.world_size)
             logger.warning("Resuming from %s.", newest)
             return Start(str(newest))
         logger.warning("No checkpoint yet: a new run.")

@@ -22,6 +22,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_fer import adapters, cross_validation, output_folder, provenance, report
 from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.callbacks import (
+    ChangedFilesCallback,
     RepeatableRandomness,
     ResumedEarlyStopping,
     SaveProcessorCallback,
@@ -31,9 +32,9 @@ from hf_fer.callbacks import (
 )
 from hf_fer.checkpoints import load_weights
 from hf_fer.console import quiet
-from hf_fer.data.loading import DataError, LoadedData
+from hf_fer.data.loading import DataError, LoadedData, cache_dir
 from hf_fer.dry_run import describe
-from hf_fer.failures import RunError, explained
+from hf_fer.failures import RunError, explained, unwritable
 from hf_fer.hyperparameter_search import prepare_search, search
 from hf_fer.interruption import Interrupted, exit_on_sigterm
 from hf_fer.launch import start_all_processes
@@ -69,6 +70,7 @@ def make_trainer(
         provenance.ProvenanceCallback(origin),
         SaveProcessorCallback(processor, task.pipeline_task),
         SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
+        ChangedFilesCallback(data, task.file_columns),
         RepeatableRandomness(),
         SharedStatistics(),
     ]
@@ -179,6 +181,7 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
     """One run of one model, or one search."""
     args = task.training_args
     check_hub_access(args)
+    cache_dir()  # every system writes there sooner or later
     if args.hp_trials:
         prepare_search(args)
     start = prepare_output(args, task.model_args.model_name_or_path)
@@ -231,6 +234,12 @@ def one_message() -> Iterator[None]:
     except (RecipeError, DataError, RunError) as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, RunError) else 2)
+    except OSError as error:
+        told = unwritable(error)
+        if told is None:
+            raise
+        print(f"hf_fer: error: {told}", file=sys.stderr)
+        sys.exit(3)
     except Interrupted as stop:
         print(f"hf_fer: {stop}", file=sys.stderr)
         sys.exit(stop.exit_status)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,16 @@ def test_a_signal_to_one_process_stops_both(together, fields, tmp_path):
     resumed = launch(path, "--bad_clip", str(BAD_CLIP), "--resume_from_checkpoint", "true")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert_same_weights(tmp_path / "out", together)
+
+
+def test_one_that_is_killed_ends_the_other_with_a_message(fields, tmp_path):
+    path = write_recipe(tmp_path, **fields, per_device_train_batch_size=2)
+    began = time.monotonic()
+    killed = launch(path, "--bad_clip", "-1", "--kill_at", "3")
+    assert killed.returncode != 0
+    assert "Another process of this run has ended" in killed.stderr
+    assert "exitcode  : -9" in killed.stderr
+    assert time.monotonic() - began < 300
 
 
 def test_a_launcher_that_starts_one_process_of_unknown_many_is_told_of(fields, tmp_path, monkeypatch, capsys):

@@ -1,8 +1,8 @@
 """run.py with accidents, for `torchrun --nproc_per_node 2` in test_distributed.py:
 
-two_processes.py RECIPE.json [fields] --bad_clip INDEX [--stop_at STEP]
+two_processes.py RECIPE.json [fields] --bad_clip INDEX [--stop_at STEP] [--kill_at STEP]
 
-The clip with that index has NaN features. At that step the second process alone gets SIGTERM.
+The clip with that index has NaN features. At that step the second process alone gets SIGTERM, or SIGKILL.
 """
 
 import argparse
@@ -35,23 +35,26 @@ def spoil(index: int) -> None:
 
 
 class SignalAt(TrainerCallback):
-    """Sends SIGTERM to this process at a step, if it is not the first."""
+    """Sends a signal to this process at a step, if it is not the first."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, signum: int):
         self.step = step
+        self.signum = signum
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step and args.process_index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signum)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bad_clip", type=int, required=True)
     parser.add_argument("--stop_at", type=int)
+    parser.add_argument("--kill_at", type=int)
     accidents, argv = parser.parse_known_args()
     spoil(accidents.bad_clip)
-    if accidents.stop_at is not None:
-        own = MultimodalFerTask.callbacks
-        MultimodalFerTask.callbacks = lambda task: [*own(task), SignalAt(accidents.stop_at)]
+    steps = {signal.SIGTERM: accidents.stop_at, signal.SIGKILL: accidents.kill_at}
+    signals = [SignalAt(step, signum) for signum, step in steps.items() if step is not None]
+    own = MultimodalFerTask.callbacks
+    MultimodalFerTask.callbacks = lambda task: [*own(task), *signals]
     main(argv)
