@@ -69,10 +69,10 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
 
 def start_anew(*heads: nn.Module) -> None:
-    """Draw the linear layers of heads whose classes are others; of as many classes they would load without a word."""
+    """Draw the layers of heads whose classes are others; of as many classes they would load without a word."""
     for head in heads:
         for part in head.modules():
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.Linear | nn.Conv1d):
                 part.reset_parameters()
 
 

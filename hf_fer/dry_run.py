@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from hf_fer.data.loading import LoadedData
-from hf_fer.report import MIB, markdown_table, parameter_table
+from hf_fer.report import MIB, counts_table, markdown_table, parameter_table
 from hf_fer.task import Task
 
 
@@ -64,8 +64,9 @@ def estimate_memory(
 def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTrainedModel, processor: Any) -> str:
     """The page that `--dry_run true` prints."""
     args = task.training_args
-    counts = pd.DataFrame(data.counts()).rename_axis("class").reset_index()
-    counts.loc[len(counts)] = ["total", *counts.iloc[:, 1:].sum()]
+    counts = counts_table(data.counts())
+    if data.labels:
+        counts.loc[len(counts)] = ["total", *counts.iloc[:, 1:].sum()]
     parameters = parameter_table(model)
     split = splits["train"] if "train" in splits else next(iter(splits.values()))
     batch = task.collator(processor)([split[index] for index in range(min(2, len(split)))])

@@ -52,7 +52,7 @@ class Provenance:
 
     Args:
         own: What this run trains and chooses on: `task`, `protocol`, `split_seed`, `labels` in order, `order` (a
-            digest of the training examples with their labels, in order), and `train` and `validation` as `Contents`.
+            digest of the training examples with their targets, in order), and `train` and `validation` as `Contents`.
         earlier: The same of every training that its starting points have behind them, the first one first.
         apart: Whether it is established that nothing was trained or chosen on the groups of the present test split.
     """
@@ -94,7 +94,9 @@ def establish(task: "Task", data: LoadedData) -> Provenance:
     found = {name: contents(task, split) for name, split in data.splits.items()}
     present = {name: own for name, (own, _) in found.items()}
     trained = {name: present.get(name, Contents()) for name in ("train", "validation")}
-    order = [] if "train" not in found else [found["train"][1].tolist(), list(data.splits["train"]["labels"])]
+    order = (
+        [] if "train" not in found else [found["train"][1].tolist(), list(data.splits["train"][task.target_column])]
+    )
     own = {
         "task": task.name(),
         "protocol": data.protocol,

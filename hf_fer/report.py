@@ -18,8 +18,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hf_fer.adapters import base_model
+from hf_fer.data.loading import EXAMPLES
 
 MIB = 2**20
+ABBREVIATED = ("uar", "wer", "cer")
 PACKAGES = ("hf_fer", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "av")
 CLASS_FIGURES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
 
@@ -251,6 +253,13 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def counts_table(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """`LoadedData.counts` with one row per class and one column per split; without classes, one row per split."""
+    if all(list(of_split) == [EXAMPLES] for of_split in counts.values()):
+        return pd.DataFrame(counts).T.rename_axis("split").reset_index()
+    return pd.DataFrame(counts).rename_axis("class").reset_index()
+
+
 def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row per metric, one column per split."""
     table = pd.DataFrame({split: pd.Series(flat_numbers(metrics), dtype=object) for split, metrics in results.items()})
@@ -281,7 +290,7 @@ def headline(results: dict[str, dict[str, Any]], *metrics: str) -> str | None:
 
 
 def _score(found: dict[str, Any], metric: str) -> str:
-    name = "UAR" if metric == "uar" else metric.replace("_", " ")
+    name = metric.upper() if metric in ABBREVIATED else metric.replace("_", " ")
     low, high = found.get(f"{metric}_ci95", (None, None))
     interval = "" if low is None else f" (95% interval {low:.3f} to {high:.3f})"
     return f"{name} {found[metric]:.3f}{interval}"
@@ -302,8 +311,11 @@ def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
         parts += ["## Results", markdown_table(results_table(results)), *remarks(results)]
         parts += ["## Breakdown", markdown_table(table)] if len(table := breakdown_table(results)) else []
     parts += [f"No {split} scores: {reason}." for split, reason in metrics["data"]["absent"].items()]
-    counts = pd.DataFrame(metrics["data"]["counts"]).rename_axis("class").reset_index()
-    parts += ["## Data", markdown_table(counts), f"Left out: {metrics['data']['skipped']} (skipped.jsonl)."]
+    parts += [
+        "## Data",
+        markdown_table(counts_table(metrics["data"]["counts"])),
+        f"Left out: {metrics['data']['skipped']} (skipped.jsonl).",
+    ]
     runtime = pd.DataFrame(metrics["runtime"].items(), columns=["measure", "value"])
     parts += ["## Runtime", markdown_table(runtime)]
     parts += ["## Files", *(f"- `{name}`: {caption}" for name, caption in captions.items())]

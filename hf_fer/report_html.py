@@ -37,7 +37,7 @@ def write_html(folder: Path, metrics: dict[str, Any], headline: str | None, capt
     """
     results = report.evaluated(metrics)
     breakdown = report.breakdown_table(results)
-    counts = pd.DataFrame(metrics["data"]["counts"]).rename_axis("class").reset_index()
+    counts = report.counts_table(metrics["data"]["counts"])
     # Subfolders hold pictures of single examples, which may be of people and are not for sending.
     pictures = [name for name in captions if Path(name).suffix in PICTURES and Path(name).name == name]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)

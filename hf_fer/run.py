@@ -88,6 +88,7 @@ def make_trainer(
         eval_dataset=splits.get("validation"),
         data_collator=task.collator(processor),
         compute_metrics=partial(task.compute_metrics, labels=data.labels),
+        preprocess_logits_for_metrics=task.before_gathering(processor),
         callbacks=callbacks,
     )
     if args.push_to_hub and args.upload_strategy != HubStrategy.END:

@@ -55,12 +55,14 @@ class Task(ABC):
 
     Attributes:
         metric_names: What `compute_metrics` gives; a recipe may choose the best checkpoint by any of them.
-        primary_metric: The one it is chosen by unless the recipe says otherwise; higher is better.
+        primary_metric: The one it is chosen by unless the recipe says otherwise.
+        lower_is_better: Those of them of which a lower value is better, error rates say; `loss` always is.
         hub_task: The Hub's name for the kind of task.
         own_loss: Of a model that computes its own loss: what a recipe does in place of `label_smoothing_factor`.
         searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
         unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
         file_columns, text_columns: Columns of the data with what an example is made of: paths of files, or texts.
+        target_column: The one with what is to be learnt of an example: its class, or its transcript.
         group_column: The one with the speaker, patient or source of an example, where the data has it.
         input_fields: Fields that may name files or folders to read; a stage runs again when these change.
         shareable: Names of the report's files that may be uploaded, as glob patterns: figures over many examples.
@@ -74,12 +76,14 @@ class Task(ABC):
     data_arguments: ClassVar[type[DataArguments]] = DataArguments
     metric_names: ClassVar[tuple[str, ...]]
     primary_metric: ClassVar[str]
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
     hub_task: ClassVar[str]
     own_loss: ClassVar[str | None] = None
     searched_fields: ClassVar[tuple[str, ...]] = ()
     unfreezable: ClassVar[tuple[str, ...]] = ()
     file_columns: ClassVar[tuple[str, ...]] = ()
     text_columns: ClassVar[tuple[str, ...]] = ()
+    target_column: ClassVar[str] = "labels"
     group_column: ClassVar[str] = "group"
     input_fields: ClassVar[tuple[str, ...]] = ("dataset",)
     shareable: ClassVar[tuple[str, ...]] = ("metrics.json", "report.md", "history.csv", "curves.png")
@@ -153,6 +157,13 @@ class Task(ABC):
             check_choice("unfreeze part", part, self.unfreezable)
             if not isinstance(epoch, int | float) or epoch < 0:
                 raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
+
+    def settle_direction(self) -> None:
+        """Say which end of the metric that chooses the checkpoint is better, where the recipe does not."""
+        args = self.training_args
+        if args.metric_for_best_model is not None and "greater_is_better" not in self.given:
+            metric = args.metric_for_best_model.removeprefix("eval_")
+            args.greater_is_better = metric not in ("loss", *self.lower_is_better)
 
     def check_folds(self) -> None:
         """Raises `RecipeError` where the protocol has no folds, or they cannot be trained one after the other."""
@@ -302,9 +313,13 @@ class Task(ABC):
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Examples to a batch."""
 
+    def before_gathering(self, processor: Any) -> Callable[[Any, Any], Any] | None:
+        """What is kept of a batch's `(logits, labels)` until all of the split is scored; the logits if `None`."""
+        return None
+
     @abstractmethod
     def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
-        """Everything that the predictions of one split say, `metric_names` among it."""
+        """Everything that the predictions of one split say, `metric_names` among it; `labels` as in `LoadedData`."""
 
     def compute_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
         """Numbers logged at every evaluation; the keys are `metric_names`."""
@@ -430,6 +445,7 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     flags = (word[2:].partition("=")[0] for word in argv if word.startswith("--"))
     task.on_command_line = {flag.replace("-", "_") for flag in flags}
     task.given |= recipe.keys() | task.on_command_line
+    task.settle_direction()
     task.check_arguments()
     return task
 

@@ -23,6 +23,7 @@ def task(start: str | None = None, *others: str, split_seed: int = 0):
         file_columns=(),
         text_columns=("text",),
         group_column="group",
+        target_column="labels",
         data_args=SimpleNamespace(split_seed=split_seed),
         model_args=SimpleNamespace(model_name_or_path=start),
         starting_points=lambda: [*([start] if start else []), *others],

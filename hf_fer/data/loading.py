@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MANY_GROUPS = 2000
 SPLITS = ("train", "validation", "test")
+EXAMPLES = "examples"
 SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
 
 
@@ -40,7 +41,7 @@ class LoadedData:
 
     Args:
         splits: Data set per split; a split that does not exist is not a key.
-        labels: Class names in index order.
+        labels: Class names in index order; none where an example is of no class.
         protocol: Name of the way it was split.
         skipped: One `{"path", "reason"}` per example left out.
         notes: Sentences that every report of a run on this data repeats.
@@ -55,7 +56,13 @@ class LoadedData:
     absent: dict[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Examples per split and class, in class order; with several labels an example counts for each it has."""
+        """
+        Examples per split and class, in class order; with several labels an example counts for each it has.
+
+        Without classes, all of a split are counted under `EXAMPLES`.
+        """
+        if not self.labels:
+            return {split: {EXAMPLES: len(data)} for split, data in self.splits.items()}
         return {
             split: dict(zip(self.labels, class_counts(data, len(self.labels)), strict=True))
             for split, data in self.splits.items()

@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_fer.arguments import RecipeError, check_choice
 from hf_fer.callbacks import EpochCallback
@@ -43,6 +42,7 @@ from hf_fer.data.loading import (
 from hf_fer.data.remarks import class_order, with_remarks
 from hf_fer.data.tables import TableFormat
 from hf_fer.data.text_splits import assign_splits, drop_near_duplicates
+from hf_fer.evaluation_order import evaluation_order
 from hf_fer.metrics import calibration, classification, intervals
 from hf_fer.metrics.scored import Scored
 from hf_fer.starting_points import load_model, nothing_anew, read
@@ -382,12 +382,7 @@ class LanguageIdTask(ClassificationTask):
 
     def in_order(self, data: Dataset, prediction: EvalPrediction) -> np.ndarray:
         """Logits `(windows, classes)` in the order of `data`, which length-grouped evaluation does not keep."""
-        args = self.training_args
-        order = np.arange(len(data))
-        if args.train_sampling_strategy == "group_by_length":
-            generator = torch.Generator().manual_seed(args.seed if args.data_seed is None else args.data_seed)
-            sampler = LengthGroupedSampler(args.eval_batch_size, lengths=list(data["length"]), generator=generator)
-            order = np.array(list(sampler))
+        order = evaluation_order(self.training_args, list(data["length"]))
         if not np.array_equal(np.array(data["labels"])[order], prediction.label_ids):
             raise RuntimeError("The Trainer evaluated in an order that is not LengthGroupedSampler's.")
         logits = np.empty_like(prediction.predictions)
