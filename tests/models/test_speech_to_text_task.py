@@ -14,7 +14,7 @@ from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
 from hf_fer.models.speech_to_text.sound_speech_to_text import load_audio
 from hf_fer.models.speech_to_text.task_demo import make_demo
 from hf_fer.models.speech_to_text.task_model import PADDED, best_frames, new_model, prepare, preset_config
-from hf_fer.run import run
+from hf_fer.run import dry_run, run
 from hf_fer.task import build_task
 
 TINY = {
@@ -56,7 +56,7 @@ def task_of(manifest, output_dir, **fields):
 @pytest.fixture(scope="module")
 def trained(manifest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "out"
-    run(task_of(manifest, folder, units="nfd"))
+    run(task_of(manifest, folder, units="nfd", num_train_epochs=2, metric_for_best_model="cer"))
     return folder
 
 
@@ -75,6 +75,12 @@ class TestRecipe:
 
 
 class TestData:
+    def test_a_dry_run_counts_examples(self, manifest, tmp_path, capsys):
+        dry_run(task_of(manifest, tmp_path, dry_run=True))
+        page = capsys.readouterr().out
+        assert "| train | 24 |" in page
+        assert "Nothing was trained" in page
+
     def test_counts_without_classes(self, manifest, tmp_path):
         data = task_of(manifest, tmp_path).load_data()
         assert data.labels == []
@@ -109,6 +115,12 @@ class TestData:
 
 
 class TestRun:
+    def test_the_checkpoint_with_the_lowest_rate_is_the_best(self, trained):
+        state = json.loads((trained / "trainer_state.json").read_text())
+        rates = [entry["eval_cer"] for entry in state["log_history"] if "eval_cer" in entry]
+        assert len(rates) == 2
+        assert state["best_metric"] == min(rates)
+
     def test_report_has_the_rates_and_tables(self, trained):
         metrics = json.loads((trained / "report" / "metrics.json").read_text())
         for split in ("validation", "test"):
