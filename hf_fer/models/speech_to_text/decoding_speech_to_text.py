@@ -335,6 +335,24 @@ class BeamDecoder:
         return KenLM(self.model_path, dictionary)
 
 
+def words_of_arpa(path: str | Path) -> set[str]:
+    """The words of an ARPA file, for a lexicon; raises ValueError where it has none."""
+    words, inside = set(), False
+    with Path(path).open(encoding="utf-8") as file:
+        for line in file:
+            line = line.rstrip("\n")
+            if line.startswith("\\"):
+                if inside:
+                    break
+                inside = line == "\\1-grams:"
+            elif inside and line:
+                words.add(line.split("\t")[1])
+    words -= {"<s>", "</s>", UNKNOWN}
+    if not words:
+        raise ValueError(f"{path}: has no 1-grams; a lexicon can be read from ARPA files only.")
+    return words
+
+
 def _flashlight() -> Any:
     try:
         from flashlight.lib.text import decoder
@@ -351,4 +369,4 @@ def _kenlm() -> Any:
     return kenlm
 
 
-__all__ = ["BeamDecoder", "BeamSettings", "Hypothesis", "acoustic_scores", "align", "collapse"]
+__all__ = ["BeamDecoder", "BeamSettings", "Hypothesis", "acoustic_scores", "align", "collapse", "words_of_arpa"]

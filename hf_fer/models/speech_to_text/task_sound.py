@@ -1,0 +1,138 @@
+"""What is in the sound of a file, measured while it is decoded, in memory that does not grow with its length."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from tqdm.auto import tqdm
+
+FULL_SCALE = 0.999
+"""Absolute value from which a sample counts as clipped."""
+SILENCE = 10 ** (-60 / 20)
+"""Root mean square, of full scale, below which 20 ms count as silent."""
+WINDOW_SECONDS = 0.02
+
+
+class SoundError(ValueError):
+    """A file whose sound cannot be used, with the reason."""
+
+
+@dataclass(frozen=True)
+class SoundFacts:
+    """
+    What a recording's sound is.
+
+    Args:
+        rate: In Hz.
+        channels: As they are stored.
+        seconds: Of decoded sound.
+        clipped: Share of samples at full scale.
+        silent: Share of windows of 20 ms under -60 dB of full scale.
+        peak: Largest absolute value; 1 is full scale.
+        digest: Of the samples, the same for the same sound in WAV and FLAC.
+    """
+
+    rate: int
+    channels: int
+    seconds: float
+    clipped: float
+    silent: float
+    peak: float
+    digest: str
+
+
+def sound_facts(path: str | Path) -> SoundFacts:
+    """
+    Decode a file's first sound track and measure it.
+
+    Raises:
+        SoundError: it does not exist, is empty, does not decode, or has no sound.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SoundError("file not found")
+    if path.stat().st_size == 0:
+        raise SoundError("file is empty (0 bytes)")
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise SoundError("no audio track")
+            return _measure(container)
+    except (FFmpegError, OSError) as error:
+        raise SoundError(f"audio does not decode ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _measure(container: av.container.InputContainer) -> SoundFacts:
+    measured, rate, channels = _Measure(), 0, 0
+    resampler = None
+    for frame in container.decode(container.streams.audio[0]):
+        kind = (frame.sample_rate, frame.layout.nb_channels)
+        if resampler is None or kind != (rate, channels):
+            if resampler is not None:
+                raise SoundError(
+                    f"rate or channels change on the way ({rate} Hz x {channels} to {kind[0]} x {kind[1]})"
+                )
+            rate, channels = kind
+            resampler = av.AudioResampler(format="flt")
+        for converted in resampler.resample(frame):
+            measured.add(converted.to_ndarray().reshape(-1, channels), rate)
+    return measured.facts(rate, channels)
+
+
+class _Measure:
+    """Sums over the samples that have come."""
+
+    def __init__(self) -> None:
+        self.samples = self.clipped = self.windows = self.silent = 0
+        self.peak = 0.0
+        self.hash = hashlib.sha256()
+        self.rest = np.zeros(0, np.float32)
+
+    def add(self, samples: np.ndarray, rate: int) -> None:
+        """Count `(samples, channels)`."""
+        if not np.isfinite(samples).all():
+            raise SoundError("audio has samples that are not finite (NaN or infinity)")
+        absolute = np.abs(samples)
+        self.samples += len(samples)
+        self.clipped += int((absolute.max(axis=1, initial=0) >= FULL_SCALE).sum())
+        self.peak = max(self.peak, float(absolute.max(initial=0)))
+        self.hash.update(np.round(samples * 32767).astype(np.int32).tobytes())
+        mono = np.concatenate([self.rest, samples.mean(axis=1)])
+        width = max(int(rate * WINDOW_SECONDS), 1)
+        whole = len(mono) // width * width
+        power = np.square(mono[:whole].reshape(-1, width)).mean(axis=1)
+        self.windows += len(power)
+        self.silent += int((power < SILENCE**2).sum())
+        self.rest = mono[whole:]
+
+    def facts(self, rate: int, channels: int) -> SoundFacts:
+        """The figures; raises SoundError where no sample came."""
+        if not self.samples:
+            raise SoundError("audio track has no samples")
+        silent = self.silent / self.windows if self.windows else float(self.peak < SILENCE)
+        return SoundFacts(
+            rate,
+            channels,
+            self.samples / rate,
+            self.clipped / self.samples,
+            silent,
+            self.peak,
+            self.hash.hexdigest(),
+        )
+
+
+def all_sound_facts(paths: list[str], workers: int = 4) -> list[SoundFacts | str]:
+    """`sound_facts` of each file, or the reason why there are none; FFmpeg decodes outside Python's lock."""
+
+    def one(path: str) -> SoundFacts | str:
+        try:
+            return sound_facts(path)
+        except SoundError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(one, paths), "Checking sound", len(paths), disable=len(paths) < 50))
