@@ -4,7 +4,9 @@ The command `hf-fer`: one verb for each thing that the package does.
 Everything heavy is imported inside the verb that needs it, so that help and completion come at once.
 """
 
+import importlib
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -131,6 +133,22 @@ def copy_recipe(
         raise typer.BadParameter(f"{target} exists already", param_hint="DESTINATION")
     shutil.copyfile(known[name], target)
     typer.echo(f"{target}: a copy of {name}. Run it with: hf-fer train {target}")
+
+
+def _add_verbs_of_systems() -> None:
+    """Each system's own verbs, which its folder lists in `verbs.toml`; no module of it is imported for the help."""
+    for file in sorted((Path(__file__).parent / "models").glob("*/verbs.toml")):
+        for name, verb in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            _add_verb(name, f"hf_fer.models.{file.parent.name}.{verb['module']}", verb["help"])
+
+
+def _add_verb(name: str, module: str, summary: str) -> None:
+    @app.command(name, context_settings=FIELDS, short_help=summary, help=summary)
+    def verb(context: typer.Context) -> None:
+        raise typer.Exit(importlib.import_module(module).main(context.args))
+
+
+_add_verbs_of_systems()
 
 
 if __name__ == "__main__":

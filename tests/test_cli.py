@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def test_help_is_one_screen_and_names_every_verb():
         assert f"\n  {verb} " in result.output
     summaries = result.output.partition("Commands:")[2].replace("value ...", "")
     assert "..." not in summaries  # no line is cut short
+
+
+def test_a_system_adds_verbs_by_its_folder():
+    for file in (ROOT / "hf_fer" / "models").glob("*/verbs.toml"):
+        for name, verb in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            assert verb["help"] in invoke("--help").output
+            result = invoke(name, "--help")
+            assert result.exit_code == 0
+            assert f"usage: hf-fer {name}" in result.output
 
 
 def test_help_loads_neither_torch_nor_transformers():
