@@ -135,4 +135,4 @@ def all_sound_facts(paths: list[str], workers: int = 4) -> list[SoundFacts | str
             return str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(one, paths), "Checking sound", len(paths), disable=len(paths) < 50))
+        return list(tqdm(pool.map(one, paths), "Checking sound", len(paths), disable=len(paths) < 50 or None))
