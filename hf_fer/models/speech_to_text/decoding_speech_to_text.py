@@ -35,7 +35,7 @@ class BeamSettings:
     Args:
         beam_size: Hypotheses that are kept from frame to frame.
         beam_threshold: A hypothesis this much worse than the best is dropped; natural logarithm.
-        tokens_per_frame: Likeliest tokens that continue a hypothesis; all if unset.
+        tokens_per_frame: Likeliest tokens that continue a hypothesis; all if `None`.
         lm_weight: Of the language model's natural log-probability.
         word_score: Added for each word; above 0 it works against words that are left out.
         unknown_score: Added for each word that is not in the lexicon.
@@ -43,7 +43,7 @@ class BeamSettings:
 
     beam_size: int = 64
     beam_threshold: float = 30.0
-    tokens_per_frame: int | None = None
+    tokens_per_frame: int | None = 24
     lm_weight: float = 0.5
     word_score: float = 0.0
     unknown_score: float = -5.0
@@ -313,7 +313,7 @@ class BeamDecoder:
     def _options(self) -> dict[str, Any]:
         return {
             "beam_size": self.settings.beam_size,
-            "beam_size_token": self.settings.tokens_per_frame or len(self.pieces),
+            "beam_size_token": min(self.settings.tokens_per_frame or len(self.pieces), len(self.pieces)),
             "beam_threshold": self.settings.beam_threshold,
             "log_add": True,
             "criterion_type": self.flashlight.CriterionType.CTC,
