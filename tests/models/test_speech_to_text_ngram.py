@@ -139,6 +139,8 @@ def test_language_model_decides_between_words_that_sound_alike(tmp_path):
             settings=settings,
         )
 
+    with pytest.raises(ValueError, match="knows none of the tokens; give a lexicon"):
+        BeamDecoder(pieces, 0, language_model=lm)
     assert decoder(0.0).decode(log_probs)[0].text == "ab ao"
     found = decoder(1.0).decode(log_probs, count=3)
     assert found[0].text == "ab bo"
@@ -147,3 +149,24 @@ def test_language_model_decides_between_words_that_sound_alike(tmp_path):
     assert found[0].language_score < 0
     assert len(build_model([["a"]], 9)) == 3
     assert all(first.score >= second.score for first, second in itertools.pairwise(found))
+
+
+def test_a_model_of_characters_decides_without_a_lexicon(tmp_path):
+    pytest.importorskip("flashlight.lib.text")
+    pytest.importorskip("kenlm")
+    from hf_fer.models.speech_to_text.decoding_speech_to_text import BeamDecoder, BeamSettings
+
+    lm = tmp_path / "characters.arpa"
+    write_arpa(build_model([list("ab▁bo")] * 20, 3), lm)
+    pieces = ["<pad>", "▁", "a", "b", "o"]
+    logits = np.zeros((3, 5))
+    logits[[0, 1, 2], [2, 0, 4]] = 6
+    logits[2, 3] = 5.9  # "ab" is nearly as likely as "ao"
+    log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    texts = [
+        BeamDecoder(pieces, 0, language_model=lm, hot_words=hot, settings=BeamSettings(lm_weight=weight))
+        .decode(log_probs)[0]
+        .text
+        for weight, hot in ((0.0, None), (1.0, None), (1.0, {"ao": 20.0}))
+    ]
+    assert texts == ["ao", "ab", "ao"]

@@ -150,7 +150,8 @@ class BeamDecoder:
     Raises:
         ImportError: flashlight-text or kenlm is not installed.
         FileNotFoundError: there is no such language model.
-        ValueError: a lexicon without `spell`, or without a word that the vocabulary can spell.
+        ValueError: a lexicon without `spell`, or without a word that the vocabulary can spell; or a language model
+            over words without a lexicon, or over tokens with one.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class BeamDecoder:
         if self.model_path and not Path(self.model_path).is_file():
             raise FileNotFoundError(f"{self.model_path}: there is no such language model.")
         self.model = _kenlm().Model(self.model_path) if self.model_path else None
+        self._check_model()
         self._models: list[Any] = []
         self._free = self._free_decoder()
         self._bound = None if self.lexicon is None else self._lexicon_decoder(spell)
@@ -212,6 +214,15 @@ class BeamDecoder:
     def score_of(self, log_probs: np.ndarray, ids: Sequence[int]) -> float:
         """The score that `decode` ranks by, of any tokens."""
         return self._scored(tuple(ids), acoustic_scores(log_probs, [tuple(ids)], self.blank)[0]).score
+
+    def _check_model(self) -> None:
+        """Refuse a model of tokens beside a lexicon, and one of words without it: all would be unknown to it."""
+        if self.model is None:
+            return
+        names = self.pieces if self.lexicon is None else self.lexicon
+        if not any(name in self.model for name in names if name != UNKNOWN):
+            kind, remedy = ("tokens", "give a lexicon") if self.lexicon is None else ("words", "leave the lexicon out")
+            raise ValueError(f"{self.model_path}: knows none of the {kind}; {remedy}, or build it over {kind}.")
 
     def _proposals(self, log_probs: np.ndarray) -> list[tuple[int, ...]]:
         greedy = tuple(token.id for token in best_tokens(log_probs, self.blank))
