@@ -158,6 +158,7 @@ def test_decimals_are_not_rounded():
         ("gọi 0912 345 678", "gọi không chín một hai ba bốn năm sáu bảy tám"),
         ("3,5% của 50.000đ", "ba phẩy năm phần trăm của năm mươi nghìn đồng"),
         ("60 km/h, 30m2, -3°C", "sáu mươi ki lô mét trên giờ ba mươi mét vuông âm ba độ xê"),
+        ("05 giải, 007, 14 mg/lít", "năm giải không không bảy mười bốn mi li gam trên lít"),
         ("thế kỷ XIX, thứ 4", "thế kỷ mười chín thứ tư"),
         (
             "2010-2015; 5,5 - 6,5",
@@ -201,6 +202,8 @@ def test_no_word_is_deleted_and_a_second_pass_changes_nothing():
 def test_changes_are_counted_with_examples():
     normalize = TextNormalizer()
     normalize("Thủy có 3 con")
+    normalize("a\u0301 b")
+    assert normalize.changes.examples["Unicode form NFC"] == [("a\u0301", "á")]
     normalize("Thủy có 3 con")
     assert normalize.changes.counts["numbers"] == 2
     assert normalize.changes.examples["numbers"] == [("3", "ba")]

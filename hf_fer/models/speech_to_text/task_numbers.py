@@ -110,10 +110,10 @@ def written_number_in_words(written: str) -> str:
     A number as it is written in Vietnamese: a full stop between thousands, a comma before decimals.
 
     A full stop that no three digits follow is a decimal point, and several commas are thousands' commas. A number that
-    begins with 0 is read digit by digit.
+    begins with 0 is read digit by digit, but for "05" and the like.
     """
     whole, decimals = _whole_and_decimals(written)
-    spoken = digits_in_words(whole) if len(whole) > 1 and whole[0] == "0" else number_in_words(int(whole))
+    spoken = digits_in_words(whole) if len(whole) > 2 and whole[0] == "0" else number_in_words(int(whole))
     if not decimals:
         return spoken
     short = len(decimals) <= 2 and decimals[0] != "0"
@@ -169,7 +169,8 @@ def _time(found: re.Match[str]) -> str:
 
 def _with_unit(found: re.Match[str]) -> str:
     sign = "âm " if found["sign"] else ""
-    return f"{sign}{written_number_in_words(found['number'])} {UNIT_WORDS[found['unit']]}"
+    per = " trên " if found["per"] else ""
+    return f"{sign}{written_number_in_words(found['number'])} {UNIT_WORDS[found['unit']]}{per}"
 
 
 def _money_first(found: re.Match[str]) -> str:
@@ -229,7 +230,11 @@ RULES: list[Rule] = [
         ("Roman numerals", rf"\b(?P<cue>{_ROMAN_CUES})\s+(?P<number>{_ROMAN_NUMBER})\b", _roman),
         ("ordinals", r"\b(?P<cue>(?i:thứ|hạng))\s+(?P<number>\d{1,3})(?!\w|[.,]\d)", _ordinal),
         ("units", rf"{_START}(?P<unit>[$€£¥])\s?(?P<number>{_NUMBER})(?!\w)", _money_first),
-        ("units", rf"{_SIGN}{_START}(?P<number>{_NUMBER})\s?(?P<unit>{_UNITS})(?!\w)", _with_unit),
+        (
+            "units",
+            rf"{_SIGN}{_START}(?P<number>{_NUMBER})\s?(?P<unit>{_UNITS})(?!\w)(?P<per>/(?=[^\W\d_]))?",
+            _with_unit,
+        ),
         ("ranges", rf"{_START}(?P<first>{_NUMBER})\s?[-\u2013]\s?(?P<last>{_NUMBER}){_END}", _range),
         ("fractions", rf"{_START}(?P<above>\d{{1,3}})/(?P<below>[1-9]\d{{0,3}})(?![\w/])", _fraction),
         ("numbers", rf"{_SIGN}{_START}(?P<number>{_NUMBER})(?!\w)", _number),

@@ -42,6 +42,7 @@ ABBREVIATIONS = {
 SYMBOLS = {"&": "và", "@": "a còng", "+": "cộng", "=": "bằng"}
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
+_RUN = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W_]+")
 _OTHER_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
@@ -111,7 +112,10 @@ class TextNormalizer:
 
     def __call__(self, text: str) -> str:
         """The transcript, NFC, in one spelling, single spaces between words."""
-        text = self._whole("Unicode form NFC", text, unicodedata.normalize("NFC", text))
+        composed = unicodedata.normalize("NFC", text)
+        if composed != text:
+            self._each("Unicode form NFC", _RUN, text, lambda found: unicodedata.normalize("NFC", found[0]))
+        text = composed
         text = self._each("invisible characters", _INVISIBLE, text, lambda found: "")
         if self.typing:
             style = self.typing
@@ -152,10 +156,6 @@ class TextNormalizer:
                 self.changes.add(f"punctuation {mark}", mark, " ")
         blank = dict.fromkeys(map(ord, marks), " ")
         return kept.translate(blank).replace("\0", "'")
-
-    def _whole(self, kind: str, before: str, after: str) -> str:
-        self.changes.add(kind, before, after)
-        return after
 
     def _each(self, kind: str, pattern: re.Pattern[str], text: str, words: Callable[[re.Match[str]], str]) -> str:
         def replaced(found: re.Match[str]) -> str:
