@@ -11,9 +11,8 @@ from hf_fer.data.loading import SPLIT_ALIASES, SPLITS, DataError
 from hf_fer.data.names import clean_names
 from hf_fer.data.tables import PathFinder, TableFormat, decode, find_column, is_table, need_column, read_table
 
-FILE_COLUMNS = ("file_path", "audio_filepath", "path", "audio", "audio_path", "file", "file_name", "filename", "wav")
-TRANSCRIPT_COLUMNS = ("transcript", "sentence", "text", "transcription")
-SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", "spk", "speaker_name")
+from .task_recordings import SOUND_COLUMNS, SPEAKER_COLUMNS, TRANSCRIPT_COLUMNS
+
 OPTIONAL_COLUMNS = {
     "duration": ("duration", "seconds"),
     "split": ("split",),
@@ -107,7 +106,7 @@ def _split(name: str | None, source: str) -> str | None:
 def _table(path: Path, form: TableFormat, folder: Path | None = None) -> pd.DataFrame:
     table = read_table(path, form)
     found = {
-        "file_path": need_column(table, FILE_COLUMNS, "file", str(path)),
+        "file_path": need_column(table, SOUND_COLUMNS, "file", str(path)),
         "transcript": need_column(table, TRANSCRIPT_COLUMNS, "transcript", str(path)),
         "speaker_id": find_column(table, SPEAKER_COLUMNS),
     }

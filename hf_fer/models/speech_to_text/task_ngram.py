@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hf_fer.data.loading import DataError
 from hf_fer.data.tables import find_column, is_table, need_column, read_table
 
-from .task_layouts import TRANSCRIPT_COLUMNS
+from .task_recordings import TRANSCRIPT_COLUMNS
 from .text_speech_to_text import to_units
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
