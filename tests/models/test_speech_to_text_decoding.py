@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("flashlight.lib.text")
 
-from hf_fer.models.speech_to_text.alignment_speech_to_text import best_tokens
+from hf_fer.models.speech_to_text.alignment_speech_to_text import best_tokens, words_of
 from hf_fer.models.speech_to_text.decoding_speech_to_text import (
     BeamDecoder,
     BeamSettings,
@@ -17,6 +17,7 @@ from hf_fer.models.speech_to_text.decoding_speech_to_text import (
     align,
     collapse,
 )
+from hf_fer.models.speech_to_text.task_vocabulary import build_tokenizer, encode
 
 PIECES = ["<pad>", "▁", "a", "b", "o"]
 LETTERS = {piece: index for index, piece in enumerate(PIECES)}
@@ -183,3 +184,20 @@ def test_random_settings_keep_the_order_of_scores():
         settings = BeamSettings(beam_size=draw.randint(2, 30), word_score=draw.uniform(-1, 1))
         scores = [found.score for found in BeamDecoder(PIECES, 0, settings=settings).decode(frames(seed, 20), count=5)]
         assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("units", ["nfc", "nfd", "bpe"])
+def test_words_of_a_lexicon_in_every_kind_of_units(units):
+    texts = ["đường phố việt nam", "cà phê sữa đá", "quý khách"]
+    tokenizer = build_tokenizer(texts, units, 60)
+    blank, pieces = tokenizer.pad_token_id, tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    words = set(" ".join(texts).split())
+    decoder = BeamDecoder(pieces, blank, spell=lambda word: encode(tokenizer, word), lexicon=words)
+    path = [token for index in encode(tokenizer, "cà phê việt") for token in (index, blank)]
+    logits = np.zeros((len(path), len(pieces)))
+    logits[np.arange(len(path)), path] = 6
+    found = decoder.decode(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[0]
+    assert found.text == "cà phê việt"
+    spoken = words_of(found.tokens, tokenizer)
+    assert [word.text for word in spoken] == ["cà", "phê", "việt"]
+    assert all(first.stop <= second.start for first, second in itertools.pairwise(spoken))
