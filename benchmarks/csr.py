@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, set_seed
 from transformers.utils import ModelOutput
 
-from hf_fer.callbacks import EpochCallback
-from hf_fer.data.demo_images import CLASSES, CONCEPTS, class_of, draw_image, patient_tone
 from hf_fer.data.loading import LoadedData
+from hf_fer.experiment.one_run import run
 from hf_fer.metrics.classification import classification_metrics
 from hf_fer.metrics.multilabel import multilabel_metrics
 from hf_fer.models.csr.backbone_csr import build_backbone, feature_map
 from hf_fer.models.csr.configuration_csr import CsrConfig
 from hf_fer.models.csr.decoding_csr import load_image
 from hf_fer.models.csr.losses_csr import class_loss, concept_loss
-from hf_fer.models.csr.task_csr import CsrTask
-from hf_fer.report import markdown_table
-from hf_fer.run import run
-from hf_fer.task import parse_task
+from hf_fer.models.csr.train.demo_images import CLASSES, CONCEPTS, class_of, draw_image, patient_tone
+from hf_fer.models.csr.train.task import CsrTask
+from hf_fer.reporting.report import markdown_table
+from hf_fer.runtime.callbacks import EpochCallback
+from hf_fer.task.find import parse_task
 
 RECIPES = [
     str(Path(__file__).parents[1] / "training_args" / f"csr_{name}.json")

@@ -19,9 +19,9 @@ import pandas as pd
 from hf_fer.data.check import print_findings
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import LoadedData, check_groups, group_disjoint_split, take_subset, to_splits
-from hf_fer.data.text import TextFormat, canonical_labels, clean, read_texts
-from hf_fer.data.text_splits import drop_near_duplicates
-from hf_fer.models.multimodal_fer.task_clips import without_unusable
+from hf_fer.models.language_id.train.text import TextFormat, canonical_labels, clean, read_texts
+from hf_fer.models.language_id.train.text_splits import drop_near_duplicates
+from hf_fer.models.multimodal_fer.train.clips import without_unusable
 
 LANGUAGES = ("en", "vi", "de", "fr", "es", "it", "nl", "pt")
 

@@ -18,13 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hf_fer.models.speech_to_text.decoding_speech_to_text import (
-    BeamDecoder,
-    BeamSettings,
-    acoustic_scores,
-    collapse,
-)
-from hf_fer.report import markdown_table
+from hf_fer.models.speech_to_text.decoding_speech_to_text import BeamDecoder, BeamSettings, acoustic_scores, collapse
+from hf_fer.reporting.report import markdown_table
 
 BLANK = 0
 EPSILON = 1e-9

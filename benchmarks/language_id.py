@@ -24,12 +24,13 @@ import pandas as pd
 import psutil
 from transformers import Trainer, set_seed
 
-from hf_fer.arguments import read_recipe
-from hf_fer.models.language_id.task_language_id import LanguageIdTask
-from hf_fer.models.language_id.task_report import length_buckets
-from hf_fer.models.language_id.task_texts import TextCollator, cut_words
-from hf_fer.report import markdown_table
-from hf_fer.task import Task, parse_task
+from hf_fer.models.language_id.train.report import length_buckets
+from hf_fer.models.language_id.train.task import LanguageIdTask
+from hf_fer.models.language_id.train.texts import TextCollator, cut_words
+from hf_fer.recipe.arguments import read_recipe
+from hf_fer.reporting.report import markdown_table
+from hf_fer.task.base import Task
+from hf_fer.task.find import parse_task
 
 RECIPE = str(Path(__file__).parents[1] / "training_args" / "language_id_scratch.json")
 Identify = Callable[[list[str]], list[str | None]]

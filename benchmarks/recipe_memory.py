@@ -30,12 +30,13 @@ from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, set_seed
 
-from hf_fer.dry_run import estimate_memory
+from hf_fer.experiment.dry_run import estimate_memory
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
 from hf_fer.models.multimodal_fer.backbones_multimodal_fer import PARTS, first_layers
 from hf_fer.models.multimodal_fer.configuration_multimodal_fer import PRESETS
-from hf_fer.report import MIB, markdown_table
-from hf_fer.task import Task, parse_task
+from hf_fer.reporting.report import MIB, markdown_table
+from hf_fer.task.base import Task
+from hf_fer.task.find import parse_task
 
 RECIPES = Path(__file__).parent.parent / "training_args"
 MEL_FRAMES = 400

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, get_scheduler, set_seed
 
-from hf_fer.arguments import read_recipe
-from hf_fer.run import make_trainer
-from hf_fer.task import Task, parse_task
-from hf_fer.training import train_watched
+from hf_fer.experiment.fit import train_watched
+from hf_fer.experiment.one_run import make_trainer
+from hf_fer.recipe.arguments import read_recipe
+from hf_fer.task.base import Task
+from hf_fer.task.find import parse_task
 
 WARM_UP = 5
 QUIET = {

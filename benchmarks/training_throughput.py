@@ -44,7 +44,7 @@ from typing import Any
 import av
 import pandas as pd
 
-from hf_fer.report import markdown_table
+from hf_fer.reporting.report import markdown_table
 
 BATCH, CLASSES = 8, 8
 
@@ -125,8 +125,8 @@ def hf_fer_epochs(fields: dict[str, Any], folder: Path, watch: Stopwatch) -> Non
     """Marks the end of each epoch of `run.py`'s own function; the first one starts with the recipe."""
     from transformers import TrainerCallback
 
-    from hf_fer.run import run
-    from hf_fer.task import parse_task
+    from hf_fer.experiment.one_run import run
+    from hf_fer.task.find import parse_task
 
     class Clock(TrainerCallback):
         def on_epoch_end(self, args, state, control, **kwargs):

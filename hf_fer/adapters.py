@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
-from hf_fer.arguments import RecipeError, check_choice
-from hf_fer.starting_points import check_finite, load_model, read
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.weights.starting_points import check_finite, load_model, read
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from hf_fer import __version__
-from hf_fer.shipped import shipped_recipes
+from hf_fer import __version__, models
+from hf_fer.recipe.shipped import shipped_recipes
 
 FIELDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -67,17 +67,18 @@ def dry_run(context: typer.Context) -> None:
 @app.command(context_settings=FIELDS, short_help="Run recipes that build on one another.")
 def stages(context: typer.Context) -> None:
     """RECIPE RECIPE ... [--any_field value ...]: run recipes that build on one another; finished ones are skipped."""
-    from hf_fer import stages
+    from hf_fer.experiment import stages
 
     stages.main(context.args)
 
 
 @app.command(context_settings=FIELDS, short_help="Train on data that the package draws.")
 def demo(context: typer.Context) -> None:
-    """[SYSTEM] [--any_field value ...]: train on data that the package draws itself (multimodal_fer)."""
-    from hf_fer import run, stages
+    """[SYSTEM] [--any_field value ...]: train on data that the package draws itself."""
+    from hf_fer import run
+    from hf_fer.experiment import stages
 
-    system, fields = "multimodal_fer", context.args
+    system, fields = models.FLAGSHIP, context.args
     if fields and not fields[0].startswith("-"):
         system, fields = fields[0], fields[1:]
     chosen = [name for name in shipped_recipes() if name.startswith(f"demo/{system}")]
@@ -106,7 +107,7 @@ def cache(context: typer.Context) -> None:
 @app.command(short_help="Versions, devices and missing extras.")
 def env() -> None:
     """Versions, devices and missing extras, for bug reports."""
-    from hf_fer import report
+    from hf_fer.reporting import report
 
     typer.echo(report.environment_page())
 

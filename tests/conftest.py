@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_fer.data.demo import make_demo_ravdess
+from hf_fer.models.multimodal_fer.train.demo import make_demo_ravdess
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ from models.suite_multimodal_fer import config
 from safetensors.torch import load_file, save_file
 
 from hf_fer.adapters import LoraSettings, add_lora, load_adapter_model
-from hf_fer.arguments import RecipeError
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
+from hf_fer.recipe.arguments import RecipeError
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.test_multimodal_fer_backbones import save_backbones
+from models.multimodal_fer.test_multimodal_fer_backbones import save_backbones
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
 from hf_fer.adapters import LoraSettings, add_lora, load_adapter_model, trained_modules
-from hf_fer.arguments import RecipeError
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
+from hf_fer.models.multimodal_fer.train.task import MultimodalFerTask
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}

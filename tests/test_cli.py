@@ -10,8 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_fer import __version__, cli
-from hf_fer.arguments import DataArguments, ModelArguments, RecipeError, TrainingArguments, make_parser, read_recipe
-from hf_fer.shipped import find_recipe, shipped_folder, shipped_recipes
+from hf_fer.recipe.arguments import (
+    DataArguments,
+    ModelArguments,
+    RecipeError,
+    TrainingArguments,
+    make_parser,
+    read_recipe,
+)
+from hf_fer.recipe.shipped import find_recipe, shipped_folder, shipped_recipes
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,18 +11,18 @@ import huggingface_hub
 import pytest
 from hub_server import HubServer
 
-from hf_fer import results
-from hf_fer.arguments import RecipeError, TrainingArguments
 from hf_fer.data import hub
 from hf_fer.data.hub import read_dataset
 from hf_fer.data.loading import DataError
 from hf_fer.data.manifest import read_hub_dataset
-from hf_fer.data.text import TextFormat, read_texts
-from hf_fer.failures import RunError
+from hf_fer.experiment import score as results
+from hf_fer.experiment.one_run import run
+from hf_fer.models.language_id.train.text import TextFormat, read_texts
 from hf_fer.models.multimodal_fer import face_multimodal_fer
-from hf_fer.preparation import check_hub_access
-from hf_fer.run import run
-from hf_fer.task import parse_task
+from hf_fer.recipe.arguments import RecipeError, TrainingArguments
+from hf_fer.runtime.failures import RunError
+from hf_fer.runtime.preparation import check_hub_access
+from hf_fer.task.find import parse_task
 
 SECONDS = 5.0
 
@@ -121,7 +121,7 @@ def test_an_upload_that_fails_after_training_says_how_to_do_it_later(monkeypatch
     monkeypatch.undo()
 
     found = {}
-    monkeypatch.setattr("hf_fer.sharing.upload", lambda *given: found.update(given=given))
+    monkeypatch.setattr("hf_fer.reporting.sharing.upload", lambda *given: found.update(given=given))
     exec(re.search(r'python -c "(.*)"', str(told.value))[1], {})
     folder, repo_id, token, patterns, _ = found["given"]
     assert (Path(folder), repo_id, token) == (tmp_path, "tester/model", None)

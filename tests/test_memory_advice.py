@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_fer.arguments import RecipeError
-from hf_fer.failures import memory_advice
-from hf_fer.task import Task, parse_task
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.runtime.failures import memory_advice
+from hf_fer.task.base import Task
+from hf_fer.task.find import parse_task
 
 RECIPES = Path(__file__).parent.parent / "training_args"
 BACKBONES = {"medmae": True, "vit": True, "resnet50": False, "convnext": False}

@@ -19,8 +19,9 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from hf_fer import cli
-from hf_fer.arguments import RecipeError, TrainingArguments, read_recipe
-from hf_fer.task import load_task, parse_task, task_names
+from hf_fer.recipe.arguments import RecipeError, TrainingArguments, read_recipe
+from hf_fer.task.base import task_names
+from hf_fer.task.find import load_task, parse_task
 
 RECIPE = "training_args/ravdess_audio.json"
 """In place of a page's RECIPE.json, which is somebody's own."""

@@ -8,8 +8,8 @@ from models.suite_csr import batch, config
 from hf_fer.data import loading
 from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
-from hf_fer.models.multimodal_fer import task_cache
-from hf_fer.task import build_task, parse_task
+from hf_fer.models.multimodal_fer.train import cache as task_cache
+from hf_fer.task.find import build_task, parse_task
 
 
 def test_pos_weight_reaches_the_concept_loss_of_the_model():

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from hf_fer import models
 from hf_fer.data.loading import DataError
 from hf_fer.data.names import look_alikes
 from hf_fer.data.tables import TableFormat
-from hf_fer.ranges import out_of_range
+from hf_fer.recipe.ranges import out_of_range
 
 COUNTED = ("split", "label", "actor", "group", "modality")
 
@@ -69,11 +70,11 @@ def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicat
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     # The task comes in here by name: data is below the systems, and imports none of them.
-    from hf_fer.task import load_task
+    from hf_fer.task.find import load_task
 
     parser = argparse.ArgumentParser(prog="python -m hf_fer.data.check", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="RAVDESS folder, any folder of clips, or a manifest file")
-    parser.add_argument("--task", default="multimodal_fer", help="system whose data it is")
+    parser.add_argument("--task", default=models.FLAGSHIP, help="system whose data it is")
     parser.add_argument("--encoding", default="utf-8", help="of a table or texts")
     parser.add_argument("--delimiter", help="between a CSV's columns; by its header line if unset")
     args = parser.parse_args(argv)

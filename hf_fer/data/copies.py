@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .loading import SPLITS, digest, file_facts, recall, remember, warned
+from hf_fer.data.loading import SPLITS, digest, file_facts, recall, remember, warned
 
 CHUNK = 2**22
 MEMORY = "digests.json"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .loading import SPLIT_ALIASES, SPLITS
-from .names import clean_name
+from hf_fer.data.loading import SPLIT_ALIASES, SPLITS
+from hf_fer.data.names import clean_name
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".avi", ".mkv"),

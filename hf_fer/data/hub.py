@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, constants, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session
 
-from .loading import DataError
+from hf_fer.data.loading import DataError
 
 TIMEOUT = 5.0
 """Seconds for each part of a request: to connect, to send, to hear something."""

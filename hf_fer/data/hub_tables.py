@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from datasets import Audio, ClassLabel, Dataset, Video
 
-from .hub import read_dataset
+from hf_fer.data.hub import read_dataset
 
 MEDIA = {"audio": Audio, "video": Video}
 

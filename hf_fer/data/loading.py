@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from tqdm.auto import tqdm
 
-from .names import clean_names
+from hf_fer.data.names import clean_names
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What a data set gives away once it is loaded: names that look alike, classes that a split lacks."""
 
-from .loading import DataError, LoadedData, warned
-from .names import look_alike_notes
+from hf_fer.data.loading import DataError, LoadedData, warned
+from hf_fer.data.names import look_alike_notes
 
 LISTED_CLASSES = 30
 

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
-from hf_fer.arguments import nearest
 from hf_fer.data.loading import DataError
+from hf_fer.recipe.arguments import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hf_fer.data.files import class_folders
 from hf_fer.data.loading import DataError
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
 from hf_fer.run import main
-from hf_fer.task import parse_task
+from hf_fer.task.find import parse_task
 
 
 def images(folder: Path, *names: str) -> Path:

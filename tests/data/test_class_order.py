@@ -7,12 +7,12 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from hf_fer.data.concepts import ConceptData
 from hf_fer.data.remarks import class_order
-from hf_fer.models.csr.task_report import class_metrics, order_classes
+from hf_fer.models.csr.train.concepts import ConceptData
+from hf_fer.models.csr.train.report import class_metrics, order_classes
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.task_arguments import MultimodalFerDataArguments, new_processor
-from hf_fer.task import parse_task
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
+from hf_fer.task.find import parse_task
 
 KNOWN = ["sad", "happy", "angry"]
 

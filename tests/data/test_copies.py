@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_fer.arguments import RecipeError
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import DataError, LoadedData, is_leaky
 from hf_fer.data.remarks import with_remarks
-from hf_fer.task import parse_task
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.find import parse_task
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from media import tone, write_clip
 
-from hf_fer.data import ravdess
 from hf_fer.data.files import visible_files
-from hf_fer.models.multimodal_fer.task_clips import media_files
+from hf_fer.models.multimodal_fer.train import ravdess
+from hf_fer.models.multimodal_fer.train.clips import media_files
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):

@@ -10,7 +10,7 @@ from media import tone, write_clip
 from hf_fer.data import manifest
 from hf_fer.data.hub_tables import class_name
 from hf_fer.data.loading import DataError
-from hf_fer.models.multimodal_fer.task_clips import with_wanted_modalities, without_unusable
+from hf_fer.models.multimodal_fer.train.clips import with_wanted_modalities, without_unusable
 
 
 def write(tmp_path, **columns) -> str:

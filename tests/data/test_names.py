@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from hf_fer.data import manifest
-from hf_fer.data.concepts import ConceptFormat, concept_values, read_wide, rule_notes
 from hf_fer.data.loading import DataError, check_groups
 from hf_fer.data.names import clean_name, clean_names, look_alikes
-from hf_fer.data.text import TextFormat, read_texts
+from hf_fer.models.csr.train.concepts import ConceptFormat, concept_values, read_wide, rule_notes
+from hf_fer.models.language_id.train.text import TextFormat, read_texts
 
 ZOE = unicodedata.normalize("NFD", "Zoë")
 

@@ -3,11 +3,12 @@
 import pytest
 from PIL import Image
 
-from hf_fer.arguments import RecipeError
 from hf_fer.data.check import main as check
-from hf_fer.data.concepts import ConceptFormat, read_concepts
 from hf_fer.data.loading import DataError
-from hf_fer.task import parse_task, task_names
+from hf_fer.models.csr.train.concepts import ConceptFormat, read_concepts
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.base import task_names
+from hf_fer.task.find import parse_task
 
 
 def arguments(task: str, **fields) -> list[str]:

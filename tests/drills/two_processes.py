@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hf_fer.models.multimodal_fer.task_clips import ClipTransform
-from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
+from hf_fer.models.multimodal_fer.train.clips import ClipTransform
+from hf_fer.models.multimodal_fer.train.task import MultimodalFerTask
 from hf_fer.run import main
 
 

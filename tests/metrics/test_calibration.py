@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_fer.confidence import Calibration
 from hf_fer.metrics.calibration import (
     CalibrationMetrics,
     acceptance_threshold,
@@ -17,6 +16,7 @@ from hf_fer.metrics.calibration import (
     unknown_auroc,
 )
 from hf_fer.metrics.scored import Scored
+from hf_fer.reporting.confidence import Calibration
 
 
 def test_ece_by_hand():

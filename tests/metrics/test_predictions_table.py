@@ -8,8 +8,8 @@ from transformers import EvalPrediction
 
 from hf_fer.data import manifest
 from hf_fer.metrics.scored import Scored
-from hf_fer.models.language_id.task_report import Scored as TextsScored
-from hf_fer.task import parse_task
+from hf_fer.models.language_id.train.report import Scored as TextsScored
+from hf_fer.task.find import parse_task
 
 
 def answers(data) -> pd.DataFrame:

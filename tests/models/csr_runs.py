@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hf_fer.stages import main as run_stages
+from hf_fer.experiment.stages import main as run_stages
 
 FAST = {
     "task": "csr",

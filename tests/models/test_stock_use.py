@@ -5,21 +5,21 @@ import pytest
 import torch
 from media import talking_clip
 from models import suite_csr, suite_multimodal_fer
-from models.test_csr_pipeline import IMAGE, save_model, score
+from models.csr.test_csr_pipeline import IMAGE, save_model, score
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoImageProcessor, Trainer, TrainingArguments, ViTImageProcessor, pipeline
 
 from hf_fer.adapters import LoraSettings, add_lora
-from hf_fer.arguments import RecipeError
+from hf_fer.experiment.one_run import check_checkpointing
 from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
 from hf_fer.models.csr.backbone_csr import feature_map
-from hf_fer.models.csr.task_csr import CsrTask
+from hf_fer.models.csr.train.task import CsrTask
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.task_arguments import MultimodalFerDataArguments, new_processor
-from hf_fer.models.multimodal_fer.task_multimodal_fer import MultimodalFerTask
-from hf_fer.run import check_checkpointing
-from hf_fer.task import build_task
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
+from hf_fer.models.multimodal_fer.train.task import MultimodalFerTask
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.find import build_task
 
 
 @pytest.fixture(scope="module")

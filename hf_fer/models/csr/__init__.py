@@ -3,11 +3,11 @@
 from transformers import AutoConfig, AutoModelForImageClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_csr import CsrConfig
-from .modeling_csr import CsrForImageClassification
-from .overlay_csr import overlay
-from .pipeline_csr import ConceptImageClassificationPipeline
-from .processing_csr import CsrProcessor
+from hf_fer.models.csr.configuration_csr import CsrConfig
+from hf_fer.models.csr.modeling_csr import CsrForImageClassification
+from hf_fer.models.csr.overlay_csr import overlay
+from hf_fer.models.csr.pipeline_csr import ConceptImageClassificationPipeline
+from hf_fer.models.csr.processing_csr import CsrProcessor
 
 AutoConfig.register(CsrConfig.model_type, CsrConfig, exist_ok=True)
 AutoModelForImageClassification.register(CsrConfig, CsrForImageClassification, exist_ok=True)

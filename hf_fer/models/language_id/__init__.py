@@ -3,7 +3,7 @@
 from transformers import AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .pipeline_language_id import TextLanguageIdentificationPipeline
+from hf_fer.models.language_id.pipeline_language_id import TextLanguageIdentificationPipeline
 
 if "text-language-identification" not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(

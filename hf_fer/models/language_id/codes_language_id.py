@@ -8,7 +8,7 @@ try:
 except ImportError:
     Lang = None
 
-# Copied from hf_fer.data.languages, down to the end of subtag
+# Copied from hf_fer.models.language_id.train.languages, down to the end of subtag
 TAG = re.compile(r"([A-Za-z]{2,3})((?:[-_]\w+)*)$")
 
 # English names in common use that ISO 639's tables do not have, or have only as part of a longer name.

@@ -10,10 +10,16 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_multimodal_fer import MultimodalFerConfig
-from .modeling_multimodal_fer import MultimodalFerForEmotionClassification, MultimodalFerModel
-from .pipeline_multimodal_fer import AudioVisualEmotionRecognitionPipeline
-from .processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+from hf_fer.models.multimodal_fer.configuration_multimodal_fer import MultimodalFerConfig
+from hf_fer.models.multimodal_fer.modeling_multimodal_fer import (
+    MultimodalFerForEmotionClassification,
+    MultimodalFerModel,
+)
+from hf_fer.models.multimodal_fer.pipeline_multimodal_fer import AudioVisualEmotionRecognitionPipeline
+from hf_fer.models.multimodal_fer.processing_multimodal_fer import (
+    MultimodalFerFeatureExtractor,
+    MultimodalFerProcessor,
+)
 
 AutoConfig.register(MultimodalFerConfig.model_type, MultimodalFerConfig, exist_ok=True)
 AutoModel.register(MultimodalFerConfig, MultimodalFerModel, exist_ok=True)

@@ -3,7 +3,7 @@
 from transformers import AutoModelForCTC
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .pipeline_speech_to_text import TimedSpeechRecognitionPipeline
+from hf_fer.models.speech_to_text.pipeline_speech_to_text import TimedSpeechRecognitionPipeline
 
 if "timed-speech-recognition" not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(

@@ -1,0 +1,69 @@
+"""What a task and its run tell a model card."""
+
+from pathlib import Path
+from typing import Any
+
+from hf_fer.data.loading import LoadedData
+from hf_fer.recipe.paths import without_folders
+from hf_fer.reporting.card import Card
+from hf_fer.task.base import Task
+
+LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name")
+
+
+def shareable_recipe(task: Task) -> dict[str, Any]:
+    """The recipe without the folders of the machine it ran on."""
+    recipe = {name: value for name, value in task.recipe.items() if name not in LOCAL_FIELDS}
+    named = {name: Path(recipe[name]).name for name in task.file_fields if recipe.get(name)}
+    return {**without_folders(recipe), **named, "dataset": Path(task.data_args.dataset).name}
+
+
+def how_scored(task: Task, metrics: dict[str, Any]) -> str:
+    """What this run did to choose the checkpoint and to score it, and nothing that it did not."""
+    runtime, sentences = metrics["runtime"], []
+    if "steps" not in runtime:
+        sentences.append("This run trained nothing; it scored a model that was there.")
+    elif task.training_args.load_best_model_at_end and runtime.get("best_metric") is not None:
+        name = task.training_args.metric_for_best_model.removeprefix("eval_")
+        sentences.append(f"The checkpoint was chosen on the validation split, by {name}.")
+    else:
+        sentences.append("The model is that of the last step; none was chosen on a validation split.")
+    if metrics["test"].get("samples"):
+        sentences.append("This run scored the test split once, at its end.")
+    return " ".join(sentences)
+
+
+def example_name(task: Task, repo_id: str) -> str:
+    """What the card's example loads: the repository, or the folder as the recipe has it, without folders above it."""
+    output_dir = Path(task.training_args.output_dir)
+    if task.training_args.push_to_hub:
+        return repo_id
+    return f"path/to/{output_dir.name}" if output_dir.is_absolute() else output_dir.as_posix()
+
+
+def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, Any], repo_id: str) -> None:
+    """
+    Write `README.md`.
+
+    Args:
+        folder: The model's folder, which has its `report/` already.
+        task: What was trained or scored.
+        data: Of which the task knows licence and limits.
+        metrics: As in `metrics.json`.
+        repo_id: The model's name.
+    """
+    facts = task.data_facts(data)
+    Card(
+        repo_id=repo_id,
+        system=task.name(),
+        metrics=metrics,
+        metric_names=task.metric_names,
+        hub_task=task.hub_task,
+        pipeline_tag=task.pipeline_tag,
+        license=facts.license,
+        limits=facts.limits,
+        example=task.card_example(example_name(task, repo_id)),
+        how_scored=how_scored(task, metrics),
+        files=[name for name in task.shareable if Path(folder, "report", name).is_file()],
+        recipe=shareable_recipe(task),
+    ).save(folder)

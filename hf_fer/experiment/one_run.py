@@ -1,0 +1,215 @@
+"""One run, from the task of a recipe to its report."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, Trainer, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import HubStrategy
+
+from hf_fer import adapters
+from hf_fer.data.loading import DataError, LoadedData, cache_dir
+from hf_fer.data.sources import check_sources
+from hf_fer.experiment import cross_validation, provenance
+from hf_fer.experiment.dry_run import describe
+from hf_fer.experiment.fit import fit
+from hf_fer.experiment.score import closing_lines, evaluate, finish
+from hf_fer.experiment.search import prepare_search, search
+from hf_fer.recipe.arguments import RecipeError, TrainingArguments
+from hf_fer.reporting import report
+from hf_fer.reporting.sharing import UploadCheckpoints
+from hf_fer.runtime import output_folder
+from hf_fer.runtime.callbacks import (
+    ChangedFilesCallback,
+    RepeatableRandomness,
+    ResumedEarlyStopping,
+    SaveProcessorCallback,
+    SharedStatistics,
+    SkipLimitCallback,
+    UnfreezeCallback,
+)
+from hf_fer.runtime.checkpoints import load_weights
+from hf_fer.runtime.failures import explained
+from hf_fer.runtime.preparation import check_hub_access, prepare_output, replace_earlier, share_cores
+from hf_fer.runtime.processes import in_processes
+from hf_fer.task.base import CANNOT_CHECKPOINT, Task
+
+
+def make_trainer(
+    task: Task,
+    data: LoadedData,
+    splits: DatasetDict,
+    model: PreTrainedModel,
+    processor: Any,
+    origin: provenance.Provenance,
+) -> Trainer:
+    """The stock Trainer with the task's parts; raises `DataError` where a split that it needs is missing."""
+    args = task.training_args
+    if args.do_train and "train" not in splits:
+        raise DataError(f"There is nothing to train on: {data.absent.get('train', 'no train split')}.")
+    if args.do_train and args.eval_strategy != "no" and "validation" not in splits:
+        raise DataError(
+            "There is no validation split to choose the checkpoint on. Add one, or pass --eval_strategy no "
+            "--load_best_model_at_end false."
+        )
+    total = sum(len(split) for split in splits.values()) + len(data.skipped)
+    callbacks = [
+        *task.callbacks(),
+        provenance.ProvenanceCallback(origin),
+        SaveProcessorCallback(processor, task.pipeline_task),
+        SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
+        ChangedFilesCallback(data, task.file_columns),
+        RepeatableRandomness(),
+        SharedStatistics(),
+    ]
+    if task.model_args.unfreeze:
+        callbacks.append(UnfreezeCallback(task.model_args.unfreeze))
+    if args.early_stopping_patience is not None:
+        callbacks.append(ResumedEarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
+    if args.world_size > 1 and args.ddp_find_unused_parameters is None:
+        # The Trainer's own default is False under gradient checkpointing; parts may be frozen, or see no input.
+        args.ddp_find_unused_parameters = True
+    trainer = Trainer(
+        model=in_processes(model, args),
+        args=args,
+        train_dataset=splits.get("train"),
+        eval_dataset=splits.get("validation"),
+        data_collator=task.collator(processor),
+        compute_metrics=partial(task.compute_metrics, labels=data.labels),
+        preprocess_logits_for_metrics=task.before_gathering(processor),
+        callbacks=callbacks,
+    )
+    if args.push_to_hub and args.upload_strategy != HubStrategy.END:
+        trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, task.shared_patterns()))
+    return trainer
+
+
+def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Raises `RecipeError` where `gradient_checkpointing` is asked of layers that cannot."""
+    if (args.gradient_checkpointing or args.activation_checkpointing) and not model.supports_gradient_checkpointing:
+        raise RecipeError(CANNOT_CHECKPOINT.format(type(model).__name__))
+
+
+def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
+    """Save the best checkpoint's model with its processor, and return what there is to say of the training."""
+    adapters.merge(trainer, task.lora)
+    # Not pushed here: the one push, with card and report, comes last.
+    trainer.save_model(_internal_call=True)
+    args, state = trainer.args, trainer.state
+    if args.should_save:
+        best = state.best_model_checkpoint
+        told = replace(state, best_model_checkpoint=best and Path(best).name)
+        told.save_to_json(Path(args.output_dir, TRAINER_STATE_NAME))
+        processor.save_pretrained(args.output_dir)
+        adapters.base_model(trainer.model).config.save_pretrained(args.output_dir)
+    speed = {name: value for name, value in state.log_history[-1].items() if name.startswith("train_")}
+    return {
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "skipped_steps": state.stateful_callbacks["NonFiniteGuard"]["attributes"]["skipped"],
+        "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}",
+        **speed,
+        "best_metric": state.best_metric,
+    }
+
+
+def nothing() -> None:
+    """What is done once data and model have loaded, unless a caller has something."""
+
+
+def run(task: Task, loaded: Callable[[], None] = nothing) -> None:
+    """
+    One run, start to end; a cross-validation is several.
+
+    Args:
+        task: What to run.
+        loaded: Called in every process when data and model have loaded, before anything earlier is replaced.
+    """
+    args = task.training_args
+    check_sources(task.model_args, task.data_args.dataset)
+    if args.dry_run:
+        return cross_validation.train_folds(task, run) if task.data_args.fold == "all" else dry_run(task)
+    if not args.do_train:
+        args.output_dir = str(output_folder.evaluation_folder(args, task.data_args.dataset, task.data_args.fold))
+    with output_folder.locked(args):
+        if task.data_args.fold == "all":
+            cross_validation.train_folds(task, run)
+        else:
+            run_once(task, loaded)
+        if args.should_save:
+            output_folder.record(Path(args.output_dir))
+
+
+def dry_run(task: Task) -> None:
+    """Print what a run would do."""
+    data, _ = load_data(task)
+    processor = task.build_processor(data)
+    print(
+        describe(task, data, task.with_transforms(data.splits, processor), new_model(task, data, processor), processor)
+    )
+
+
+def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
+    """The task's data and where it comes from, by one process of each machine first; seeds and cores are set."""
+    set_seed(task.training_args.seed)
+    share_cores(task.training_args)
+    with task.training_args.main_process_first(local=False, desc="reading the data"):
+        data = task.load_data()
+        return data, provenance.establish(task, data)
+
+
+def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
+    """The task's model, drawn by its seed."""
+    set_seed(task.training_args.seed)
+    model = task.build_model(data, processor)
+    check_checkpointing(model, task.training_args)
+    return task.adapted(model)
+
+
+def run_once(task: Task, loaded: Callable[[], None]) -> None:
+    """One run of one model, or one search."""
+    args = task.training_args
+    check_hub_access(args)
+    cache_dir()  # every system writes there sooner or later
+    if args.hp_trials:
+        prepare_search(args)
+    start = prepare_output(args, task.model_args.model_name_or_path)
+    resume, task.replaces_report = start.resume, start.replaces
+    if args.should_save:
+        output_folder.discard_new_report(Path(args.output_dir))
+    data, origin = load_data(task)
+    if resume and args.do_train:
+        provenance.check_resumption(resume, origin.own, task.data_args.max_skipped_fraction)
+    processor = task.build_processor(data)
+    build = partial(new_model, task, data, processor)
+    if start.replaces:
+        build()  # before anything is lost for a model that cannot be had
+    loaded()
+    replace_earlier(args, start)
+    task.replaces_report = False
+
+    def encoding_model() -> PreTrainedModel:
+        """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
+        return load_weights(build(), resume) if resume and args.do_train else build()
+
+    with explained(args, task.memory_hints(), task.can_checkpoint()):
+        task.fill_caches(data, encoding_model, processor)
+        splits = task.with_transforms(data.splits, processor)
+
+        def new_trainer() -> Trainer:
+            return make_trainer(task, data, splits, build(), processor, origin)
+
+        if args.hp_trials:
+            return search(new_trainer(), task, data, processor)
+        trainer = fit(new_trainer, args, resume) if args.do_train else new_trainer()
+        runtime = save(trainer, task, processor) if args.do_train else {}
+        if args.do_train and args.should_save:
+            origin.write(args.output_dir)
+        results = evaluate(trainer, task, data, splits)
+        if trainer.is_world_process_zero():
+            finish(trainer, task, data, results, runtime, apart=origin.apart)
+            print(report.results_page(results, data.notes), closing_lines(task, results), sep="\n\n")

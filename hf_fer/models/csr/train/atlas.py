@@ -1,0 +1,178 @@
+"""A look through the training images: what each prototype is most similar to, and mean similarities."""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+
+from ..backbone_csr import feature_map
+from ..decoding_csr import MAX_PIXELS, UnusableImageError
+from ..modeling_csr import CsrForImageClassification
+from .pages import crop, load_pixels, picture, resized, start_folder, write_html
+
+
+@dataclass
+class Survey:
+    """
+    Similarities of all training images to all prototypes.
+
+    Args:
+        similarities: Highest in each image, `(n, K, M)`.
+        cells: Row and column of the cell where it is, `(n, K, M, 2)`.
+        grid: Rows and columns of the feature map.
+        present: Whether an image is labelled with a concept, `(n, K)`.
+        images: Names as in the data's table, and their files.
+        concepts: Names.
+    """
+
+    similarities: np.ndarray
+    cells: np.ndarray
+    grid: tuple[int, int]
+    present: np.ndarray
+    images: list[str]
+    paths: list[str]
+    concepts: list[str]
+
+    def means(self) -> dict[str, list[list[float]]]:
+        """Mean similarities `(K, M)` over all images, and over those with and without the concept."""
+        shows = self.present[..., None]
+
+        def mean(weights: np.ndarray) -> list[list[float]]:
+            total = np.maximum(weights.sum(axis=0), 1)
+            return ((self.similarities * weights).sum(axis=0) / total).round(6).tolist()
+
+        return {"all": mean(np.ones_like(shows)), "present": mean(shows), "absent": mean(~shows)}
+
+    def atlas(self) -> list[dict]:
+        """One entry per prototype; see `CsrConfig`. The first of equally similar images counts."""
+        rows, columns = self.grid
+        entries = []
+        for k, concept in enumerate(self.concepts):
+            for m in range(self.similarities.shape[2]):
+                best = int(self.similarities[:, k, m].argmax())
+                row, column = self.cells[best, k, m].tolist()
+                entries.append(
+                    {
+                        "concept": concept,
+                        "prototype": m,
+                        "box": [column / columns, row / rows, (column + 1) / columns, (row + 1) / rows],
+                        "similarity": round(float(self.similarities[best, k, m]), 6),
+                        "shows_concept": bool(self.present[best, k]),
+                    }
+                )
+        return entries
+
+    def sources(self) -> list[int]:
+        """Index of the image that each entry of `atlas` is from, in the same order."""
+        return self.similarities.argmax(axis=0).flatten().tolist()
+
+    def nearest(self) -> np.ndarray:
+        """How many of the images with a concept are most similar to each of its prototypes, `(K, M)`."""
+        best = self.similarities.argmax(axis=2)
+        return np.stack(
+            [
+                np.bincount(best[self.present[:, k], k], minlength=self.similarities.shape[2])
+                for k in range(best.shape[1])
+            ]
+        )
+
+
+@torch.no_grad()
+def survey(model: CsrForImageClassification, images: Dataset, batch_size: int) -> Survey:
+    """
+    Compare every training image with every prototype; each process takes a share, and all get the whole.
+
+    Args:
+        model: On its device.
+        images: Training rows with the transform of evaluation, which gives `pixel_values`.
+        batch_size: Images per forward pass.
+    """
+    state = PartialState()
+    mine = range(state.process_index, len(images), state.num_processes)
+    device, training = model.classifier.weight.device, model.training
+    model.eval()
+    found, grid = [], (0, 0)
+    for start in range(0, len(mine), batch_size):
+        indices = list(mine[start : start + batch_size])
+        examples = [images[index] for index in indices]
+        readable = [place for place, example in enumerate(examples) if example["pixel_values"] is not None]
+        if not readable:
+            continue
+        pixels = torch.stack([examples[place]["pixel_values"] for place in readable]).to(device)
+        maps = model.similarity_maps(feature_map(model.backbone, pixels)).float().cpu()
+        grid = tuple(maps.shape[-2:])
+        highest, place = maps.flatten(-2).max(dim=-1)
+        cells = torch.stack([place // grid[1], place % grid[1]], dim=-1)
+        found += [
+            (indices[at], grid, *pair) for at, *pair in zip(readable, highest.numpy(), cells.numpy(), strict=True)
+        ]
+    model.train(training)
+    found = sorted(gather_object(found), key=lambda entry: entry[0])
+    chosen = [index for index, *_ in found]
+    rows = images.with_format(None).select(chosen)
+    return Survey(
+        similarities=np.stack([highest for *_, highest, _ in found]),
+        cells=np.stack([cells for *_, cells in found]),
+        grid=found[0][1],
+        present=np.array(rows["concept_labels"]) >= 0.5,
+        images=list(rows["image"]),
+        paths=list(rows["path"]),
+        concepts=model.config.concepts,
+    )
+
+
+INTRODUCTION = """Each prototype beside the training patch that is most similar to it: left the patch with its
+surroundings, right the whole image. The yellow box is one cell of the feature map; the features of a cell also see
+what lies around it. "Nearest" counts the training images with the concept that are nearer to this prototype than to
+the concept's others. Red: the image is not labelled with the concept."""
+
+
+def patch_name(concept: int, prototype: int) -> str:
+    """File of the picture of a prototype's patch."""
+    return f"{concept:02d}_{prototype:02d}_patch.png"
+
+
+def write_page(folder: Path, model: CsrForImageClassification, survey: Survey, max_pixels: int = MAX_PIXELS) -> None:
+    """`index.html`, two PNGs per prototype (none where the image can no longer be read), and `sources.csv`."""
+    start_folder(folder)
+    nearest, kept = survey.nearest(), model.kept.cpu()
+    figures: dict[str, list[str]] = {name: [] for name in survey.concepts}
+    for entry, source in zip(model.config.atlas, survey.sources(), strict=True):
+        k, m = survey.concepts.index(entry["concept"]), entry["prototype"]
+        pictures = source_pictures(folder / patch_name(k, m), survey.paths[source], entry, max_pixels)
+        figures[entry["concept"]].append(
+            figure(entry, survey.images[source], pictures, int(nearest[k, m]), bool(kept[k, m]))
+        )
+    sections = [
+        f"<section><h2>{html.escape(name)}</h2>\n{''.join(parts)}</section>" for name, parts in figures.items()
+    ]
+    names = [survey.images[source] for source in survey.sources()]
+    columns = ["concept", "prototype", "image"]
+    pd.DataFrame(model.config.atlas).assign(image=names)[columns].to_csv(folder / "sources.csv", index=False)
+    write_html(folder / "index.html", "Prototype atlas", INTRODUCTION, sections)
+
+
+def source_pictures(patch_file: Path, path: str, entry: dict, max_pixels: int) -> str:
+    """A prototype's patch and its image as HTML, written to `patch_file` and beside it."""
+    try:
+        patch, image = (resized(part) for part in crop(load_pixels(path, max_pixels), entry["box"]))
+    except UnusableImageError:
+        return '<span class="other">can no longer be read:</span> '
+    image_file = patch_file.with_name(patch_file.name.replace("patch", "image"))
+    what = f"of prototype {entry['prototype']} of {entry['concept']}"
+    return picture(patch_file, patch, f"Patch {what}") + picture(image_file, image, f"Image {what}")
+
+
+def figure(entry: dict, image: str, pictures: str, nearest: int, kept: bool) -> str:
+    """One prototype as HTML, with the name of the image that it is from."""
+    source = html.escape(image)
+    shows = "" if entry["shows_concept"] else ' <span class="other">without the concept</span>'
+    caption = f"<b>{entry['prototype']}</b>{'' if kept else ' (pruned)'}: {source}{shows}<br>"
+    caption += f"similarity {entry['similarity']:.3f}, nearest to {nearest} images"
+    return f'<figure class="{"" if kept else "pruned"}">{pictures}<figcaption>{caption}</figcaption></figure>\n'

@@ -1,0 +1,245 @@
+"""Rows of csr's tables to batches, and images that cannot be used."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torchvision.transforms.v2.functional import resize
+
+from hf_fer.data.augment import EpochClock, seeded
+from hf_fer.data.files import class_folders, visible_files
+from hf_fer.data.loading import DataError, FileCheck, append_skipped
+from hf_fer.data.manifest import LABEL_COLUMNS
+from hf_fer.data.names import clean_names
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
+
+from ..decoding_csr import (
+    DECODER_VERSION,
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    UnusableImageError,
+    image_facts,
+    is_dicom,
+    load_image,
+)
+from ..losses_csr import IGNORED
+from ..modeling_csr import spatial_weights
+from ..processing_csr import CsrProcessor
+from .concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file, relative_boxes
+from .image_augment import ImageAugmentation, ImageAugmenter
+
+MARGIN = 4 / 3
+"""Augmented images are this much larger than the model's, so that a crop does not have to be enlarged."""
+
+MEMORY_BYTES = 256 * 2**20
+"""What a transform keeps of decoded images at the size that it needs, so that a small set is decoded once."""
+
+
+@dataclass
+class Steering:
+    """
+    An image's labelled boxes, whatever their concept, as a person's word on where to look.
+
+    Args:
+        boxes: Whether to look there (`"positive"`), or everywhere else (`"negative"`).
+        grid: H and W of the model's maps.
+    """
+
+    boxes: Literal["positive", "negative"]
+    grid: tuple[int, int]
+
+    def weights(self, labelled: list[list[float]]) -> torch.Tensor:
+        """
+        The weights that the pipeline's boxes have by default, `(H, W)`; 1 everywhere without boxes.
+
+        Args:
+            labelled: (concept index, x0, y0, x1, y1) as shares of the image.
+        """
+        boxes = [tuple(box) for _, *box in labelled]
+        return spatial_weights(*((boxes, []) if self.boxes == "positive" else ([], boxes)), self.grid)
+
+
+class ImageTransform:
+    """
+    Turns rows of paths into model inputs when they are read.
+
+    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without pixels
+    and with targets of -100, which neither loss nor metrics count.
+
+    Args:
+        processor: Decodes and converts.
+        skipped_file: Where files that fail are listed.
+        augmentation: Strengths, or `None` outside training.
+        seed, clock: With the row's index they decide all of its augmentation.
+        steering: Makes `spatial_weights` of the rows' boxes.
+    """
+
+    def __init__(
+        self,
+        processor: CsrProcessor,
+        skipped_file: Path,
+        augmentation: ImageAugmentation | None = None,
+        seed: int = 0,
+        clock: EpochClock | None = None,
+        steering: Steering | None = None,
+    ):
+        self.processor = processor
+        self.skipped_file = skipped_file
+        self.augmenter = augmentation and ImageAugmenter(augmentation)
+        self.seed = seed
+        self.clock = clock
+        self.steering = steering
+        self.memory: dict[str, torch.Tensor] = {}
+        self.room = MEMORY_BYTES
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        examples = [self.example(row) for row in rows]
+        columns = {
+            name: [example[name] for example in examples] for name in ("pixel_values", "labels", "concept_labels")
+        }
+        if self.steering:
+            columns["spatial_weights"] = [self.steering.weights(row["boxes"]) for row in rows]
+        return columns
+
+    def example(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One row to `pixel_values (3, height, width)`, `labels` and `concept_labels`."""
+        try:
+            image = self.image(row["path"])
+        except UnusableImageError as error:
+            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            lost = [float(IGNORED)] * len(row["labels"]) if isinstance(row["labels"], list) else IGNORED
+            ignored = [float(IGNORED)] * len(row["concept_labels"])
+            return {"pixel_values": None, "labels": lost, "concept_labels": ignored}
+        if self.augmenter:
+            with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
+                image = self.processor.features(self.augmenter(image))
+        return {"pixel_values": image, "labels": row["labels"], "concept_labels": row["concept_labels"]}
+
+    def image(self, path: str) -> torch.Tensor:
+        """What can be done before augmentation: the image, or outside training its features; remembered."""
+        if path not in self.memory:
+            image = self.processor.load_image(path)
+            image = self.shrunk(image) if self.augmenter else self.processor.features(image)
+            if image.nbytes > self.room:
+                return image
+            self.room -= image.nbytes
+            self.memory[path] = image
+        return self.memory[path]
+
+    def shrunk(self, image: torch.Tensor) -> torch.Tensor:
+        """A large image at `MARGIN` times the model's size, and of its shape: augmenting more pixels is waste."""
+        size = self.processor.image_processor.size
+        target = [round(MARGIN * size["height"]), round(MARGIN * size["width"])]
+        if image.shape[1] <= target[0] or image.shape[2] <= target[1]:
+            return image
+        return resize(image, target, antialias=True)
+
+
+class ImageCollator:
+    """Stacks examples; zeros stand in for an image that could not be read."""
+
+    def __init__(self, processor: CsrProcessor):
+        size = processor.image_processor.size
+        self.empty = torch.zeros(3, size["height"], size["width"])
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pixels = [self.empty if example["pixel_values"] is None else example["pixel_values"] for example in examples]
+        batch = {
+            "pixel_values": torch.stack(pixels),
+            "labels": torch.tensor([example["labels"] for example in examples]),
+            "concept_labels": torch.tensor([example["concept_labels"] for example in examples]),
+        }
+        if "spatial_weights" in examples[0]:
+            batch["spatial_weights"] = torch.stack([example["spatial_weights"] for example in examples])
+        return batch
+
+
+def unusable_reason(path: str, wanted: str, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Why an image cannot be loaded as training will load it, or `None`."""
+    try:
+        load_image(path, max_pixels)
+    except UnusableImageError as error:
+        return error.reason
+    return None
+
+
+def pixel_limit(given: int | None, checkpoint: str | None) -> int:
+    """`max_pixels` of the recipe, or else of the checkpoint that it starts from, or the default."""
+    return given or (CsrProcessor.from_pretrained(checkpoint).max_pixels if checkpoint else MAX_PIXELS)
+
+
+def image_check(max_pixels: int = MAX_PIXELS, workers: int = 4) -> FileCheck:
+    """What finds out whether images can be loaded as training will load them."""
+    settings = {"decoder": f"csr {DECODER_VERSION}", "max_pixels": max_pixels}
+    return FileCheck(partial(unusable_reason, max_pixels=max_pixels), settings, workers)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, or by its beginning DICOM."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
+
+
+def inspect_images(path: str, form: TableFormat | None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """What `data.check` shows of a folder or table of images; see `Task.inspect`."""
+    place = Path(path)
+    if place.is_dir():
+        rows = class_folders(place, is_image)
+        if rows is None:
+            rows = pd.DataFrame({"path": [str(file) for file in visible_files(place) if is_image(file)]})
+    else:
+        rows = table_images(place, form)
+    if rows.empty:
+        raise DataError(f"{path}: no images found.")
+    reasons = image_check().reasons([(p, "image") for p in rows["path"]])
+    return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
+
+
+def table_images(place: Path, form: TableFormat | None) -> pd.DataFrame:
+    """The images of a table, each once, with `label`, `group` and `split` where columns have their usual names."""
+    table = read_table(place, form)
+    names = table[need_column(table, IMAGE_COLUMNS, "image", str(place))].dropna().drop_duplicates()
+    finder, rows = PathFinder(place.parent), table.loc[names.index]
+    usual = {"label": LABEL_COLUMNS, "group": GROUP_COLUMNS, "split": ("split",)}
+    found = {role: clean_names(rows[name]) for role, known in usual.items() if (name := find_column(rows, known))}
+    return rows.assign(path=[image_file(finder, name, IMAGE_SUFFIXES) for name in names], **found)
+
+
+def drop_unusable(
+    rows: pd.DataFrame, concepts: list[str], workers: int, max_pixels: int = MAX_PIXELS
+) -> tuple[pd.DataFrame, list[dict[str, str]], str | None]:
+    """
+    Leave out images that do not decode and those with a box outside the image.
+
+    Returns:
+        The rest, boxes as shares of their image; what was left out; and a note where bit depths differ.
+    """
+    reasons = image_check(max_pixels, workers).reasons([(path, "image") for path in rows["path"]])
+    boxes, kept, skipped, bits = [], [], [], {}
+    columns = (rows["image"], rows["path"], rows["boxes"], reasons)
+    for place, (image, path, own, reason) in enumerate(zip(*columns, strict=True)):
+        if reason is None:
+            try:
+                facts = image_facts(path, max_pixels)
+                boxes.append(relative_boxes(own, facts.width, facts.height, concepts))
+                kept.append(place)
+                bits.setdefault(facts.bits, []).append(image)
+                continue
+            except UnusableImageError as error:
+                reason = error.reason
+            except ValueError as error:
+                reason = str(error)
+        skipped.append({"path": path, "reason": reason})
+    rows = rows.iloc[kept]
+    return rows.assign(boxes=pd.Series(boxes, index=rows.index, dtype=object)), skipped, depth_note(bits)
+
+
+def depth_note(bits: dict[int, list[str]]) -> str | None:
+    """What to say of images of several bit depths; each is scaled by its own."""
+    if len(bits) < 2:
+        return None
+    counts = ", ".join(f"{len(names)} of {depth} bits (such as {names[0]})" for depth, names in sorted(bits.items()))
+    return f"The images differ in bit depth: {counts}. Each was scaled by its own; make sure they are of one kind."

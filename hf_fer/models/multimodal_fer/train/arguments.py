@@ -1,0 +1,139 @@
+"""Recipe fields of multimodal_fer, and the processor that they describe."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import SiglipImageProcessor
+
+from hf_fer.data.augment import Augmentation
+from hf_fer.data.tables import is_table
+from hf_fer.recipe.arguments import ClassificationDataArguments, ModelArguments, check_choice, json_object
+
+from ..configuration_multimodal_fer import MODALITIES
+from ..processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+
+PARAKEET_PREEMPHASIS = 0.97
+
+
+@dataclass
+class MultimodalFerModelArguments(ModelArguments):
+    """Where the model comes from."""
+
+    model_size: Literal["tiny", "light", "full"] = field(
+        default="light", metadata={"help": "Preset that a new model is built from."}
+    )
+    audio_backbone: str | None = field(
+        default=None, metadata={"help": "Parakeet checkpoint that the audio encoder starts from."}
+    )
+    vision_backbone: str | None = field(
+        default=None, metadata={"help": "SigLIP2 checkpoint of fixed resolution that the vision encoder starts from."}
+    )
+    fusion_backbone: str | None = field(
+        default=None, metadata={"help": "LFM2 checkpoint that the fusion starts from."}
+    )
+    fusion_num_layers: int | None = field(
+        default=None, metadata={"help": "Keep the first layers of fusion_backbone only."}
+    )
+    balance_classes: bool = field(
+        default=False, metadata={"help": "Weight classes in the loss by the inverse of their training counts."}
+    )
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Checkpoint by part, for the parts that start from one."""
+        named = {part: getattr(self, f"{part}_backbone") for part in ("audio", "vision", "fusion")}
+        return {part: name for part, name in named.items() if name}
+
+
+@dataclass
+class MultimodalFerDataArguments(ClassificationDataArguments):
+    """Which clips, which of their modalities, and how they are decoded and augmented."""
+
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES), metadata={"help": "audio, video or both."})
+    missing_modality: Literal["skip", "keep"] = field(
+        default="skip", metadata={"help": "Clips that lack one of several modalities: skip, or keep what they have."}
+    )
+    channel: Literal["speech", "song", "both"] = field(default="speech", metadata={"help": "RAVDESS vocal channel."})
+    visual_features: str | None = field(
+        default=None,
+        metadata={"help": "Archive (.npz of 'keys' and one array) of features in the place of video; see the docs."},
+    )
+    num_frames: int = field(default=16, metadata={"help": "Frames sampled from a clip."})
+    image_size: int = field(default=224, metadata={"help": "Side of the frames the model sees, in pixels."})
+    face_crop: Literal["none", "center", "yunet"] = field(default="center", metadata={"help": "Where the face is."})
+    yunet_path: str | None = field(default=None, metadata={"help": "YuNet's ONNX file; from the Hub if unset."})
+    audio_normalization: Literal["global", "utterance"] | None = field(
+        default=None, metadata={"help": "Log-mel normalisation; utterance with an audio_backbone, else global."}
+    )
+    trim_silence_db: float | None = field(
+        default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
+    )
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Clips that last longer are left out; 300, or the checkpoint's, if unset."}
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Videos with more pixels a frame are left out; 2**25 (8K), or the checkpoint's, if unset."},
+    )
+    augment: bool = field(default=True, metadata={"help": "Augment the training split."})
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
+    )
+
+    cache: Literal["none", "decoded", "features"] = field(
+        default="none",
+        metadata={
+            "help": "Keep on disk, for later epochs and runs: decoded sound and frames, or also what frozen encoders "
+            "make of them."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for modality in self.modalities:
+            check_choice("modality", modality, MODALITIES)
+        overrides = json_object("augmentation", self.augmentation)
+        for name in overrides:
+            check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
+        self.augmentation = overrides
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits on files that the recipe sets."""
+        given = {"max_seconds": self.max_seconds, "max_pixels": self.max_pixels}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data is a file, or has a table's ending: a manifest, and no folder."""
+        path = Path(self.dataset)
+        return self.dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the data's name is that of a Hub data set: `owner/name`, where there is no folder `owner` here."""
+        path = Path(self.dataset)
+        here = self.is_table or path.is_dir() or path.parent.is_dir()
+        return not here and self.dataset.count("/") == 1
+
+
+def new_processor(
+    args: MultimodalFerDataArguments, mel_bins: int = 80, default_normalization: str = "global"
+) -> MultimodalFerProcessor:
+    """A processor as the recipe wants it."""
+    normalization = args.audio_normalization or default_normalization
+    return MultimodalFerProcessor(
+        MultimodalFerFeatureExtractor(
+            feature_size=mel_bins,
+            normalize=normalization,
+            trim_db=args.trim_silence_db,
+            preemphasis=PARAKEET_PREEMPHASIS if normalization == "utterance" else None,
+        ),
+        SiglipImageProcessor(size={"height": args.image_size, "width": args.image_size}),
+        num_frames=args.num_frames,
+        face_crop=args.face_crop,
+        yunet_path=args.yunet_path,
+        **args.limits,
+    )

@@ -1,0 +1,41 @@
+"""What a model's card says of its data, and how it is used."""
+
+from pathlib import Path
+
+from hf_fer.data.loading import LoadedData
+from hf_fer.reporting.sharing import DataFacts
+
+from . import ravdess
+from .demo import NOTICE_NAME
+
+RAVDESS = DataFacts(
+    license="cc-by-nc-sa-4.0",
+    limits="RAVDESS has 24 actors, two sentences, North American English, frontal faces and studio sound; expect far "
+    "lower scores elsewhere. It is licensed for non-commercial use, with attribution and under the same terms.",
+)
+
+
+def data_facts(dataset: str, data: LoadedData) -> DataFacts:
+    """Licence and limits of the synthetic clips and of RAVDESS; nothing is known of somebody's own clips."""
+    if dataset == "demo" or Path(dataset, NOTICE_NAME).is_file():
+        return DataFacts(license="apache-2.0")
+    columns = {name for split in data.splits.values() for name in split.column_names}
+    return RAVDESS if set(ravdess.FACTORS) <= columns else DataFacts()
+
+
+def card_example(repo_id: str, adapter: bool) -> str:
+    """Python lines that load and use the model, or, with `adapter`, the adapters on their checkpoints."""
+    if adapter:
+        return (
+            "from transformers import AutoProcessor, pipeline\n\n"
+            "from hf_fer.adapters import load_adapter_model  # on the checkpoints that they were trained on\n\n"
+            f'model, processor = load_adapter_model("{repo_id}"), AutoProcessor.from_pretrained("{repo_id}")\n'
+            'classify = pipeline("audio-visual-emotion-recognition", model=model, processor=processor)\n'
+            'classify("clip.mp4", top_k=3)'
+        )
+    return (
+        "import hf_fer  # or pass trust_remote_code=True to pipeline\n"
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("audio-visual-emotion-recognition", model="{repo_id}")\n'
+        'classify("clip.mp4", top_k=3)'
+    )

@@ -1,0 +1,75 @@
+"""The recipe fields that speech_to_text adds."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hf_fer.data.augment import Augmentation
+from hf_fer.data.tables import TableFormat, is_table
+from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
+
+from .model import PRESETS
+from .vocabulary import UNITS
+
+STRENGTHS = {"stretch": 0.0, "resample": 0.1, "shift_fraction": 0.0}
+"""Where the augmentation differs from the shared one: speed is changed by resampling, and no word is pushed out."""
+
+
+@dataclass
+class SpeechToTextModelArguments(ModelArguments):
+    """Which model; without `model_name_or_path`, a `ParakeetForCTC` from scratch."""
+
+    model_size: Literal[tuple(PRESETS)] = field(default="medium", metadata={"help": "weak, medium or strong."})
+    units: Literal[UNITS] = field(
+        default="nfc",
+        metadata={"help": "What is written: nfc characters, nfd letters and marks apart, or bpe pieces."},
+    )
+    vocab_size: int = field(default=500, metadata={"help": "Pieces of bpe at most."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocab_size < 10:
+            raise RecipeError(f"vocab_size must be at least 10, got {self.vocab_size}.")
+
+
+@dataclass
+class SpeechToTextDataArguments(DataArguments):
+    """Which recordings, what of their transcripts is learnt, and how sound is augmented."""
+
+    file_column: str | None = field(default=None, metadata={"help": "Column of the files; the usual names if unset."})
+    transcript_column: str | None = field(
+        default=None, metadata={"help": "Column of the transcripts; the usual names if unset."}
+    )
+    speaker_column: str | None = field(
+        default=None, metadata={"help": "Column of the speakers, kept on one side; the usual names if unset."}
+    )
+    transcript_form: Literal["plain", "as_is"] = field(
+        default="plain", metadata={"help": "plain: lower case without punctuation; as_is: in Unicode form NFC alone."}
+    )
+    sampling_rate: int = field(default=16000, metadata={"help": "Rate in Hz that sound is resampled to."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer recordings are left out."})
+    augment: bool = field(default=True, metadata={"help": "Augment the training split."})
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
+    )
+    blank_steps: int = field(
+        default=1000, metadata={"help": "Steps after which a model that writes almost only blanks is called stuck."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        overrides = json_object("augmentation", self.augmentation)
+        for name in overrides:
+            check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
+        self.augmentation = {**STRENGTHS, **overrides}
+
+    @property
+    def form(self) -> TableFormat:
+        """How the manifest is written."""
+        return TableFormat(self.encoding, self.delimiter)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data is a file, or has a table's ending."""
+        return Path(self.dataset).is_file() or is_table(self.dataset)

@@ -1,0 +1,132 @@
+"""The models that speech_to_text trains: stock CTC models, and what training needs beside them."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetEncoderConfig,
+    ParakeetForCTC,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from ..alignment_speech_to_text import blank_id, frame_lengths
+
+PRESETS = {
+    "weak": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "subsampling_conv_channels": 64},
+    "medium": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "subsampling_conv_channels": 128},
+    "strong": {
+        "hidden_size": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "subsampling_conv_channels": 256,
+    },
+}
+SUBSAMPLING = 4
+PADDED = -1e4
+EDGE_WEIGHT = 0.1
+
+
+def preset_config(
+    size: str, vocab_size: int, blank: int, hop_length: int, overrides: dict[str, Any] | None = None
+) -> ParakeetCTCConfig:
+    """
+    The configuration of a model from scratch.
+
+    Args:
+        size: One of `PRESETS`.
+        vocab_size, blank: Of the tokenizer.
+        hop_length: Samples from one mel frame to the next.
+        overrides: Fields that replace the preset's; those of `encoder_config` one by one.
+
+    Raises:
+        ValueError: a field that the configuration does not have, or one that is the tokenizer's.
+    """
+    overrides = dict(overrides or {})
+    fields = {
+        **PRESETS[size],
+        "intermediate_size": 4 * PRESETS[size]["hidden_size"],
+        "subsampling_factor": SUBSAMPLING,
+        "layerdrop": 0.0,  # a layer that is dropped in one process would have no gradient there
+        **overrides.pop("encoder_config", {}),
+    }
+    known = {*ParakeetEncoderConfig().to_dict(), "num_key_value_heads"}
+    wrong = [f"encoder_config.{name}" for name in fields if name not in known]
+    wrong += [name for name in overrides if name not in ("ctc_loss_reduction", "ctc_zero_infinity")]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no field that can be set; fields of encoder_config are {sorted(known)}")
+    encoder = ParakeetEncoderConfig(**fields)
+    config = ParakeetCTCConfig(
+        vocab_size=vocab_size, pad_token_id=blank, encoder_config=encoder.to_dict(), **overrides
+    )
+    config.inputs_to_logits_ratio = samples_per_frame(config, hop_length)
+    return config
+
+
+def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
+    """Samples of sound that a frame of a model stands for; of one from scratch where there is no configuration."""
+    encoder = getattr(config, "encoder_config", None)
+    if config is None or encoder is not None:
+        return hop_length * (SUBSAMPLING if encoder is None else encoder.subsampling_factor)
+    return int(config.inputs_to_logits_ratio)
+
+
+def new_model(config: ParakeetCTCConfig) -> ParakeetForCTC:
+    """
+    A stock model with torch's own initialisation of linear and convolution layers.
+
+    Parakeet's, normal with a deviation of 0.02, leaves small encoders where no signal comes through their layers.
+    """
+    model = ParakeetForCTC(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    return model
+
+
+def prepare(model: PreTrainedModel) -> PreTrainedModel:
+    """A CTC model, ready for the Trainer: frames of padding are blank, and its loss is the batch's own mean."""
+    model.accepts_loss_kwargs = False  # `**kwargs` in its forward pass would let the Trainer scale the loss again
+    model.register_forward_hook(blank_padding, with_kwargs=True)
+    return model
+
+
+def blank_padding(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """
+    Make the blank the best token of every frame of padding, and teach the first of them to be blank.
+
+    A recording's last mel frame counts as padding, and may have a frame of output to itself. The stock pipeline, which
+    knows of no padding, reads that frame like the others: without a loss on it, it would be any letter.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        return output
+    logits, blank = output.logits, blank_id(model)
+    lengths = frame_lengths(model, mask)
+    if model.training:
+        if output.loss is not None:
+            output.loss = output.loss + EDGE_WEIGHT * edge_loss(logits, lengths, blank)
+        return output
+    place = torch.arange(logits.shape[1], device=logits.device)[None]
+    padded = torch.full_like(logits[:1, :1], PADDED)
+    padded[..., blank] = 0.0
+    output.logits = torch.where((place >= lengths[:, None])[..., None], padded, logits)
+    return output
+
+
+def edge_loss(logits: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.Tensor:
+    """Cross entropy of the first frame of padding with the blank, over the batch's mean; 0 where there is none."""
+    there = lengths < logits.shape[1]
+    edge = logits[torch.arange(len(logits), device=logits.device), lengths.clamp(max=logits.shape[1] - 1)]
+    losses = functional.cross_entropy(edge.float(), torch.full_like(lengths, blank), reduction="none")
+    return (losses * there).mean()
+
+
+def best_frames(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The best token of each frame, `(batch, frames)`, of logits that `blank_padding` made; -100 for padding."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits.argmax(dim=-1).masked_fill(logits.amin(dim=-1) <= PADDED, -100)

@@ -1,0 +1,229 @@
+"""Recordings on their way into training: reading the manifest, measuring files, and turning rows into batches."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import ProcessorMixin
+
+from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, seeded
+from hf_fer.data.loading import (
+    DataError,
+    append_skipped,
+    cache_dir,
+    digest,
+    file_facts,
+    group_column,
+    normalize_splits,
+    write_json_atomically,
+)
+from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
+
+from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio
+from .vocabulary import encode
+
+SOUND_COLUMNS = ("file_path", *AUDIO_COLUMNS, *FILE_COLUMNS, "audio_filepath", "video")
+TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", "normalized_text", "raw_transcription")
+SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
+MIN_SECONDS = 0.05
+
+# Between the letters or digits of a word they belong to it: don't, mother-in-law, 3.5.
+_PUNCTUATION = re.compile(r"(?<!\w)[^\w\s]+|[^\w\s]+(?!\w)")
+
+
+def plain(transcript: str) -> str:
+    """Lower case, without punctuation around words; no word is deleted."""
+    return " ".join(_PUNCTUATION.sub(" ", transcript.lower()).split())
+
+
+def written(transcript: str, form: str) -> str:
+    """A transcript as it is learnt: NFC with single spaces, and `plain` where the form is."""
+    text = " ".join(unicodedata.normalize("NFC", transcript).split())
+    return plain(text) if form == "plain" else text
+
+
+def read_recordings(
+    path: str | Path,
+    form: TableFormat | None = None,
+    *,
+    file_column: str | None = None,
+    transcript_column: str | None = None,
+    speaker_column: str | None = None,
+) -> pd.DataFrame:
+    """
+    Read a manifest of recordings; relative paths in it are relative to its own folder.
+
+    Args:
+        path: CSV, TSV, JSONL or Parquet.
+        form: How it is written.
+        file_column, transcript_column, speaker_column: Names of columns; the usual ones if `None`.
+
+    Returns:
+        `audio`, `transcript` as written, and `group` and `split` where the manifest has speakers and splits.
+
+    Raises:
+        DataError: a column is missing, a row names no file, or speakers or splits are not whole.
+    """
+    table, source = read_table(path, form), str(path)
+
+    def column(given: str | None, usual: Iterable[str], what: str) -> str:
+        return need_column(table, (given,) if given else usual, what, source)
+
+    files = table[column(file_column, SOUND_COLUMNS, "file")]
+    texts = table[column(transcript_column, TRANSCRIPT_COLUMNS, "transcript")]
+    if files.isna().any():
+        raise DataError(
+            f"{source}: row {int(files.isna().to_numpy().argmax()) + 1} names no file ({int(files.isna().sum())} such "
+            "rows): fill it in, or remove the row."
+        )
+    finder = PathFinder(Path(path).parent)
+    rows = pd.DataFrame(
+        {
+            "audio": [finder.find(str(name)) for name in files],
+            "transcript": ["" if text is None else str(text) for text in texts],
+        },
+        dtype=object,
+    )
+    speaker = speaker_column or find_column(table, SPEAKER_COLUMNS)
+    if speaker:
+        groups = group_column(table[column(speaker_column, SPEAKER_COLUMNS, "speaker")], source)
+        rows = rows if groups is None else rows.assign(group=groups)
+    split = find_column(table, ("split",))
+    return rows.assign(split=normalize_splits(table[split], source)) if split else rows
+
+
+def seconds_of(path: str, sampling_rate: int, max_seconds: float) -> float | str:
+    """Length of a recording's sound in seconds, or why it cannot be used."""
+    try:
+        samples = load_audio(path, sampling_rate, MediaLimits(max_seconds))
+    except UnusableMediaError as error:
+        return error.reason
+    if len(samples) < MIN_SECONDS * sampling_rate:
+        return f"is only {len(samples) / sampling_rate:.3f} s long"
+    return "is silent from start to end" if not np.ptp(samples) else len(samples) / sampling_rate
+
+
+def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, workers: int) -> dict[str, float | str]:
+    """`seconds_of` each file, decoded once and remembered in the cache while it does not change."""
+    paths = list(dict.fromkeys(paths))
+    memory_file = cache_dir() / "seconds.json"
+    try:
+        memory = json.loads(memory_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        memory = {}
+    keys = {path: (facts := file_facts(path)) and digest([*facts, sampling_rate, max_seconds]) for path in paths}
+    found = {path: memory[key] for path, key in keys.items() if key in memory}
+    unknown = [path for path in paths if path not in found]
+    with ThreadPoolExecutor(workers) as pool:
+        lengths = pool.map(lambda path: seconds_of(path, sampling_rate, max_seconds), unknown)
+        found |= zip(unknown, tqdm(lengths, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True)
+    new = {keys[path]: found[path] for path in unknown if keys[path] and isinstance(found[path], float)}
+    if new:
+        write_json_atomically(memory_file, memory | new)
+    return found
+
+
+class Recordings(Dataset):
+    """
+    A data set whose column `length` is there beside its transform.
+
+    The Trainer reads it to group batches by length; through the transform that would decode every file.
+    """
+
+    @classmethod
+    def of(cls, data: Dataset) -> "Recordings":
+        """The same rows, without a transform."""
+        return cls(data.data, info=data.info, split=data.split)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.data["length"].to_pylist() if key == "length" else super().__getitem__(key)
+
+
+class RecordingTransform:
+    """
+    Turns rows of paths into model inputs when they are read.
+
+    A file that went bad since it was checked is written to `skipped_file`; its example comes out as a moment of
+    silence without a transcript, which metrics do not count.
+
+    Args:
+        processor: With `feature_extractor` and `tokenizer`.
+        skipped_file: Where files that fail are listed.
+        max_seconds: Length of a recording at most.
+        augmentation: Strengths, or `None` outside training.
+        seed, clock: With the row's index they decide all of its augmentation.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        skipped_file: Path,
+        max_seconds: float,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        clock: EpochClock | None = None,
+    ):
+        self.extractor, self.tokenizer = processor.feature_extractor, processor.tokenizer
+        self.input_name = self.extractor.model_input_names[0]
+        self.skipped_file, self.limits = skipped_file, MediaLimits(max_seconds)
+        self.seed, self.clock = seed, clock
+        self.augmenter = augmentation and AudioAugmenter(augmentation, self.extractor.sampling_rate)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        examples = [self.example(row) for row in rows]
+        return {name: [example[name] for example in examples] for name in ("inputs", "attention_mask", "labels")}
+
+    def example(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One row to `inputs`, its `attention_mask` and `labels`, the tokens of its transcript."""
+        rate = self.extractor.sampling_rate
+        try:
+            samples = load_audio(row["audio"], rate, self.limits)
+        except UnusableMediaError as error:
+            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            return {**self.features(np.zeros(rate // 10, np.float32)), "labels": []}
+        with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
+            if self.augmenter:
+                samples = self.augmenter.waveform(samples)
+            example = self.features(samples)
+            if self.augmenter and example["inputs"].ndim == 2:
+                example["inputs"] = self.augmenter.features(example["inputs"])
+        return {**example, "labels": encode(self.tokenizer, row["transcript"])}
+
+    def features(self, samples: np.ndarray) -> dict[str, torch.Tensor]:
+        """Samples to what the model takes, without a batch dimension."""
+        rate = self.extractor.sampling_rate
+        made = self.extractor(samples, sampling_rate=rate, return_attention_mask=True, return_tensors="pt")
+        return {"inputs": made[self.input_name][0], "attention_mask": made["attention_mask"][0]}
+
+
+class RecordingCollator:
+    """
+    Pads examples at their end to the longest of the batch.
+
+    Args:
+        input_name: What the model calls its input.
+        masked: Whether it takes `attention_mask`; some wav2vec2 models were trained without.
+    """
+
+    def __init__(self, input_name: str, masked: bool):
+        self.input_name, self.masked = input_name, masked
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        padded = torch.nn.utils.rnn.pad_sequence
+        batch = {self.input_name: padded([example["inputs"] for example in examples], batch_first=True)}
+        if self.masked:
+            masks = [torch.as_tensor(example["attention_mask"]).bool() for example in examples]
+            batch["attention_mask"] = padded(masks, batch_first=True)
+        labels = [torch.tensor(example["labels"], dtype=torch.long) for example in examples]
+        return {**batch, "labels": padded(labels, batch_first=True, padding_value=-100)}

@@ -1,0 +1,497 @@
+"""Recipes: flat JSON over three dataclasses, overridden by the command line, checked before anything loads."""
+
+import dataclasses
+import difflib
+import json
+import logging
+import types
+import typing
+from argparse import SUPPRESS
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.dataclasses import type_validator
+from transformers import HfArgumentParser
+from transformers.integrations import integration_utils
+from transformers.trainer_utils import HubStrategy
+
+from hf_fer.recipe.fields_page import fields_page
+from hf_fer.recipe.paths import without_folders
+from hf_fer.recipe.ranges import out_of_range
+from hf_fer.recipe.shipped import find_recipe, shipped_recipes
+
+logger = logging.getLogger(__name__)
+
+HALF_PRECISION = ("fp16", "bf16")
+
+# A field -> the fields of an earlier recipe that would keep it from being obeyed.
+RULED_OUT = {
+    "warmup_steps": ("warmup_ratio",),
+    "warmup_ratio": ("warmup_steps",),
+    "num_train_epochs": ("max_steps",),
+    "max_steps": ("num_train_epochs",),
+    "fp16": ("bf16",),
+    "bf16": ("fp16",),
+}
+
+# Objects that describe one table: part of an old one and part of a new one would describe neither.
+WHOLE_OBJECTS = ("concepts",)
+
+
+class RecipeError(ValueError):
+    """A recipe or command line that cannot be run; the message says which key and what to write instead."""
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from."""
+
+    task: str = field(default="", metadata={"help": "System to train: a folder under hf_fer/models."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder or Hub model to start from, or to evaluate."}
+    )
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of model configuration fields that replace the preset's."}
+    )
+    freeze: list[str] | None = field(default=None, metadata={"help": "Names of model parts that do not train."})
+    unfreeze: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: part -> epoch from which it trains; frozen until then."}
+    )
+    lora: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: rank, alpha, dropout, targets, save; see hf_fer.adapters."}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default) or eager."})
+
+    def __post_init__(self):
+        for name in ("config_overrides", "unfreeze", "lora"):
+            setattr(self, name, json_object(name, getattr(self, name)))
+
+
+@dataclass
+class DataArguments:
+    """Which data, how it is split, and how much may be left out."""
+
+    dataset: str = field(default="", metadata={"help": "Folder, manifest file, Hub data set, or 'demo'."})
+    delimiter: str | None = field(default=None, metadata={"help": "Of a CSV's columns; by its header line if unset."})
+    encoding: str = field(default="utf-8", metadata={"help": "Of tables and texts; a byte-order mark goes before it."})
+    protocol: str | None = field(
+        default=None, metadata={"help": "How the data is split; the source's default if unset."}
+    )
+    fold: int | str | None = field(
+        default=0, metadata={"help": "Test fold of a cross-validation protocol, from 0, or all."}
+    )
+    num_folds: int = field(default=5, metadata={"help": "Folds of a protocol that draws them, at least 3."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of splits and subsets that are drawn."})
+    train_fraction: float = field(default=1.0, metadata={"help": "Part of the training split, stratified, in (0, 1]."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Most training examples, stratified."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Most examples of each other split."})
+    max_skipped_fraction: float = field(
+        default=0.01, metadata={"help": "Part of the examples that may be unusable before the run refuses to start."}
+    )
+    check_workers: int = field(default=4, metadata={"help": "Threads that check files before training."})
+
+    def __post_init__(self):
+        if self.fold != "all":
+            if not str(self.fold).isdecimal():
+                raise RecipeError(f"fold must be a number from 0, or 'all', got {self.fold!r}.")
+            self.fold = int(self.fold)
+        if self.num_folds < 3:
+            raise RecipeError(f"num_folds must be at least 3: test, validation and training; got {self.num_folds}.")
+
+
+@dataclass
+class ClassificationDataArguments(DataArguments):
+    """Data whose single-label scores are looked at closely."""
+
+    breakdown: list[str] | None = field(
+        default=None, metadata={"help": "Metadata columns to report scores by; those of a known data set if unset."}
+    )
+    abstention_coverage: float = field(
+        default=0.9, metadata={"help": "Part of validation that the abstention threshold answers."}
+    )
+    abstention_risk: float | None = field(
+        default=None,
+        metadata={"help": "Choose the threshold by the error rate of the answers on validation instead."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.abstention_coverage <= 1:
+            raise RecipeError(f"abstention_coverage must be in (0, 1], got {self.abstention_coverage}.")
+        if self.abstention_risk is not None and not 0 <= self.abstention_risk < 1:
+            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """The Trainer's arguments, with the defaults of this project and what its recipes add."""
+
+    output_dir: str = field(default="outputs/run", metadata={"help": "Where model, checkpoints and report go."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the checkpoints and report of an earlier run in output_dir."}
+    )
+    do_train: bool = field(default=True, metadata={"help": "Train."})
+    do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
+    do_predict: bool = field(default=True, metadata={"help": "Evaluate on the test split."})
+    dry_run: bool = field(default=False, metadata={"help": "Print recipe, data, model and memory; train nothing."})
+    warmup_ratio: float | None = field(default=None, metadata={"help": "Part of all steps that warms up, in [0, 1)."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without improvement before training stops; unset for never."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "How much metric_for_best_model must improve to count."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "true for the newest whole one in output_dir, or a checkpoint folder."}
+    )
+    skip_grad_norm: float | None = field(
+        default=None, metadata={"help": "Skip a step whose gradient norm, before clipping, is over this."}
+    )
+    max_skipped_steps: int = field(
+        default=25, metadata={"help": "Skipped steps in a row after which training stops with advice."}
+    )
+    hp_trials: int = field(
+        default=0, metadata={"help": "Trials of a hyperparameter search over hp_space; 0 trains once."}
+    )
+    hp_space: dict | str | None = field(
+        default=None, metadata={"help": 'JSON object: field -> list of choices, or {"low", "high", "log", "step"}.'}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Report on and save the best checkpoint."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
+    report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "end uploads once, after the report; every_save, checkpoint or all_checkpoints, also then."},
+    )
+
+    def __post_init__(self):
+        self.hp_space = json_object("hp_space", self.hp_space)
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1:
+                raise RecipeError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}.")
+            self.warmup_steps = self.warmup_ratio
+        if self.skip_grad_norm is not None and not self.skip_grad_norm > 0:
+            raise RecipeError(f"skip_grad_norm must be positive, got {self.skip_grad_norm}.")
+        if self.max_skipped_steps < 1:
+            raise RecipeError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}.")
+        if self.remove_unused_columns:
+            raise RecipeError("remove_unused_columns must stay false: it would remove what the transforms read.")
+        if self.dataloader_num_workers == 0 and self.dataloader_persistent_workers:
+            raise RecipeError(
+                "dataloader_persistent_workers needs worker processes: set dataloader_num_workers to 1 or more, or "
+                "leave it out."
+            )
+        for name in HALF_PRECISION:
+            asked_of_cpu = name == "bf16" and self.use_cpu
+            if getattr(self, name) and not torch.accelerator.is_available() and not asked_of_cpu:
+                logger.warning("%s needs an accelerator and there is none: training in fp32.", name)
+                setattr(self, name, False)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False
+        if isinstance(self.report_to, str):
+            self.report_to = self.report_to.split(",")
+        check_loggers(self.report_to)
+        if not self.do_train:
+            self.load_best_model_at_end = False
+            self.eval_strategy = "no"
+        super().__post_init__()
+        # The Trainer would upload whole folders, this object with the token among them: it is told to leave that.
+        self.upload_strategy, self.hub_strategy = self.hub_strategy, HubStrategy.END
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `training_args.bin` holds: no token, and only the last part of absolute paths."""
+        return {name: without_folders(value) for name, value in {**self.__dict__, "hub_token": None}.items()}
+
+    @property
+    def resume(self) -> bool | str:
+        """False, True for the newest checkpoint in `output_dir`, or a checkpoint folder."""
+        value = self.resume_from_checkpoint
+        return {"true": True, "false": False}.get(str(value).lower(), value or False)
+
+
+def check_loggers(names: list[str]) -> None:
+    """Raises `RecipeError` where a logger of `report_to` is unknown or not installed."""
+    installed = integration_utils.get_available_reporting_integrations()
+    for name in names:
+        check_choice("report_to", name, [*integration_utils.INTEGRATION_TO_CALLBACK, "none", "all"])
+        if name not in (*installed, "none", "all", "flyte"):
+            raise RecipeError(
+                f"report_to {name!r} is not installed: install it, or give --report_to "
+                f"{', '.join(sorted(installed)) or 'none'}."
+            )
+
+
+def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
+    """
+    A field that is a JSON object in a recipe and may be its text on the command line.
+
+    Raises:
+        RecipeError: it is not an object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"--{name} is not JSON ({error}). Write it like '{{\"key\": 1}}'.") from error
+    if value is not None and not isinstance(value, dict):
+        raise RecipeError(f"{name} must be a JSON object, got {value!r}.")
+    return value or {}
+
+
+def recipe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Fields in which two recipes differ, the first of which was read from JSON."""
+    now = json.loads(json.dumps(now, default=str))
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the empty string where nothing is near."""
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
+    """
+    Make sure that a name is known.
+
+    Raises:
+        RecipeError: it is not; the message has the nearest and all valid names.
+    """
+    valid = sorted(valid)
+    if value not in valid:
+        raise RecipeError(f"Unknown {what} {value!r}{nearest(value, valid)} Valid: {', '.join(valid)}.")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """
+    Read a recipe: a file, or by its name one that comes with the package.
+
+    Raises:
+        RecipeError: it does not exist, is not JSON, is not flat, or repeats a key.
+    """
+    path = find_recipe(str(path))
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise RecipeError(f"{path}: {', '.join(sorted(repeated))} is given twice.")
+        return dict(pairs)
+
+    if not path.is_file():
+        known = shipped_recipes()
+        raise RecipeError(
+            f"{path}: recipe not found{nearest(str(path.with_suffix('')), known)} It is a file, or one of those that "
+            f"come with hf_fer: {', '.join(known)}."
+        )
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}.") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: a recipe is one JSON object.")
+    return recipe
+
+
+def _field_types(dataclass_types: Iterable[type]) -> dict[str, Any]:
+    return {
+        item.name: typing.get_type_hints(dataclass_type)[item.name]
+        for dataclass_type in dataclass_types
+        for item in dataclasses.fields(dataclass_type)
+        if item.init
+    }
+
+
+def _accepts_float(hint: Any) -> bool:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return float in (typing.get_args(hint) if is_union else (hint,))
+
+
+def check_recipe(recipe: dict[str, Any], dataclass_types: Iterable[type], source: str) -> dict[str, Any]:
+    """
+    Check keys and types.
+
+    Returns:
+        The recipe with whole numbers turned to `float` where a field is one.
+
+    Raises:
+        RecipeError: an unknown key, with the nearest valid one, or a wrong type.
+    """
+    hints = _field_types(dataclass_types)
+    checked = {}
+    for key, value in recipe.items():
+        if key not in hints:
+            raise RecipeError(f"{source}: unknown key {key!r}{nearest(key, hints)}")
+        if key == "resume_from_checkpoint" and isinstance(value, bool):
+            value = str(value).lower()
+        if _accepts_float(hints[key]) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            type_validator(key, value, hints[key])
+        except TypeError as error:
+            raise RecipeError(f"{source}: {key!r} has the wrong type: {error}") from error
+        checked[key] = value
+    return checked
+
+
+class _Parser(HfArgumentParser):
+    def format_help(self) -> str:
+        return f"{self.format_usage()}\n{self.description}\n\n{fields_page(self.dataclass_types, self._defaults)}\n"
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise RecipeError(message)
+
+
+def make_parser(dataclass_types: Iterable[type], recipe: dict[str, Any]) -> HfArgumentParser:
+    """A command line parser whose defaults are the recipe's values."""
+    parser = _Parser(
+        dataclass_types,
+        prog="run.py",
+        usage="run.py RECIPE.json [--any_field value ...]",
+        description="Trains, evaluates and saves one model. Every field of a recipe can be given here.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(**recipe)
+    for action in parser._actions:
+        if action.dest in recipe:
+            action.required = False
+    return parser
+
+
+def read_command_line(dataclass_types: Iterable[type], argv: list[str]) -> dict[str, Any]:
+    """
+    The fields that a command line gives, each as its type.
+
+    Raises:
+        RecipeError: an unknown argument, with the nearest valid one, or a value of the wrong type.
+    """
+    parser = make_parser(dataclass_types, {})
+    for action in parser._actions:
+        action.required, action.default = False, SUPPRESS
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        hint = nearest(name, _field_types(dataclass_types))
+        raise RecipeError(f"command line: unknown argument {unknown[0]!r}{hint}")
+    return vars(namespace)
+
+
+def object_fields(dataclass_types: Iterable[type]) -> set[str]:
+    """Names of the fields that are JSON objects."""
+    hints = _field_types(dataclass_types)
+    return {name for name, hint in hints.items() if dict in (typing.get_args(hint) or (hint,))}
+
+
+def overlaid(recipe: dict[str, Any], later: dict[str, Any], objects: Collection[str]) -> dict[str, Any]:
+    """
+    A recipe with fields that were given after it: what is given last wins.
+
+    Args:
+        recipe: Field -> value; it is left as it is.
+        later: Fields that stand above it. A JSON object adds to the recipe's and replaces what has the same key, at
+            any depth; `null` takes the recipe's object away. A field that rules out another takes that away.
+        objects: Fields that are JSON objects.
+
+    Raises:
+        RecipeError: fields that rule each other out were given together.
+    """
+    check_rivals(recipe)
+    check_rivals(later)
+    result = dict(recipe)
+    for name, value in later.items():
+        for rival in RULED_OUT.get(name, ()) if in_force(value) else ():
+            if rival not in later:
+                result.pop(rival, None)
+        result[name] = _with_object(name, recipe.get(name), value) if name in objects else value
+    if later.get("dataloader_num_workers") == 0:
+        for name in {"dataloader_persistent_workers", "dataloader_prefetch_factor"} - later.keys():
+            result.pop(name, None)
+    return result
+
+
+def in_force(value: Any) -> bool:
+    """Whether a field's value asks for something; null, false and -1 ask for nothing."""
+    return value is not None and value is not False and value != -1
+
+
+def check_rivals(fields: Collection[str]) -> None:
+    """Raises `RecipeError` where one recipe, command line or search has both ways to say how long warm-up lasts."""
+    if {"warmup_ratio", "warmup_steps"} <= set(fields):
+        raise RecipeError("warmup_ratio and warmup_steps say the same thing in two ways: give one of them.")
+
+
+def _with_object(name: str, before: Any, later: Any) -> Any:
+    """One object field, merged; `before` and `later` are objects or their JSON text."""
+    before, later = _from_json(before), _from_json(later)
+    if name in WHOLE_OBJECTS or not isinstance(before, dict) or not isinstance(later, dict):
+        return later
+    # A dimension of a search is one thing: half of an old range and half of a new one would be neither.
+    return {**before, **later} if name == "hp_space" else merged(before, later)
+
+
+def _from_json(value: Any) -> Any:
+    """The value of a JSON text; what is no JSON as it is, for the field's own check or a file's name."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
+
+
+def merged(before: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """One object with another's keys put over its own, objects inside them likewise."""
+    result = dict(before)
+    for key, value in later.items():
+        both = isinstance(value, dict) and isinstance(before.get(key), dict)
+        result[key] = merged(before[key], value) if both else value
+    return result
+
+
+def parse(
+    dataclass_types: tuple[type, type, type], recipe: dict[str, Any], source: str, argv: list[str]
+) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+    """
+    Recipe, then command line.
+
+    Returns:
+        The three dataclasses, and the resolved recipe: every field that is not at its default, and `fp16` and `bf16`
+        where they are written, because a launcher's file may have them otherwise.
+
+    Raises:
+        RecipeError: anything unknown, mistyped or refused by the dataclasses.
+    """
+    checked = check_recipe(recipe, dataclass_types, source)
+    given = read_command_line(dataclass_types, argv)
+    written = overlaid(checked, given, object_fields(dataclass_types))
+    namespace = make_parser(dataclass_types, written).parse_args([])
+    for name, value in vars(namespace).items():
+        problem = out_of_range(name, value)
+        if problem:
+            raise RecipeError(problem)
+    defaults = vars(make_parser(dataclass_types, {}).parse_args([]))
+    resolved = {
+        name: value
+        for name, value in vars(namespace).items()
+        if value != defaults[name] or (name in HALF_PRECISION and name in written)
+    }
+    resolved.pop("hub_token", None)
+    try:
+        parsed = tuple(
+            dataclass_type(**{name: getattr(namespace, name) for name in _field_types([dataclass_type])})
+            for dataclass_type in dataclass_types
+        )
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"{source}: {error}") from error
+    for half in HALF_PRECISION:
+        # The launcher's file is the weakest: the Trainer's arguments take it also where the recipe says false.
+        if written.get(half) is False and parsed[2].mixed_precision == half:
+            parsed[2].mixed_precision = "no"
+    return parsed, resolved

@@ -1,0 +1,92 @@
+"""Model cards: a shared template, each system's own text, and the results that were measured."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_fer.recipe.shipped import shipped_folder
+from hf_fer.reporting.report import markdown_table, remarks, results_table
+
+
+@dataclass(frozen=True)
+class Card:
+    """
+    What a model card is made of.
+
+    Args:
+        repo_id: The model's name on the Hub, or that of its folder.
+        system: Name of the system; its text is `model_cards/<system>.md`.
+        metrics: As in `metrics.json`.
+        metric_names: Those of `metrics` that go into the Hub's model-index.
+        hub_task: The Hub's name for the kind of task.
+        pipeline_tag: The Hub's tag for the stock pipeline that gives the model's own numbers, if any.
+        license: Of the model, where it follows from the data; `None` leaves it to the owner.
+        limits: Sentences on what the data limits.
+        example: Python lines that load and use the model.
+        how_scored: What the run did to choose and to score the checkpoint.
+        files: Names of the report's files that come with the model.
+        recipe: Field -> value, without folders of the machine.
+    """
+
+    repo_id: str
+    system: str
+    metrics: dict[str, Any]
+    metric_names: tuple[str, ...]
+    hub_task: str
+    pipeline_tag: str | None
+    license: str | None
+    limits: str
+    example: str
+    how_scored: str
+    files: list[str]
+    recipe: dict[str, Any]
+
+    def eval_results(self) -> list[EvalResult]:
+        """The measured numbers in the Hub's model-index form."""
+        data = self.metrics["data"]["dataset"]
+        return [
+            EvalResult(
+                task_type=self.hub_task,
+                dataset_type=data,
+                dataset_name=f"{data} ({self.metrics['protocol']})",
+                dataset_split=split,
+                metric_type=name,
+                metric_name=f"{split} {name}",
+                metric_value=self.metrics[split][name],
+            )
+            for split in ("validation", "test")
+            for name in self.metric_names
+            if name in self.metrics[split]
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write `README.md` into the model's folder."""
+        texts = shipped_folder("model_cards")
+        scored = {split: self.metrics[split] for split in ("validation", "test")}
+        results = {split: figures for split, figures in scored.items() if figures.get("samples")}
+        card_data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag=self.pipeline_tag,
+            license=self.license,
+            tags=["hf_fer", self.system],
+            model_name=self.repo_id.split("/")[-1],
+            eval_results=self.eval_results() or None,
+        )
+        card = ModelCard.from_template(
+            card_data,
+            template_path=str(texts / "template.md"),
+            repo_id=self.repo_id,
+            about=(texts / f"{self.system}.md").read_text(encoding="utf-8"),
+            limits=self.limits,
+            example=self.example,
+            how_scored=self.how_scored,
+            files=", ".join(f"`{name}`" for name in self.files),
+            results=markdown_table(results_table(results)) if results else "Not evaluated.",
+            remarks=remarks(results),
+            metrics=self.metrics,
+            recipe=json.dumps(self.recipe, indent=2, default=str),
+        )
+        card.save(folder / "README.md")

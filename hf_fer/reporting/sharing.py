@@ -1,0 +1,156 @@
+"""What leaves the machine: the files that may be uploaded, and the uploads."""
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+
+from hf_fer.data.loading import write_json_atomically
+from hf_fer.recipe.arguments import TrainingArguments
+from hf_fer.recipe.paths import without_folders
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = (
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
+    "provenance.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+"""Glob patterns of a saved model's files, relative to its folder; `*` and `?` do not cross a `/`."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """
+    What a model's card says of its data.
+
+    Args:
+        license: The Hub's name of a licence that the model can be given; `None` leaves it to whoever shares it.
+        limits: Sentences on what scores on this data do not say; empty if there is nothing to add.
+    """
+
+    license: str | None = None
+    limits: str = ""
+
+
+def shared_files(folder: str | Path, patterns: Iterable[str]) -> list[str]:
+    """Files of a folder that match one of the glob patterns, as sorted POSIX paths relative to it; no links."""
+    folder = Path(folder)
+    found = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and not path.is_symlink())
+    return sorted({path.relative_to(folder).as_posix() for path in found})
+
+
+def upload(
+    folder: str | Path,
+    repo_id: str,
+    token: str | None,
+    patterns: Iterable[str],
+    message: str,
+    path_in_repo: str | None = None,
+) -> None:
+    """
+    Upload, in one commit, the files of a folder that the patterns name, and nothing else.
+
+    Args:
+        folder: Of the model, or one of its checkpoints.
+        repo_id: Of a model repository that exists.
+        token: With write access; the stored one if `None`.
+        patterns: Glob patterns relative to the folder.
+        message: Of the commit.
+        path_in_repo: Folder of the repository; its root if `None`.
+    """
+    operations = [
+        CommitOperationAdd("/".join(filter(None, (path_in_repo, name))), shared_content(Path(folder, name)))
+        for name in shared_files(folder, patterns)
+    ]
+    HfApi(token=token).create_commit(repo_id, operations, commit_message=message)
+
+
+def shared_content(path: Path) -> str | bytes:
+    """A file's path, or, where JSON beside the weights has folders of this machine, its bytes without them."""
+    if path.suffix != ".json" or path.name == "tokenizer.json":
+        return str(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    told = without_folders(content, lambda folder: folder.exists())
+    return str(path) if told == content else json.dumps(told, indent=2, ensure_ascii=False).encode()
+
+
+class UploadCheckpoints(TrainerCallback):
+    """
+    Uploads each checkpoint's model while training, where the recipe names a `hub_strategy` that does.
+
+    `every_save` uploads to the root of the repository, `checkpoint` to `last-checkpoint/`, and `all_checkpoints` to
+    `checkpoint-<step>/`. An upload that fails is a warning, because the one after training is still to come.
+
+    Args:
+        repo_id: Of a repository that exists.
+        patterns: Glob patterns of the files that may leave.
+    """
+
+    def __init__(self, repo_id: str, patterns: Iterable[str]):
+        self.repo_id = repo_id
+        self.patterns = tuple(patterns)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        places = {HubStrategy.CHECKPOINT: f"last-{PREFIX_CHECKPOINT_DIR}", HubStrategy.ALL_CHECKPOINTS: name}
+        if not state.is_world_process_zero:
+            return
+        try:
+            upload(
+                Path(args.output_dir, name),
+                self.repo_id,
+                args.hub_token,
+                self.patterns,
+                f"Model after step {state.global_step}",
+                places.get(args.upload_strategy),
+            )
+        except Exception as error:  # whatever the network does, hours of training go on
+            reason = re.sub(r"\s+", " ", str(error))
+            logger.warning("The model of step %d was not uploaded (%s); training goes on.", state.global_step, reason)
+
+
+def add_pipeline(folder: str | Path, pipeline_task: str) -> None:
+    """
+    Put a registered pipeline's code beside a saved model and name it in `config.json`, as `Pipeline.save_pretrained`.
+
+    With it, `pipeline(pipeline_task, model=folder, trust_remote_code=True)` works where hf_fer is not installed.
+    """
+    path = Path(folder, "config.json")
+    registered = PIPELINE_REGISTRY.supported_tasks[pipeline_task]
+    pipeline_class = registered["impl"]
+    entry = {
+        "impl": f"{pipeline_class.__module__.rpartition('.')[2]}.{pipeline_class.__name__}",
+        "pt": [model_class.__name__ for model_class in registered["pt"]],
+        "type": registered["type"],
+    }
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["custom_pipelines"] = {pipeline_task: entry}
+    write_json_atomically(path, config, indent=2)
+    custom_object_save(pipeline_class, folder)

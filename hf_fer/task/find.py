@@ -1,0 +1,113 @@
+"""From a recipe or a name to the task of a system."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from hf_fer import models
+from hf_fer.recipe.arguments import (
+    DataArguments,
+    ModelArguments,
+    RecipeError,
+    TrainingArguments,
+    check_choice,
+    make_parser,
+    parse,
+    read_recipe,
+)
+from hf_fer.runtime.checkpoints import has_folds
+from hf_fer.task.base import Task, task_names
+
+
+def load_task(name: str) -> type[Task]:
+    """
+    The Task class of a system, found by convention: the one defined in `hf_fer.models.<name>.train.task`.
+
+    Raises:
+        RecipeError: there is no such system; the message has the nearest name.
+    """
+    check_choice("task", name, task_names())
+    module = importlib.import_module(f"{models.__name__}.{name}.train.task")
+    return next(
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, Task) and member.__module__ == module.__name__
+    )
+
+
+def general_help() -> str:
+    """What `run.py --help` prints: usage, the systems, and the fields that all of them share."""
+    shared = make_parser((ModelArguments, DataArguments, TrainingArguments), {}).format_help()
+    return (
+        f"{shared}\nSystems: {', '.join(task_names())}. `run.py RECIPE.json --help` shows a system's own fields too."
+    )
+
+
+def parse_task(argv: list[str]) -> Task:
+    """
+    A command line, `RECIPE.json [--any_field value ...]` or fields alone, to the task it describes.
+
+    Raises:
+        RecipeError: anything that cannot be run as written.
+    """
+    recipe, source, rest = {}, "command line", argv
+    if argv and not argv[0].startswith("-"):
+        recipe, source, rest = read_recipe(argv[0]), argv[0], argv[1:]
+    name = _flag(rest, "--task") or recipe.get("task")
+    if name is None:
+        raise RecipeError(f"{source}: no 'task'. Give a recipe first, or --task with one of {task_names()}.")
+    return build_task({**recipe, "task": name}, source, rest)
+
+
+def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
+    """
+    The task of a recipe that names it.
+
+    Args:
+        recipe: Field -> value.
+        source: What errors call it.
+        argv: Fields that override it, as on a command line.
+
+    Raises:
+        RecipeError: anything that cannot be run as written.
+    """
+    name = recipe["task"]
+    task_class = load_task(name)
+    arguments = (task_class.model_arguments, task_class.data_arguments, TrainingArguments)
+    best = task_class.best_metric(lambda field: _flag(argv, f"--{field}") or recipe.get(field))
+    recipe = {"metric_for_best_model": best, **recipe}
+    parsed, resolved = parse(arguments, recipe, source, argv)
+    task = task_class(*parsed, recipe={**resolved, "task": name})
+    flags = (word[2:].partition("=")[0] for word in argv if word.startswith("--"))
+    task.on_command_line = {flag.replace("-", "_") for flag in flags}
+    task.given |= recipe.keys() | task.on_command_line
+    task.settle_direction()
+    task.check_arguments()
+    return task
+
+
+def _flag(argv: list[str], flag: str) -> str | None:
+    for index, word in enumerate(argv):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and index + 1 < len(argv):
+            return argv[index + 1]
+    return None
+
+
+def of_fold(task: Task, fold: int) -> Task:
+    """The task of one fold, in `output_dir/fold_<n>`; where its model is of all folds, from that of the same."""
+    fields = {"fold": fold, "output_dir": str(Path(task.training_args.output_dir, f"fold_{fold}"))}
+    start = task.model_args.model_name_or_path
+    if has_folds(start):
+        fields["model_name_or_path"] = str(Path(start, f"fold_{fold}"))
+    return with_fields(task, **fields)
+
+
+def with_fields(task: Task, **fields: Any) -> Task:
+    """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
+    token = {"hub_token": task.training_args.hub_token} if task.training_args.hub_token else {}
+    changed = build_task({**task.recipe_with(fields), **token}, "recipe", [])
+    changed.given |= task.given
+    return changed

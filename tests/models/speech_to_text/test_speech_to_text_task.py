@@ -1,0 +1,249 @@
+"""Whole runs of speech_to_text, small: training, report, pipelines, evaluation and a new start."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCTC, ParakeetForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
+from transformers import Wav2Vec2FeatureExtractor as FeatureExtractor
+
+from hf_fer.data.loading import DataError
+from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
+from hf_fer.models.speech_to_text.sound_speech_to_text import load_audio
+from hf_fer.models.speech_to_text.train.demo import make_demo
+from hf_fer.models.speech_to_text.train.model import PADDED, best_frames, new_model, prepare, preset_config
+from hf_fer.run import dry_run, run
+from hf_fer.task.find import build_task
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "subsampling_conv_channels": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("recordings"))
+
+
+def task_of(manifest, output_dir, **fields):
+    recipe = {
+        "task": "speech_to_text",
+        "dataset": str(manifest),
+        "config_overrides": {"encoder_config": TINY},
+        "augmentation": {"resample": 0},
+        "output_dir": str(output_dir),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 0.004,
+        "max_train_samples": 24,
+        "max_eval_samples": 8,
+        "train_sampling_strategy": "group_by_length",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "report_to": "none",
+        **fields,
+    }
+    return build_task({name: value for name, value in recipe.items() if value is not None}, "recipe", [])
+
+
+@pytest.fixture(scope="module")
+def trained(manifest, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    run(task_of(manifest, folder, units="nfd", num_train_epochs=2, metric_for_best_model="cer"))
+    return folder
+
+
+class TestRecipe:
+    def test_lower_is_better(self, manifest, tmp_path):
+        assert task_of(manifest, tmp_path).training_args.greater_is_better is False
+        assert task_of(manifest, tmp_path, metric_for_best_model="eval_cer").training_args.greater_is_better is False
+        assert task_of(manifest, tmp_path, greater_is_better=True).training_args.greater_is_better is True
+
+    def test_other_systems_keep_theirs(self, tmp_path):
+        recipe = {"task": "language_id", "dataset": "demo", "output_dir": str(tmp_path)}
+        assert build_task(recipe, "recipe", []).training_args.greater_is_better is True
+        assert not build_task(
+            {**recipe, "metric_for_best_model": "loss"}, "recipe", []
+        ).training_args.greater_is_better
+
+
+class TestData:
+    def test_a_dry_run_counts_examples(self, manifest, tmp_path, capsys):
+        dry_run(task_of(manifest, tmp_path, dry_run=True))
+        page = capsys.readouterr().out
+        assert "| train | 24 |" in page
+        assert "Nothing was trained" in page
+
+    def test_counts_without_classes(self, manifest, tmp_path):
+        data = task_of(manifest, tmp_path).load_data()
+        assert data.labels == []
+        assert data.counts() == {"train": {"examples": 24}, "validation": {"examples": 8}, "test": {"examples": 8}}
+
+    def test_speakers_without_splits_are_kept_apart(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest).drop(columns="split")
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        rows.to_csv(tmp_path / "plain.csv", index=False)
+        data = task_of(tmp_path / "plain.csv", tmp_path / "out", max_train_samples=None).load_data()
+        speakers = [set(split["group"]) for split in data.splits.values()]
+        assert len(speakers) == 3
+        assert not set.intersection(*speakers)
+        assert sum(map(len, speakers)) == len(set.union(*speakers))
+
+    def test_long_transcripts_and_unknown_characters_are_named(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        first = rows["file_path"][0]
+        rows.loc[0, "transcript"] = "ba " * 200
+        rows.loc[rows["split"] == "test", "transcript"] += " zz"
+        rows.to_csv(tmp_path / "bad.csv", index=False)
+        data = task_of(tmp_path / "bad.csv", tmp_path / "out", max_train_samples=None).load_data()
+        assert [entry["path"] for entry in data.skipped] == [first]
+        assert "needs" in data.skipped[0]["reason"]
+        assert any("'z' (8)" in note for note in data.notes)
+        assert len(data.splits["test"]) == 8
+
+    def test_a_folder_is_refused(self, tmp_path):
+        with pytest.raises(DataError, match="no table of recordings"):
+            task_of(tmp_path, tmp_path / "out").load_data()
+
+
+class TestRun:
+    def test_the_checkpoint_with_the_lowest_rate_is_the_best(self, trained):
+        state = json.loads((trained / "trainer_state.json").read_text())
+        rates = [entry["eval_cer"] for entry in state["log_history"] if "eval_cer" in entry]
+        assert len(rates) == 2
+        assert state["best_metric"] == min(rates)
+
+    def test_report_has_the_rates_and_tables(self, trained):
+        metrics = json.loads((trained / "report" / "metrics.json").read_text())
+        for split in ("validation", "test"):
+            found = metrics[split]
+            assert {"wer", "cer", "tone_error_rate", "base_letter_error_rate", "real_time_factor"} <= found.keys()
+            assert found["samples"] == 8
+            assert 0 <= found["blank_share"] <= 1
+        assert metrics["data"]["counts"]["train"] == {"examples": 24}
+        utterances = pd.read_csv(trained / "report" / "utterances.csv")
+        assert len(utterances) == 16
+        assert (trained / "report" / "tones.png").is_file()
+        assert "| split | examples |" in (trained / "report" / "report.md").read_text()
+
+    def test_what_names_words_and_speakers_is_not_shared(self, manifest, tmp_path):
+        patterns = task_of(manifest, tmp_path).shared_patterns()
+        for name in ("utterances", "worst_utterances", "word_confusions", "errors_by_speaker"):
+            assert f"report/{name}.csv" not in patterns
+        assert "*_speech_to_text.py" in patterns
+
+    def test_the_model_is_a_stock_one(self, trained):
+        assert type(AutoModelForCTC.from_pretrained(trained)) is ParakeetForCTC
+        config = json.loads((trained / "config.json").read_text())
+        assert config["architectures"] == ["ParakeetForCTC"]
+        assert config["inputs_to_logits_ratio"] == 640
+
+    def test_stock_pipeline_gives_our_text(self, trained, manifest):
+        stock = pipeline("automatic-speech-recognition", model=str(trained))
+        ours = pipeline("timed-speech-recognition", model=str(trained))
+        for path in sorted(manifest.parent.glob("test_0_*.wav"))[:6]:
+            samples = load_audio(path, 16000)
+            answer = ours(str(path))
+            assert answer["text"] == " ".join(stock(samples)["text"].split())
+            assert " ".join(word["word"] for word in answer["words"]) == answer["text"]
+            assert all(0 <= word["start"] < word["end"] <= len(samples) / 16000 + 0.08 for word in answer["words"])
+            assert ours({"array": samples, "sampling_rate": 16000})["text"] == answer["text"]
+
+    def test_evaluation_alone_gives_the_same_scores(self, trained, manifest, tmp_path):
+        fields = {"model_name_or_path": str(trained), "do_train": False, "config_overrides": None}
+        task = task_of(manifest, tmp_path / "again", **fields)
+        run(task)
+        report = next(tmp_path.rglob("metrics.json"), None) or next(trained.rglob("*/report/metrics.json"))
+        found = json.loads(report.read_text())["test"]
+        before = json.loads((trained / "report" / "metrics.json").read_text())["test"]
+        assert {name: found[name] for name in ("wer", "cer", "loss")} == pytest.approx(
+            {name: before[name] for name in ("wer", "cer", "loss")}, abs=1e-5
+        )
+
+    def test_other_characters_get_another_head(self, trained, manifest, tmp_path, caplog):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        rows["transcript"] += " zoo"
+        rows.to_csv(tmp_path / "other.csv", index=False)
+        task = task_of(
+            tmp_path / "other.csv", tmp_path / "out", model_name_or_path=str(trained), config_overrides=None
+        )
+        data = task.load_data()
+        processor = task.build_processor(data)
+        model = task.build_model(data, processor)
+        assert "head starts anew" in caplog.text
+        assert model.ctc_head.out_channels == len(processor.tokenizer)
+        old = AutoModelForCTC.from_pretrained(trained)
+        assert torch.equal(old.encoder.layers[0].norm_out.weight, model.encoder.layers[0].norm_out.weight)
+
+
+def test_any_ctc_checkpoint_starts_a_training(manifest, tmp_path):
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        mask_time_prob=0.0,
+    )
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "w2v")
+    FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path / "w2v")
+    task = task_of(
+        manifest,
+        tmp_path / "out",
+        model_name_or_path=str(tmp_path / "w2v"),
+        config_overrides=None,
+        max_train_samples=8,
+    )
+    run(task)
+    text = pipeline("timed-speech-recognition", model=str(tmp_path / "out"))(np.zeros(16000, np.float32))["text"]
+    assert isinstance(text, str)
+
+
+def test_frames_of_padding_are_blank_and_not_counted():
+    torch.manual_seed(0)
+    model = prepare(new_model(preset_config("weak", 12, 0, 160, {"encoder_config": TINY}))).eval()
+    features, mask = torch.randn(2, 101, 80), torch.ones(2, 101, dtype=torch.bool)
+    mask[:, 100] = False
+    mask[1, 60:] = False
+    with torch.no_grad():
+        logits = model(input_features=features, attention_mask=mask).logits
+    lengths = frame_lengths(model, mask)
+    assert lengths.tolist() == [25, 15]
+    best = best_frames(logits, None)
+    assert (best[0] >= 0).sum() == 25
+    assert (best[1] >= 0).sum() == 15
+    assert logits[1, 15:, 1:].max() == PADDED
+    assert (logits[1, 15:].argmax(dim=-1) == 0).all()
+
+
+def test_the_first_frame_of_padding_learns_to_be_blank():
+    torch.manual_seed(0)
+    model = prepare(new_model(preset_config("weak", 12, 0, 160, {"encoder_config": TINY}))).train()
+    mask = torch.ones(1, 101, dtype=torch.bool)
+    mask[:, 100] = False
+    batch = {"input_features": torch.randn(1, 101, 80), "attention_mask": mask, "labels": torch.tensor([[3, 4]])}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert model(**batch).logits[0, 25].argmax() == 0
+
+
+def test_an_unknown_field_of_the_encoder_is_refused():
+    with pytest.raises(ValueError, match=r"encoder_config\.layers"):
+        preset_config("weak", 12, 0, 160, {"encoder_config": {"layers": 3}})

@@ -1,0 +1,77 @@
+"""The model card says what happened in the run, and what holds for its data."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_fer.data.loading import LoadedData
+from hf_fer.experiment.model_card import how_scored, write_card
+from hf_fer.reporting.report import environment
+from hf_fer.task.base import Task, task_names
+from hf_fer.task.find import parse_task
+
+TRAINED = {"steps": 12, "epochs": 2.0, "best_metric": 0.5}
+
+
+def card_of(folder: Path, name: str, *arguments: str, columns: tuple[str, ...] = (), **runtime) -> str:
+    """The card of a run that scored nothing, whose data has these columns."""
+    task = parse_task(["--task", name, "--dataset", "clips.csv", "--use_cpu", "true", *arguments])
+    data = LoadedData(DatasetDict(train=Dataset.from_dict({column: ["x"] for column in columns})), ["a", "b"], "own")
+    metrics = {
+        "task": name,
+        "protocol": "own",
+        "validation": {"absent": "not asked for"},
+        "test": {"absent": "not asked for"},
+        "data": {"dataset": "clips.csv", "notes": [], "absent": {}, "skipped": 0},
+        "runtime": runtime,
+        "environment": environment(),
+    }
+    write_card(folder, task, data, metrics, "mine")
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_own_data_has_no_licence_and_no_limits_of_other_data(name, tmp_path):
+    card = card_of(tmp_path, name, "--output_dir", "outputs/mine", **TRAINED)
+    assert "\nlicense:" not in card
+    assert "RAVDESS" not in card
+    assert 'model="outputs/mine"' in card
+    assert 'model="path/to/mine"' in card_of(tmp_path, name, "--output_dir", str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_demo_data_is_licensed_as_the_code(name, tmp_path):
+    assert "\nlicense: apache-2.0" in card_of(tmp_path, name, "--dataset", "demo")
+
+
+def test_ravdess_has_its_limits_and_licence(tmp_path):
+    card = card_of(tmp_path, "multimodal_fer", columns=("sex", "intensity", "statement"))
+    assert "RAVDESS has 24 actors" in card
+    assert "\nlicense: cc-by-nc-sa-4.0" in card
+
+
+def scored(arguments: tuple[str, ...], runtime: dict, test: dict) -> str:
+    task: Task = parse_task(["--task", "language_id", "--dataset", "demo", "--use_cpu", "true", *arguments])
+    return how_scored(task, {"runtime": runtime, "test": test})
+
+
+def test_says_how_the_checkpoint_was_chosen_only_where_it_was():
+    chosen, once = "chosen on the validation split, by weighted_f1", "scored the test split once"
+    whole = scored((), TRAINED, {"samples": 4})
+    assert chosen in whole
+    assert once in whole
+    assert once not in scored((), TRAINED, {"absent": "not asked for"})
+    last = scored(("--eval_strategy", "no", "--load_best_model_at_end", "false"), TRAINED, {})
+    assert "of the last step" in last
+    assert chosen not in last
+    evaluated = scored(("--do_train", "false"), {"cpu_mib": 5}, {"samples": 4})
+    assert "trained nothing" in evaluated
+    assert chosen not in evaluated
+
+
+def test_names_only_the_files_of_the_report_that_are_there(tmp_path):
+    (tmp_path / "report").mkdir()
+    for file in ("report.md", "per_class.csv", "predictions.csv"):
+        (tmp_path / "report" / file).write_text("x")
+    assert "In `report/`: `report.md`, `per_class.csv`." in card_of(tmp_path, "language_id", **TRAINED)
