@@ -10,11 +10,11 @@ from transformers import AutoModelForCTC, ParakeetForCTC, Wav2Vec2Config, Wav2Ve
 from transformers import Wav2Vec2FeatureExtractor as FeatureExtractor
 
 from hf_fer.data.loading import DataError
+from hf_fer.experiment.one_run import dry_run, run
 from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
 from hf_fer.models.speech_to_text.sound_speech_to_text import load_audio
 from hf_fer.models.speech_to_text.train.demo import make_demo
 from hf_fer.models.speech_to_text.train.model import PADDED, best_frames, new_model, prepare, preset_config
-from hf_fer.run import dry_run, run
 from hf_fer.task.find import build_task
 
 TINY = {
