@@ -25,10 +25,10 @@ def build_tokenizer(transcripts: Iterable[str], units: str, vocab_size: int) -> 
         units: `nfc`, a character each; `nfd`, base letters and marks apart; `bpe`, pieces of NFC text.
         vocab_size: Pieces of `bpe` at most, the characters among them.
     """
-    form = "NFD" if units == "nfd" else "NFC"
+    form, is_bpe = "NFD" if units == "nfd" else "NFC", units == "bpe"
     transcripts = [unicodedata.normalize(form, text) for text in transcripts]
     alphabet = sorted({character for text in transcripts for character in text} - {" "})
-    if units == "bpe":
+    if is_bpe:
         tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     else:
         names = [BLANK, UNKNOWN, SPACE, *alphabet]
@@ -38,21 +38,18 @@ def build_tokenizer(transcripts: Iterable[str], units: str, vocab_size: int) -> 
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([unicode_form, spaces, normalizers.Strip()])
     # Pieces of `bpe` do not cross words, and the first word begins like the others.
-    scheme = {"prepend_scheme": "always", "split": True} if units == "bpe" else SCHEME
+    scheme = {"prepend_scheme": "always" if is_bpe else "never", "split": is_bpe}
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, **scheme)
     steps = [decoders.Metaspace(SPACE, **scheme), decoders.Fuse()]
     steps += [decoders.Replace(parts, whole) for parts, whole in compositions(transcripts)] if units == "nfd" else []
     tokenizer.decoder = decoders.Sequence(steps)
-    if units == "bpe":
+    if is_bpe:
         special = [BLANK, UNKNOWN]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(transcripts, trainer)
     return ParakeetTokenizer(tokenizer_object=tokenizer, pad_token=BLANK, unk_token=UNKNOWN)
-
-
-SCHEME = {"prepend_scheme": "never", "split": False}
 
 
 def compositions(transcripts: Iterable[str]) -> list[tuple[str, str]]:
