@@ -139,7 +139,7 @@ def test_what_is_refused(recipe, fields, message):
 
 
 def test_fold_on_the_command_line(recipe):
-    assert parse_task([recipe(fold=0, protocol="luna_5fold"), "--fold", "2"]).data_args.fold == 2
-    task = parse_task([recipe(fold=0, protocol="luna_5fold"), "--fold", "all"])
+    assert parse_task([recipe(fold=0), "--fold", "2"]).data_args.fold == 2
+    task = parse_task([recipe(fold=0), "--fold", "all"])
     assert task.data_args.fold == "all"
-    assert task.num_folds() == 5
+    assert task.num_folds() == 3
