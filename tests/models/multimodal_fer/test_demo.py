@@ -109,7 +109,7 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("hf_fer.data.demo._encode", full_disk)
+    monkeypatch.setattr("hf_fer.models.multimodal_fer.train.demo._encode", full_disk)
     with pytest.raises(OSError, match="no space left"):
         make_demo_ravdess(tmp_path / "demo", **SMALL)
     assert not list(tmp_path.iterdir())
