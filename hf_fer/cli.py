@@ -138,7 +138,7 @@ def copy_recipe(
 
 def _add_verbs_of_systems() -> None:
     """Each system's own verbs, which its folder lists in `verbs.toml`; no module of it is imported for the help."""
-    for file in sorted((Path(__file__).parent / "models").glob("*/verbs.toml")):
+    for file in sorted(file for folder in models.__path__ for file in Path(folder).glob("*/verbs.toml")):
         for name, verb in tomllib.loads(file.read_text(encoding="utf-8")).items():
             _add_verb(name, f"hf_fer.models.{file.parent.name}.{verb['module']}", verb["help"])
 

@@ -16,6 +16,7 @@ from hf_fer import models
 from hf_fer.data.loading import DataError
 from hf_fer.data.names import look_alikes
 from hf_fer.data.tables import TableFormat
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.recipe.ranges import out_of_range
 
 COUNTED = ("split", "label", "actor", "group", "modality")
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             if problem := out_of_range(name, getattr(args, name)):
                 raise DataError(problem)
         files, unusable = load_task(args.task).inspect(args.path, TableFormat(args.encoding, args.delimiter))
-    except DataError as error:
+    except (DataError, RecipeError) as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
         return 2
     duplicates = exact_duplicates([path for path in files["path"].unique() if Path(path).is_file()])

@@ -7,6 +7,7 @@ from hf_fer.data.loading import LoadedData
 from hf_fer.recipe.paths import without_folders
 from hf_fer.reporting.card import Card
 from hf_fer.task.base import Task
+from hf_fer.task.find import card_file
 
 LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name")
 
@@ -56,6 +57,7 @@ def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, An
     Card(
         repo_id=repo_id,
         system=task.name(),
+        about=card_file(task.name()).read_text(encoding="utf-8"),
         metrics=metrics,
         metric_names=task.metric_names,
         hub_task=task.hub_task,

@@ -18,7 +18,8 @@ class Card:
 
     Args:
         repo_id: The model's name on the Hub, or that of its folder.
-        system: Name of the system; its text is `model_cards/<system>.md`.
+        system: Name of the system.
+        about: Its text: what the model is, what it is for, and its limits.
         metrics: As in `metrics.json`.
         metric_names: Those of `metrics` that go into the Hub's model-index.
         hub_task: The Hub's name for the kind of task.
@@ -33,6 +34,7 @@ class Card:
 
     repo_id: str
     system: str
+    about: str
     metrics: dict[str, Any]
     metric_names: tuple[str, ...]
     hub_task: str
@@ -64,7 +66,6 @@ class Card:
 
     def save(self, folder: Path) -> None:
         """Write `README.md` into the model's folder."""
-        texts = shipped_folder("model_cards")
         scored = {split: self.metrics[split] for split in ("validation", "test")}
         results = {split: figures for split, figures in scored.items() if figures.get("samples")}
         card_data = ModelCardData(
@@ -77,9 +78,9 @@ class Card:
         )
         card = ModelCard.from_template(
             card_data,
-            template_path=str(texts / "template.md"),
+            template_path=str(shipped_folder("model_cards") / "template.md"),
             repo_id=self.repo_id,
-            about=(texts / f"{self.system}.md").read_text(encoding="utf-8"),
+            about=self.about,
             limits=self.limits,
             example=self.example,
             how_scored=self.how_scored,

@@ -192,11 +192,7 @@ class Task(ABC):
 
     def num_folds(self) -> int:
         """How many folds the recipe's protocol has; 0 if it has none."""
-        return 0
-
-    def protocol_name(self, protocol: str) -> str:
-        """The protocol, with its fold where it has folds."""
-        return f"{protocol}, fold {self.data_args.fold}" if self.num_folds() else protocol
+        return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
 
     def recipe_with(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The recipe with fields that stand above it, see `overlaid`."""

@@ -16,6 +16,7 @@ from hf_fer.recipe.arguments import (
     parse,
     read_recipe,
 )
+from hf_fer.recipe.shipped import shipped_folder
 from hf_fer.runtime.checkpoints import has_folds
 from hf_fer.task.base import Task, task_names
 
@@ -25,15 +26,31 @@ def load_task(name: str) -> type[Task]:
     The Task class of a system, found by convention: the one defined in `hf_fer.models.<name>.train.task`.
 
     Raises:
-        RecipeError: there is no such system; the message has the nearest name.
+        RecipeError: there is no such system, and the message has the nearest name; or it has no text for its card.
     """
     check_choice("task", name, task_names())
+    card_file(name)
     module = importlib.import_module(f"{models.__name__}.{name}.train.task")
     return next(
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, Task) and member.__module__ == module.__name__
     )
+
+
+def card_file(name: str) -> Path:
+    """
+    What a model card says of a system: `card.md` in its folder, or `model_cards/<name>.md` of the package.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    own = [Path(folder, name, "card.md") for folder in models.__path__]
+    places = [*own, shipped_folder("model_cards") / f"{name}.md"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RecipeError(f"{name} has no text for its model card: write card.md in the folder of the system.")
+    return found
 
 
 def general_help() -> str:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from hf_fer.data.check import print_findings
+from hf_fer.data.check import main, print_findings
 
 
 def test_a_clip_with_sound_and_pictures_in_one_file_counts_once(capsys):
@@ -20,3 +20,8 @@ def test_labels_and_groups_that_look_alike_are_listed(capsys):
     out = capsys.readouterr().out
     assert "'Happy' and 'happy' look alike" in out
     assert "group 'Ann' and 'ann' look alike" in out
+
+
+def test_an_unknown_system_is_one_line(capsys, tmp_path):
+    assert main([str(tmp_path), "--task", "csrr"]) == 2
+    assert "hf_fer: error: Unknown task 'csrr'; did you mean 'csr'?" in capsys.readouterr().err

@@ -14,16 +14,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, ViTImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from hf_fer.data import manifest
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import (
     DataError,
     LoadedData,
-    append_skipped,
-    enforce_skip_limit,
     is_leaky,
-    take_subset,
     to_splits,
 )
 from hf_fer.data.remarks import with_remarks
@@ -35,6 +31,7 @@ from hf_fer.reporting.report import CLASS_FIGURES, write_class_scores
 from hf_fer.runtime.callbacks import EpochCallback
 from hf_fer.runtime.checkpoints import has_folds, start_anew
 from hf_fer.task.base import Task
+from hf_fer.task.steps import leave_out, split_by_protocol, subset
 from hf_fer.weights.starting_points import load_model, read
 
 from ..backbone_csr import can_checkpoint
@@ -185,36 +182,22 @@ class CsrTask(Task):
             data = read_class_images(Path(path), is_image)
         else:
             data = read_concepts(path, form, IMAGE_SUFFIXES)
-        protocol = args.protocol or manifest.PROTOCOLS[0]
-        data.rows, more = manifest.assign_protocol(
-            data.rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
-        )
-        return data, self.protocol_name(protocol), [*notes, *data.notes, *more]
+        found = split_by_protocol(self, data.rows)
+        data.rows = found.rows
+        return data, found.protocol, [*notes, *data.notes, *found.notes]
 
     def starting_points(self) -> list[str]:
         weights = self.model_args.backbone_weights
         return [*super().starting_points(), *([weights] if weights else [])]
 
-    def num_folds(self) -> int:
-        return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
-
     def load_data(self) -> LoadedData:
         args = self.data_args
         source, protocol, notes = self.read_source()
         rows, copies = drop_copies(source.rows, self.file_columns, leaky=is_leaky(protocol))
-        rows = take_subset(
-            rows,
-            label="label",
-            seed=args.split_seed,
-            train_fraction=args.train_fraction,
-            max_train_samples=args.max_train_samples,
-            max_eval_samples=args.max_eval_samples,
-        )
+        rows = subset(self, rows)
         total = len(rows)
         rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers, self.max_pixels)
-        if self.training_args.should_save and not self.training_args.dry_run:
-            append_skipped(self.skipped_file, skipped)
-        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        leave_out(self, skipped, total)
         if rows.empty:
             raise DataError(f"{args.dataset}: no usable images are left.")
         source = dataclasses.replace(source, rows=rows)

@@ -27,10 +27,7 @@ from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import (
     DataError,
     LoadedData,
-    append_skipped,
-    enforce_skip_limit,
     is_leaky,
-    take_subset,
     to_splits,
 )
 from hf_fer.data.remarks import class_order, with_remarks
@@ -43,6 +40,7 @@ from hf_fer.runtime.callbacks import EpochCallback
 from hf_fer.runtime.checkpoints import start_anew
 from hf_fer.runtime.evaluation_order import evaluation_order
 from hf_fer.task.classification import ClassificationTask
+from hf_fer.task.steps import leave_out, subset
 from hf_fer.weights.starting_points import load_model, nothing_anew, read
 
 from ..pipeline_language_id import SETTINGS, TextLanguageIdentificationPipeline
@@ -108,22 +106,13 @@ class LanguageIdTask(ClassificationTask):
             f"{args.min_letters} letters, {counts['duplicate']} duplicates. {counts['ambiguous']} texts occur under "
             "more than one label."
         )
-        if self.training_args.should_save and not self.training_args.dry_run:
-            append_skipped(self.skipped_file, skipped)
-        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        leave_out(self, skipped, total)
         rows = self.choose_languages(rows)
         rows, protocol = self.split_rows(rows, notes)
         labels = self.label_names(rows, notes)
         rows = rows[rows["label"].isin(labels)].reset_index(drop=True)
         rows = rows.assign(labels=rows["label"].map({name: index for index, name in enumerate(labels)}))
-        rows = take_subset(
-            rows,
-            label="label",
-            seed=args.split_seed,
-            train_fraction=args.train_fraction,
-            max_train_samples=args.max_train_samples,
-            max_eval_samples=args.max_eval_samples,
-        )
+        rows = subset(self, rows)
         self.rows = {split: part.reset_index(drop=True) for split, part in rows.groupby("split")}
         absent = {split: "the data has none" for split in ("validation", "test") if split not in self.rows}
         data = LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent)

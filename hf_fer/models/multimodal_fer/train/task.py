@@ -18,12 +18,10 @@ from hf_fer.data.loading import (
     DataError,
     FileCheck,
     LoadedData,
-    append_skipped,
     cache_dir,
     enforce_skip_limit,
     is_leaky,
     read_skipped,
-    take_subset,
     to_splits,
 )
 from hf_fer.data.remarks import class_order, with_remarks
@@ -32,6 +30,7 @@ from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.reporting.sharing import DataFacts
 from hf_fer.runtime.callbacks import EpochCallback
 from hf_fer.task.classification import ClassificationTask
+from hf_fer.task.steps import leave_out, protocol_name, split_by_protocol, subset
 
 from ..backbones_multimodal_fer import PARTS, encoder_config
 from ..configuration_multimodal_fer import MODALITIES, MultimodalFerConfig
@@ -158,21 +157,15 @@ class MultimodalFerTask(ClassificationTask):
         self.breakdown_columns = ravdess.FACTORS
         rows, leaks = ravdess.assign_protocol(rows, protocol, fold=args.fold, seed=args.split_seed)
         notes += [*pairing, *leaks]
-        name = self.protocol_name(protocol)
+        name = protocol_name(self, protocol)
         return rows, skipped, notes, list(ravdess.EMOTIONS), name, ravdess.absent_splits(rows)
 
     def _from_manifest(self, rows: pd.DataFrame) -> tuple:
         args = self.data_args
         wanted = [kind for kind in args.modalities if kind == "audio" or not args.visual_features]
         rows = with_wanted_modalities(rows, wanted, args.dataset)
-        protocol = args.protocol or manifest.PROTOCOLS[0]
-        rows, notes = manifest.assign_protocol(
-            rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
-        )
-        absent = {
-            split: "the manifest has none" for split in ("validation", "test") if split not in set(rows["split"])
-        }
-        return rows, [], notes, sorted(set(rows["label"])), self.protocol_name(protocol), absent
+        found = split_by_protocol(self, rows)
+        return found.rows, [], found.notes, sorted(set(found.rows["label"])), found.protocol, found.absent
 
     def starting_points(self) -> list[str]:
         return [*super().starting_points(), *self.model_args.backbones.values()]
@@ -198,20 +191,11 @@ class MultimodalFerTask(ClassificationTask):
         rows, copies = drop_copies(rows, self.file_columns, leaky=is_leaky(protocol))
         notes = [*notes, *copies]
         rows = rows.assign(labels=rows["label"].map({name: index for index, name in enumerate(labels)}))
-        rows = take_subset(
-            rows,
-            label="label",
-            seed=args.split_seed,
-            train_fraction=args.train_fraction,
-            max_train_samples=args.max_train_samples,
-            max_eval_samples=args.max_eval_samples,
-        )
+        rows = subset(self, rows)
         total = len(rows) + len(skipped)
         rows, unusable = self.drop_unusable(rows)
         skipped = [*skipped, *unusable]
-        if self.training_args.should_save and not self.training_args.dry_run:
-            append_skipped(self.skipped_file, skipped)
-        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        leave_out(self, skipped, total)
         if rows.empty:
             raise DataError(f"{args.dataset}: no usable clips are left.")
         return with_remarks(LoadedData(to_splits(rows), labels, protocol, skipped, notes, absent))

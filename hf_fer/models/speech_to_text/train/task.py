@@ -25,17 +25,12 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from hf_fer.data import manifest
 from hf_fer.data.augment import Augmentation, EpochClock
-from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import (
     DataError,
     LoadedData,
-    append_skipped,
     cache_dir,
     enforce_skip_limit,
-    is_leaky,
-    take_subset,
     to_splits,
     warned,
 )
@@ -46,6 +41,7 @@ from hf_fer.runtime.callbacks import EpochCallback
 from hf_fer.runtime.checkpoints import start_anew
 from hf_fer.runtime.evaluation_order import evaluation_order
 from hf_fer.task.base import Task
+from hf_fer.task.steps import leave_out, split_rows
 from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
 
 from ..alignment_speech_to_text import text_of
@@ -99,9 +95,6 @@ class SpeechToTextTask(Task):
             *({"path": name, "reason": "its transcript is empty"} for name in empty),
         ]
 
-    def num_folds(self) -> int:
-        return self.data_args.num_folds if self.data_args.protocol == "group_kfold" else 0
-
     def load_data(self) -> LoadedData:
         args = self.data_args
         rows, notes = self.read_rows()
@@ -111,35 +104,17 @@ class SpeechToTextTask(Task):
             enforce_skip_limit(skipped, total, args.max_skipped_fraction)
             raise DataError(f"{args.dataset}: no usable recordings are left.")
         # There is no class to stratify splits by.
-        rows, split_notes = manifest.assign_protocol(
-            rows.assign(label=""),
-            args.protocol or manifest.PROTOCOLS[0],
-            seed=args.split_seed,
-            fold=args.fold,
-            num_folds=args.num_folds,
-        )
-        protocol = self.protocol_name(args.protocol or manifest.PROTOCOLS[0])
-        rows, copies = drop_copies(rows, self.file_columns, leaky=is_leaky(protocol))
-        rows = take_subset(
-            rows,
-            label="label",
-            seed=args.split_seed,
-            train_fraction=args.train_fraction,
-            max_train_samples=args.max_train_samples,
-            max_eval_samples=args.max_eval_samples,
-        ).drop(columns="label")
+        found = split_rows(self, rows.assign(label=""))
+        rows = found.rows.drop(columns="label")
         rows, misfits, vocabulary_notes = self.fit_transcripts(rows)
         skipped += misfits
-        if self.training_args.should_save and not self.training_args.dry_run:
-            append_skipped(self.skipped_file, skipped)
-        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        leave_out(self, skipped, total)
         rows["length"] = (rows["seconds"] * LENGTHS_PER_SECOND).round().astype(int)
         hours = rows.groupby("split", sort=False)["seconds"].sum() / 3600
         spoken = ", ".join(f"{split} {value:.2f}" for split, value in hours.items())
-        notes += [*split_notes, *copies, f"Hours of sound: {spoken}.", *vocabulary_notes]
-        present = set(rows["split"])
-        absent = {name: "the manifest has none" for name in ("validation", "test") if name not in present}
-        return with_remarks(LoadedData(to_splits(rows), [], protocol, skipped, notes, absent), learns_classes=False)
+        notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes]
+        data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
+        return with_remarks(data, learns_classes=False)
 
     def read_rows(self) -> tuple[pd.DataFrame, list[str]]:
         """Rows of the manifest, with transcripts as they are learnt; and notes for the report."""

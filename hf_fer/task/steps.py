@@ -1,0 +1,102 @@
+"""Steps of `load_data` that systems share: what is left out, and splits as the recipe asks for them."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from hf_fer.data import manifest
+from hf_fer.data.copies import drop_copies
+from hf_fer.data.loading import append_skipped, enforce_skip_limit, is_leaky, take_subset
+from hf_fer.task.base import Task
+
+
+@dataclass
+class SplitRows:
+    """
+    Rows after `split_rows`.
+
+    Args:
+        rows: One row per example, with `split`.
+        protocol: Name of the way it was split, with its fold where it has folds.
+        notes: Sentences for the report.
+        absent: Why a split is missing, by its name.
+    """
+
+    rows: pd.DataFrame
+    protocol: str
+    notes: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def protocol_name(task: Task, protocol: str) -> str:
+    """The protocol, with its fold where it has folds."""
+    return f"{protocol}, fold {task.data_args.fold}" if task.num_folds() else protocol
+
+
+def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
+    """
+    List the examples that cannot be used in the report; a dry run lists none.
+
+    Args:
+        task: Whose data it is.
+        skipped: `{"path", "reason"}` of each.
+        total: How many examples there are with them.
+
+    Raises:
+        DataError: they are more than `max_skipped_fraction`.
+    """
+    if task.training_args.should_save and not task.training_args.dry_run:
+        append_skipped(task.skipped_file, skipped)
+    enforce_skip_limit(skipped, total, task.data_args.max_skipped_fraction)
+
+
+def subset(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
+    """The part of each split that the recipe asks for, stratified by `label`; see `take_subset`."""
+    args = task.data_args
+    return take_subset(
+        rows,
+        label="label",
+        seed=args.split_seed,
+        train_fraction=args.train_fraction,
+        max_train_samples=args.max_train_samples,
+        max_eval_samples=args.max_eval_samples,
+    )
+
+
+def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
+    """
+    The rows with a split each, by one of `manifest.PROTOCOLS`; see `manifest.assign_protocol`.
+
+    Args:
+        task: Its recipe names protocol, seed and fold.
+        rows: One row per example, with `label`, and `group` and `split` where the data has them.
+
+    Raises:
+        DataError: unknown protocol, groups on two sides, or folds that cannot be drawn.
+    """
+    args = task.data_args
+    protocol = args.protocol or manifest.PROTOCOLS[0]
+    rows, notes = manifest.assign_protocol(
+        rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
+    )
+    present = set(rows["split"])
+    absent = {name: "the manifest has none" for name in ("validation", "test") if name not in present}
+    return SplitRows(rows, protocol_name(task, protocol), notes, absent)
+
+
+def split_rows(task: Task, rows: pd.DataFrame) -> SplitRows:
+    """
+    `split_by_protocol`, without copies of an example in two splits, and of each split the part that is asked for.
+
+    Args:
+        task: Its `file_columns` and `text_columns` are what an example is made of.
+        rows: One row per example, with `label`.
+
+    Raises:
+        DataError: see `split_by_protocol`.
+    """
+    found = split_by_protocol(task, rows)
+    rows, copies = drop_copies(
+        found.rows, task.file_columns, leaky=is_leaky(found.protocol), text_columns=task.text_columns
+    )
+    return SplitRows(subset(task, rows), found.protocol, [*found.notes, *copies], found.absent)
