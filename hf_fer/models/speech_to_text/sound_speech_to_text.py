@@ -3,6 +3,8 @@
 The functions are copies: a model that was pushed to the Hub decodes its own input where hf_fer is not installed.
 """
 
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -261,6 +263,84 @@ def add_sound(track: SoundOnClock, frame: AudioFrame, reach: Reach) -> None:
     reach.to(track.count / track.sampling_rate)
 
 
+def sound_blocks(
+    source: str | Path | bytes, sampling_rate: int, limits: MediaLimits = DEFAULT_LIMITS, *, any_length: bool = False
+) -> Iterator[np.ndarray]:
+    """
+    The samples of `load_audio` in blocks, in memory that does not grow with the recording.
+
+    Args:
+        source: A file, or the bytes of one.
+        sampling_rate: Wanted rate in Hz.
+        limits: `max_seconds` of the recording; with `any_length`, of a hole in its timestamps.
+        any_length: Whether the recording may be of any length.
+
+    Yields:
+        `float32` samples in [-1, 1], about a second at a time.
+
+    Raises:
+        UnusableMediaError: as `load_audio`.
+    """
+    name = "the given bytes" if isinstance(source, bytes) else source
+    with _opened(source, name) as container:
+        sound, picture = sound_track(container), picture_track(container)
+        if sound is None:
+            raise UnusableMediaError(name, "no audio track")
+        track, reach = SoundOnClock(sampling_rate, clock_zero(container)), Reach(name, limits, any_length)
+        given, stop = 0, 0.0
+        try:
+            for packet in container.demux([stream for stream in (sound, picture) if stream is not None]):
+                if packet.pts is not None and not packet.is_discard:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - track.zero
+                    reach.to(end)
+                    stop = max(stop, end) if packet.stream is picture else stop
+                for frame in packet.decode() if packet.stream is sound else ():
+                    add_sound(track, frame, reach)
+                if track.count - given >= sampling_rate:
+                    yield _finite(track.between(given, track.count), name)
+                    given = track.count
+            track.flush()
+        except UnusableMediaError:
+            raise
+        except (FFmpegError, ValueError) as error:
+            raise UnusableMediaError(name, f"audio does not decode ({error})") from error
+        if not track.count:
+            raise UnusableMediaError(name, "audio track has no samples")
+        missing = stop - track.count / sampling_rate
+        last = track.count + (round(missing * sampling_rate) if missing > SOUND_JITTER else 0)
+        for start in range(given, last, sampling_rate):
+            yield _finite(track.between(start, min(start + sampling_rate, last)), name)
+
+
+def _opened(source: str | Path | bytes, name: str | Path) -> av.container.InputContainer:
+    if not isinstance(source, bytes):
+        return open_media(source)
+    try:
+        return av.open(io.BytesIO(source), metadata_errors="ignore")
+    except FFmpegError as error:
+        raise UnusableMediaError(name, f"not readable as audio or video ({error.strerror})") from error
+
+
+def _finite(samples: np.ndarray, name: str | Path) -> np.ndarray:
+    if not np.isfinite(samples).all():
+        raise UnusableMediaError(name, "audio has samples that are not finite (NaN or infinity)")
+    return samples
+
+
+def resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    """Mono `float32` blocks `(samples,)` at another rate, without seams between them."""
+    if rate == wanted:
+        yield from blocks
+        return
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
+    for block in blocks:
+        if len(block):
+            frame = AudioFrame.from_ndarray(np.ascontiguousarray(block, np.float32)[None], format="flt", layout="mono")
+            frame.sample_rate = rate
+            yield from (found.to_ndarray()[0] for found in resampler.resample(frame))
+    yield from (found.to_ndarray()[0] for found in resampler.resample(None))
+
+
 __all__ = [
     "DEFAULT_LIMITS",
     "MediaLimits",
@@ -268,5 +348,7 @@ __all__ = [
     "UnusableMediaError",
     "load_audio",
     "open_media",
+    "resampled",
+    "sound_blocks",
     "sound_track",
 ]
