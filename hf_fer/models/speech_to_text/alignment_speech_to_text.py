@@ -1,10 +1,10 @@
 """From frames of a CTC model to text, words, times and confidence, without search."""
 
+import unicodedata
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,12 +35,14 @@ class Word(NamedTuple):
         text: As it is written.
         start, stop: First frame, and the one after the last.
         score: Mean of its tokens' log-probabilities.
+        tokens: What it is made of.
     """
 
     text: str
     start: int
     stop: int
     score: float
+    tokens: tuple[Token, ...] = ()
 
 
 def blank_id(model: PreTrainedModel) -> int:
@@ -85,7 +87,7 @@ def best_tokens(log_probs: np.ndarray, blank: int) -> list[Token]:
 
 def words_of(tokens: list[Token], tokenizer: PreTrainedTokenizerBase) -> list[Word]:
     """Tokens joined to words at the tokenizer's word boundaries; joined by spaces they are the text."""
-    delimiter = getattr(tokenizer, "word_delimiter_token", None) or WORD_BEGIN
+    delimiter = word_delimiter(tokenizer)
     pieces = tokenizer.convert_ids_to_tokens([token.id for token in tokens])
     groups: list[list[Token]] = [[]]
     for token, piece in zip(tokens, pieces, strict=True):
@@ -98,8 +100,36 @@ def words_of(tokens: list[Token], tokenizer: PreTrainedTokenizerBase) -> list[Wo
         text = tokenizer.decode([token.id for token in group], group_tokens=False).strip()
         if text:
             score = sum(token.score for token in group) / len(group)
-            words.append(Word(text, group[0].start, group[-1].stop, score))
+            words.append(Word(text, group[0].start, group[-1].stop, score, tuple(group)))
     return words
+
+
+def word_delimiter(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands for a space: a token of its own, or the beginning of a word's first token."""
+    return getattr(tokenizer, "word_delimiter_token", None) or WORD_BEGIN
+
+
+def characters_of(word: Word, tokenizer: PreTrainedTokenizerBase) -> list[Word]:
+    """
+    A word's characters in NFC, each as a `Word` of its own.
+
+    A mark that is a token belongs to the letter before it; the characters of a longer piece share its frames evenly,
+    to the nearest frame.
+    """
+    delimiter, groups = word_delimiter(tokenizer), []
+    for token in word.tokens:
+        piece = tokenizer.convert_ids_to_tokens(token.id).removeprefix(delimiter)
+        if groups and piece and all(unicodedata.combining(letter) for letter in piece):
+            groups[-1].append(token)
+        else:
+            groups.append([token])
+    characters = []
+    for group in groups:
+        text = tokenizer.decode([token.id for token in group], group_tokens=False).strip()
+        edges = np.linspace(group[0].start, group[-1].stop, len(text) + 1).round().astype(int).tolist()
+        score = sum(token.score for token in group) / len(group)
+        characters += [Word(*found, score) for found in zip(text, edges, edges[1:], strict=False)]
+    return characters
 
 
 def text_of(frames: list[int] | np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -114,16 +144,27 @@ def timed(words: list[Word], seconds_per_frame: float) -> list[dict[str, Any]]:
             "word": word.text,
             "start": round(word.start * seconds_per_frame, 3),
             "end": round(word.stop * seconds_per_frame, 3),
-            "confidence": float(np.exp(word.score)),
+            "confidence": confidence([word]),
         }
         for word in words
     ]
 
 
-def transcribe(logits: Tensor, tokenizer: PreTrainedTokenizerBase, blank: int) -> tuple[str, list[Word]]:
-    """Text and words of one recording's logits `(frames, vocabulary)`, without padding."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
-    return text_of(log_probs.argmax(axis=-1), tokenizer), words_of(best_tokens(log_probs, blank), tokenizer)
+def confidence(words: list[Word]) -> float:
+    """The geometric mean of the words' confidences, in (0, 1]; 0 where there are none."""
+    return float(np.exp(np.mean([word.score for word in words]))) if words else 0.0
 
 
-__all__ = ["Token", "Word", "best_tokens", "blank_id", "frame_lengths", "text_of", "timed", "transcribe", "words_of"]
+__all__ = [
+    "Token",
+    "Word",
+    "best_tokens",
+    "blank_id",
+    "characters_of",
+    "confidence",
+    "frame_lengths",
+    "text_of",
+    "timed",
+    "word_delimiter",
+    "words_of",
+]

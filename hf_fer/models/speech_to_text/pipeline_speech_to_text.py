@@ -1,5 +1,7 @@
 """`pipeline("timed-speech-recognition", model=...)`: text with the times and confidence of its words."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +10,67 @@ import torch
 from torchaudio.functional import resample
 from transformers import Pipeline
 
-from .alignment_speech_to_text import blank_id, timed, transcribe
-from .sound_speech_to_text import DEFAULT_LIMITS, MediaLimits, load_audio
+from .alignment_speech_to_text import Word, characters_of, confidence, timed
+from .recognition_speech_to_text import SEARCH_FIELDS, Cutting, Recogniser, Search, samples_per_frame
+from .sound_speech_to_text import DEFAULT_LIMITS, MediaLimits, resampled, sound_blocks
+
+CUTTING_FIELDS = ("chunk_seconds", "overlap_seconds")
+STREAM_CHUNK_SECONDS = 8.0
+
+
+@dataclass
+class Sound:
+    """
+    One recording that was not read yet, or its samples.
+
+    Args:
+        source: A file or its bytes, or `float32` samples at the model's rate.
+        max_seconds: Longer ones are refused; `None` for those of any length.
+    """
+
+    source: str | Path | bytes | np.ndarray
+    max_seconds: float | None
+
+    def blocks(self, rate: int, whole: bool) -> Iterable[np.ndarray]:
+        """Its samples `(samples,)`, in blocks of a few seconds; files are decoded while they are read."""
+        if isinstance(self.source, np.ndarray):
+            return [self.source]
+        limits = DEFAULT_LIMITS if self.max_seconds is None else MediaLimits(self.max_seconds)
+        return sound_blocks(self.source, rate, limits, any_length=self.max_seconds is None and not whole)
+
+
+@dataclass
+class Recognised:
+    """A recording's words. Named tuples would not come through a pipeline whole."""
+
+    words: list[Word]
 
 
 class TimedSpeechRecognitionPipeline(Pipeline):
     """
     What is said in a recording, and when.
 
-    Inputs are a file that FFmpeg reads, mono samples `(samples,)` or `(channels, samples)` at the model's rate, or a
-    dictionary of `array` (or `raw`) and `sampling_rate`; or a list or generator of them.
+    Inputs are a file that FFmpeg reads, or its bytes, mono samples `(samples,)` or `(channels, samples)` at the
+    model's rate, or a dictionary of `array` (or `raw`) and `sampling_rate`; or a list or generator of them. They go
+    through the model one after another, whatever `batch_size` is. `stream` takes sound while it is still being made.
 
     Args (of the call, or of `pipeline` as defaults):
-        max_seconds: Longer files are refused, because a recording goes through the model as a whole (300).
+        chunk_seconds: Longer recordings go through the model in chunks, which overlap at silences (30); files are
+            decoded as they are needed, so that memory does not grow with their length. 0: each as a whole.
+        overlap_seconds: What neighbouring chunks share (2, or a quarter of chunks under 8 s).
+        max_seconds: Longer files are refused; by default those over 300 s if `chunk_seconds` is 0, else none.
+        decoder: `greedy` (default), or `beam`, which needs `pip install 'hf_fer[lm]'`; the others are for `beam`.
+        lm: A KenLM file (ARPA or binary), over words, as `hf-fer ngram` writes it, or over the model's tokens.
+        lexicon: Words, or a file with one a line; by default those of an ARPA file over words.
+        hotwords: Words to prefer, or word -> what it adds to the score (4; natural logarithm).
+        beam_width, lm_weight, word_score: Of the search (64, 0.5, 0).
+        return_timestamps: `word` or `char`; adds `chunks`, as the stock pipeline has them.
+        abstain: A confidence in [0, 1]; adds `abstain` to each word and to the answer, `True` where theirs is less.
 
-    Returns for each input `text`, the same as the stock `automatic-speech-recognition`, `words`, each with `word`,
-    `start` and `end` in seconds and `confidence`, and `confidence`, the geometric mean over the words. A confidence is
-    the probability of the best path and is not calibrated.
+    Returns for each input `text`, with `greedy` the same as the stock `automatic-speech-recognition`, `words`, each
+    with `word`, `start` and `end` in seconds and `confidence`, and `confidence`, the geometric mean over the words. A
+    confidence is the probability of the tokens on the likeliest alignment; the training report says how far it can be
+    relied on.
     """
 
     _load_processor = False
@@ -32,33 +78,34 @@ class TimedSpeechRecognitionPipeline(Pipeline):
     _load_feature_extractor = True
     _load_tokenizer = True
 
-    def _sanitize_parameters(self, max_seconds: float | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
-        if kwargs:
-            raise TypeError(f"Unknown parameters {sorted(kwargs)}; this pipeline takes max_seconds.")
-        return {} if max_seconds is None else {"max_seconds": max_seconds}, {}, {}
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.decoders: dict[Search, Any] = {}
+        super().__init__(*args, **kwargs)
 
-    def preprocess(self, inputs: Any, max_seconds: float = DEFAULT_LIMITS.max_seconds) -> dict[str, Any]:
+    def _sanitize_parameters(self, **given: Any) -> tuple[dict, dict, dict]:
+        stages = ("max_seconds",), (*CUTTING_FIELDS, *SEARCH_FIELDS), ("return_timestamps", "abstain")
+        names = [name for stage in stages for name in stage]
+        if unknown := sorted(set(given) - set(names)):
+            raise TypeError(f"Unknown parameters {unknown}; this pipeline takes {', '.join(names)}.")
+        if given.get("return_timestamps") not in (None, False, "word", "char"):
+            raise ValueError(f"return_timestamps must be 'word' or 'char', got {given['return_timestamps']!r}.")
+        if given.get("abstain") is not None and not 0 <= given["abstain"] <= 1:
+            raise ValueError(f"abstain must be a confidence in [0, 1], got {given['abstain']}.")
+        return tuple({name: given[name] for name in stage if given.get(name) is not None} for stage in stages)
+
+    def preprocess(self, inputs: Any, max_seconds: float | None = None) -> dict[str, Any]:
         """
-        One recording to tensors.
+        One recording; a file is not read yet.
 
         Raises:
-            UnusableMediaError: the file cannot be used.
             ValueError: it is none of the kinds of input.
         """
-        samples = self.samples(inputs, max_seconds)
-        features = self.feature_extractor(
-            samples,
-            sampling_rate=self.feature_extractor.sampling_rate,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return {**features, "seconds": len(samples) / self.feature_extractor.sampling_rate}
+        is_file = isinstance(inputs, str | Path | bytes)
+        return {"sound": Sound(inputs if is_file else self.samples(inputs), max_seconds)}
 
-    def samples(self, inputs: Any, max_seconds: float) -> np.ndarray:
-        """Mono samples at the model's rate, `float32 (samples,)`; of a file, `max_seconds` at most."""
+    def samples(self, inputs: Any) -> np.ndarray:
+        """Mono samples at the model's rate, `float32 (samples,)`, of an array or a dictionary."""
         rate = wanted = self.feature_extractor.sampling_rate
-        if isinstance(inputs, str | Path):
-            return load_audio(inputs, wanted, MediaLimits(max_seconds))
         if isinstance(inputs, dict):
             if "sampling_rate" not in inputs or not {"array", "raw"} & inputs.keys():
                 raise ValueError("Give a file, an array, or a dictionary with 'array' and 'sampling_rate'.")
@@ -73,27 +120,106 @@ class TimedSpeechRecognitionPipeline(Pipeline):
             raise ValueError(f"samples must be (samples,) or (channels, samples), got {tuple(samples.shape)}.")
         return (resample(samples, rate, wanted) if rate != wanted else samples).numpy()
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        seconds = model_inputs.pop("seconds")
-        inputs = {
-            name: value.to(self.model.dtype) if value.is_floating_point() else value
-            for name, value in model_inputs.items()
-        }
-        return {"logits": self.model(**inputs).logits, "seconds": seconds}
+    def _forward(self, model_inputs: dict[str, Any], **given: Any) -> dict[str, Any]:
+        sounds = model_inputs["sound"]
+        if isinstance(sounds, list):  # as batches of recordings come
+            return {"recognised": [self._recognised(sound, given) for sound in sounds]}
+        return {"recognised": self._recognised(sounds, given)}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
-        """Logits `(1, frames, vocabulary)` to text and words."""
-        logits = model_outputs["logits"][0]
-        text, words = transcribe(logits, self.tokenizer, blank_id(self.model))
-        ratio = getattr(self.model.config, "inputs_to_logits_ratio", None)
+    def _recognised(self, sound: Sound, given: dict[str, Any]) -> Recognised:
+        recogniser = self.recogniser(given)
+        blocks = sound.blocks(recogniser.rate, whole=not recogniser.cutting.chunk_seconds)
+        return Recognised([word for words in recogniser.recognise(blocks) for word in words])
+
+    def recogniser(self, given: dict[str, Any]) -> Recogniser:
+        """
+        A recogniser with the pipeline's model.
+
+        Args:
+            given: Values of `Cutting` and `Search` by name.
+
+        Raises:
+            ImportError: the beam search's libraries are not installed.
+            FileNotFoundError: there is no such language model or lexicon.
+            ValueError: values that do not go together.
+        """
+        search = Search.of({name: given[name] for name in SEARCH_FIELDS if name in given})
+        cutting = Cutting(**{name: given[name] for name in CUTTING_FIELDS if name in given})
+        if search not in self.decoders:
+            self.decoders = {search: search.decode(self.model, self.tokenizer)}
+        rate, step = self.feature_extractor.sampling_rate, samples_per_frame(self.model, self.feature_extractor)
+        return Recogniser(self.frames, self.decoders[search], self.model, self.tokenizer, rate, step, cutting)
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """The model's natural log-probabilities `(frames, vocabulary)` of samples `(samples,)` at its rate."""
         rate = self.feature_extractor.sampling_rate
-        step = ratio / rate if ratio else model_outputs["seconds"] / max(len(logits), 1)
-        scores = [word.score for word in words]
-        return {
-            "text": text,
-            "words": timed(words, step),
-            "confidence": float(np.exp(np.mean(scores))) if scores else 0.0,
+        features = self.feature_extractor(samples, sampling_rate=rate, return_attention_mask=True, return_tensors="pt")
+        inputs = {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in features.items()
         }
+        with torch.inference_mode():
+            logits = self.model(**inputs).logits[0]
+        return torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], return_timestamps: str | None = None, abstain: float | None = None
+    ) -> dict[str, Any]:
+        """Words to the answer."""
+        words = model_outputs["recognised"].words
+        step = samples_per_frame(self.model, self.feature_extractor) / self.feature_extractor.sampling_rate
+        answer = {
+            "text": " ".join(word.text for word in words),
+            "words": timed(words, step),
+            "confidence": confidence(words),
+        }
+        if abstain is not None:
+            for found in (*answer["words"], answer):
+                found["abstain"] = found["confidence"] < abstain
+        if return_timestamps:
+            parts = words
+            if return_timestamps == "char":
+                parts = [character for word in words for character in characters_of(word, self.tokenizer)]
+            answer["chunks"] = [
+                {"text": part["word"], "timestamp": (part["start"], part["end"])} for part in timed(parts, step)
+            ]
+        return answer
+
+    def stream(
+        self, blocks: Iterable[np.ndarray], *, sampling_rate: int | None = None, **given: Any
+    ) -> Iterator[dict[str, Any]]:
+        """
+        What was said so far, of sound that is still coming, as from a microphone.
+
+        Args:
+            blocks: Mono samples `(samples,)`, floating point in [-1, 1], in pieces of any lengths.
+            sampling_rate: Of the samples, in Hz; the model's if `None`.
+            given: As for a call; `chunk_seconds` is 8 unless it was given: words come when their chunk is whole.
+
+        Yields:
+            Answers as a call gives them, of which each text and list of words begins with those before, and `final`,
+            `True` in the last. The last is what a call with the same `chunk_seconds` gives for the whole sound.
+        """
+        _, forward, after = self._sanitize_parameters(**given)
+        defaults = {"chunk_seconds": STREAM_CHUNK_SECONDS}
+        recogniser = self.recogniser({**defaults, **self._forward_params, **forward})
+        after = {**self._postprocess_params, **after}
+        samples = resampled(map(self._block, blocks), sampling_rate or recogniser.rate, recogniser.rate)
+        words: list[Word] = []
+        for found in recogniser.recognise(samples):
+            words += found
+            if found:
+                yield {**self.postprocess({"recognised": Recognised(words)}, **after), "final": False}
+        yield {**self.postprocess({"recognised": Recognised(words)}, **after), "final": True}
+
+    @staticmethod
+    def _block(block: Any) -> np.ndarray:
+        samples = np.asarray(block)
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+            raise ValueError(
+                f"a block must be floating point samples (samples,), got {samples.dtype} {samples.shape}."
+            )
+        return samples.astype(np.float32)
 
 
 __all__ = ["TimedSpeechRecognitionPipeline"]

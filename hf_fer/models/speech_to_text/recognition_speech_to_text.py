@@ -1,0 +1,243 @@
+"""From sound that comes bit by bit to words: chunks through the model, their frames joined, words decoded."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .alignment_speech_to_text import Token, Word, best_tokens, blank_id, word_delimiter, words_of
+from .chunking_speech_to_text import Chunk, Chunker, Joiner, WordBoundary
+from .decoding_speech_to_text import BeamDecoder, BeamSettings, words_of_arpa
+
+HOT_WORD_SCORE = 4.0
+"""What a hot word adds to a transcript's score where no number is given; natural logarithm."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """
+    How a long recording is cut.
+
+    Args:
+        chunk_seconds: What goes through the model at once, at most; 0 for the whole recording.
+        overlap_seconds: What neighbouring chunks share; 2, or a quarter of shorter chunks, if `None`.
+    """
+
+    chunk_seconds: float = 30.0
+    overlap_seconds: float | None = None
+
+    @property
+    def overlap(self) -> float:
+        """What neighbouring chunks share, in seconds."""
+        return min(2.0, self.chunk_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
+
+
+class Recogniser:
+    """
+    The words of one recording after another; it holds one chunk of sound, and the frames of words not yet ended.
+
+    A recording of one chunk is decoded as a whole. Of a longer one, what lies between the last word that began in one
+    chunk and in the next is decoded by itself.
+
+    Args:
+        frames: Samples `(samples,)` -> natural log-probabilities `(frames, vocabulary)`.
+        decode: Such log-probabilities -> tokens with frames.
+        model: Whose frames they are; for the index of its blank.
+        tokenizer: Of the model.
+        rate: Of the samples, in Hz.
+        step: Samples of one frame.
+        cutting: Into chunks.
+    """
+
+    def __init__(
+        self,
+        frames: Callable[[np.ndarray], np.ndarray],
+        decode: Callable[[np.ndarray], list[Token]],
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rate: int,
+        step: int,
+        cutting: Cutting,
+    ):
+        self.frames, self.decode, self.tokenizer = frames, decode, tokenizer
+        self.rate, self.step, self.cutting = rate, step, cutting
+        self.blank = blank_id(model)
+        delimiter = word_delimiter(tokenizer)
+        self.starts_word = [piece.startswith(delimiter) for piece in vocabulary(model, tokenizer)]
+
+    def recognise(self, blocks: Iterable[np.ndarray]) -> Iterator[list[Word]]:
+        """
+        Words as soon as no later sound can change them, in order.
+
+        Args:
+            blocks: Samples `(samples,)` at `rate`, of any lengths.
+
+        Yields:
+            Words that follow those before, with frames counted from the recording's begin; once for each chunk, so
+            that a list may be empty.
+        """
+        joiner, boundary, decoded = Joiner(self.blank), WordBoundary(self.blank, self.starts_word), 0
+        for chunk, samples, following in self._chunks(blocks):
+            joined = joiner.push(self.frames(samples), chunk.start // self.step, following)
+            last = following is None
+            ended = np.concatenate([boundary.flush(), joined]) if last else boundary.push(joined)
+            yield self._words(ended, decoded)
+            decoded += len(ended)
+
+    def _chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[Chunk, np.ndarray, int | None]]:
+        """Chunks with their samples, and the index of the next one's first frame, `None` after the last."""
+        if not self.cutting.chunk_seconds:
+            samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+            yield from [(Chunk(0, len(samples)), samples, None)] if len(samples) else []
+            return
+        seconds, overlap = self.cutting.chunk_seconds, self.cutting.overlap
+        chunker = Chunker(self.rate, chunk_seconds=seconds, overlap_seconds=overlap, step=self.step)
+        for block in blocks:
+            for start in range(0, len(block), self.rate):
+                # Sound of a second ends one chunk at most, or a few very short ones.
+                found = list(chunker.push(block[start : start + self.rate]))
+                starts = [chunk.start for chunk, _ in found[1:]] + [chunker.start]
+                for (chunk, samples), following in zip(found, starts, strict=False):
+                    yield chunk, samples, following // self.step
+        for chunk, samples in chunker.flush():
+            yield chunk, samples, None
+
+    def _words(self, log_probs: np.ndarray, first_frame: int) -> list[Word]:
+        tokens = self.decode(log_probs) if len(log_probs) else []
+        moved = [token._replace(start=token.start + first_frame, stop=token.stop + first_frame) for token in tokens]
+        return words_of(moved, self.tokenizer)
+
+
+def vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The model's tokens in index order; those that the tokenizer does not have are named `<unused0>` and so on."""
+    pieces = tokenizer.convert_ids_to_tokens(list(range(model.config.vocab_size)))
+    return [f"<unused{index}>" if piece is None else piece for index, piece in enumerate(pieces)]
+
+
+def samples_per_frame(model: PreTrainedModel, feature_extractor: Any) -> int:
+    """
+    Samples of sound that a frame of a CTC model stands for.
+
+    Raises:
+        TypeError: its configuration does not say.
+    """
+    config = model.config
+    if hasattr(config, "inputs_to_logits_ratio"):
+        return int(config.inputs_to_logits_ratio)
+    factor = getattr(getattr(config, "encoder_config", None), "subsampling_factor", None)
+    hop = getattr(feature_extractor, "hop_length", None)
+    if factor is None or hop is None:
+        raise TypeError(
+            f"The configuration of {type(model).__name__} does not say how many samples a frame stands for."
+        )
+    return factor * hop
+
+
+@dataclass(frozen=True)
+class Search:
+    """
+    How frames become tokens, as it is given to the pipeline.
+
+    Args:
+        decoder: `greedy` or `beam`.
+        lm: A KenLM file (ARPA or binary), over words or over the model's tokens.
+        lexicon: Words, or a text file with one a line. Without it, the words of an ARPA file over words.
+        hotwords: Pairs of a single word and what it adds to the score.
+        beam_width, lm_weight, word_score: See `BeamSettings`; its defaults where they are `None`.
+
+    Raises:
+        ValueError: another decoder, or fields of the beam search with `greedy`.
+    """
+
+    decoder: str = "greedy"
+    lm: str | None = None
+    lexicon: str | tuple[str, ...] | None = None
+    hotwords: tuple[tuple[str, float], ...] = ()
+    beam_width: int | None = None
+    lm_weight: float | None = None
+    word_score: float | None = None
+
+    def __post_init__(self):
+        if self.decoder not in ("greedy", "beam"):
+            raise ValueError(f"decoder must be 'greedy' or 'beam', got {self.decoder!r}.")
+        given = [name for name in SEARCH_FIELDS[1:] if getattr(self, name) not in (None, ())]
+        if given and self.decoder == "greedy":
+            raise ValueError(f"{', '.join(given)} can be used with decoder='beam' only.")
+        if self.beam_width is not None and self.beam_width < 1:
+            raise ValueError(f"beam_width must be 1 or more, got {self.beam_width}.")
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "Search":
+        """A search from what a caller gave: paths, lists and mappings."""
+        given, lexicon, words = dict(given), given.get("lexicon"), given.get("hotwords") or ()
+        if lexicon is not None:
+            given["lexicon"] = str(lexicon) if isinstance(lexicon, str | Path) else tuple(lexicon)
+        if isinstance(words, str):
+            raise ValueError(f"hotwords must be a list of words, got {words!r}.")
+        pairs = words.items() if hasattr(words, "items") else ((word, HOT_WORD_SCORE) for word in words)
+        given["hotwords"] = tuple((word, float(score)) for word, score in pairs)
+        if wrong := [word for word, _ in given["hotwords"] if len(word.split()) != 1]:
+            raise ValueError(f"hotwords are single words; give those of {wrong[0]!r} one by one.")
+        if given.get("lm") is not None:
+            given["lm"] = str(given["lm"])
+        return cls(**given)
+
+    @cached_property
+    def settings(self) -> BeamSettings:
+        """Of the beam search."""
+        given = {"beam_size": self.beam_width, "lm_weight": self.lm_weight, "word_score": self.word_score}
+        return BeamSettings(**{name: value for name, value in given.items() if value is not None})
+
+    def decode(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[np.ndarray], list[Token]]:
+        """
+        What gives the tokens of log-probabilities `(frames, vocabulary)`.
+
+        Raises:
+            ImportError: the beam search's libraries are not installed.
+            FileNotFoundError: there is no such language model or lexicon.
+            ValueError: they do not fit the vocabulary.
+        """
+        blank = blank_id(model)
+        if self.decoder == "greedy":
+            return lambda log_probs: best_tokens(log_probs, blank)
+        beam = self.beam(model, tokenizer)
+        return lambda log_probs: beam.decode(log_probs)[0].tokens
+
+    def beam(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BeamDecoder:
+        """The beam decoder; raises as `decode` does."""
+        pieces = vocabulary(model, tokenizer)
+        return BeamDecoder(
+            pieces,
+            blank_id(model),
+            delimiter=word_delimiter(tokenizer),
+            spell=lambda word: tokenizer(word, add_special_tokens=False)["input_ids"],
+            lexicon=self.words(pieces),
+            language_model=self.lm,
+            hot_words=dict(self.hotwords),
+            settings=self.settings,
+        )
+
+    def words(self, pieces: list[str]) -> set[str] | None:
+        """The lexicon's words; those of an ARPA file over words where none is given; or `None`."""
+        if isinstance(self.lexicon, str):
+            if not Path(self.lexicon).is_file():
+                raise FileNotFoundError(f"{self.lexicon}: there is no such lexicon.")
+            lines = Path(self.lexicon).read_text(encoding="utf-8").splitlines()
+            return {line.split()[0] for line in lines if line.strip()}
+        if self.lexicon is not None or self.lm is None or not Path(self.lm).is_file():
+            return None if self.lexicon is None else set(self.lexicon)
+        with Path(self.lm).open("rb") as file:
+            is_arpa = b"\\data\\" in file.read(4096)
+        known = words_of_arpa(self.lm) if is_arpa else set()
+        return known if known - set(pieces) else None
+
+
+SEARCH_FIELDS = tuple(Search.__dataclass_fields__)
+
+__all__ = ["SEARCH_FIELDS", "Cutting", "Recogniser", "Search", "samples_per_frame", "vocabulary"]
