@@ -36,7 +36,12 @@ def test_a_manifest_s_classes_are_in_alphabetical_order(tmp_path):
     labels = ["sad", "angry", "happy"] * 8
     rows = pd.DataFrame({"audio": [f"{number}.wav" for number in range(24)], "label": labels})
     rows.to_csv(tmp_path / "clips.csv", index=False)
-    recipe = {"task": "multimodal_fer", "dataset": str(tmp_path / "clips.csv"), "protocol": "manifest"}
+    recipe = {
+        "task": "multimodal_fer",
+        "dataset": str(tmp_path / "clips.csv"),
+        "protocol": "manifest",
+        "modalities": ["audio"],
+    }
     task = build_task({**recipe, "output_dir": str(tmp_path / "out")}, "recipe", [])
     _, _, _, classes, *_ = task.read_source()
     assert classes == ["angry", "happy", "sad"]

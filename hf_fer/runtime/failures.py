@@ -90,7 +90,8 @@ def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: 
             advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error), can_checkpoint))
             raise RunError(f"Out of memory{_gpu_use()}. Lower, one after the other: {advice}.") from error
         if is_disk_full(error):
-            place = Path(getattr(error, "filename", None) or args.output_dir).resolve()
+            written = getattr(error, "filename2", None) or getattr(error, "filename", None)  # a copy names both
+            place = Path(written or args.output_dir).resolve()
             free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free // 2**20
             raise RunError(
                 f"The disk is full: writing to {place} failed with {free} MiB free ({error}). "

@@ -34,6 +34,14 @@ def test_a_write_outside_output_dir_that_a_disk_refuses(code, capsys):
     assert len(told.splitlines()) == 1
 
 
+def test_a_copy_that_a_full_disk_refuses_names_where_it_was_to_go(args, tmp_path):
+    """Not the file that was read, whose disk has room."""
+    target = tmp_path / "modeling.py"
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/package/modeling.py", None, str(target))
+    with pytest.raises(RunError, match=f"The disk is full: writing to {target}"), explained(args, [], True):
+        raise error
+
+
 def test_other_errors_of_files_are_shown_as_they_are():
     with pytest.raises(FileNotFoundError), one_message():
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")

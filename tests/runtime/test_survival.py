@@ -121,7 +121,7 @@ class TestSignals:
 
     @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
     def test_outside_training_too(self, recipe, monkeypatch, signum, status):
-        monkeypatch.setattr(MultimodalFerTask, "load_data", lambda task: os.kill(os.getpid(), signum))
+        monkeypatch.setattr(MultimodalFerTask, "load_data", lambda task: signal.raise_signal(signum))
         assert exit_status(recipe()) == status
 
     def test_a_second_ctrl_c_is_obeyed_at_once(self, monkeypatch):
@@ -301,7 +301,7 @@ class TestFullDisk:
         """A disk of a few MiB."""
         folder = tmp_path / "disk"
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         if mounted.returncode:
             pytest.skip(f"a small disk cannot be mounted here ({mounted.stderr.strip()})")
