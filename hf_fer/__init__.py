@@ -2,12 +2,13 @@
 Train, evaluate, share and serve four model systems with one entry point.
 
 Importing it registers every model with transformers' Auto classes and `pipeline`. The models are imported when
-transformers is, so that a command that needs neither starts at once.
+transformers is, so that a command that needs neither starts at once. `hf_fer.predict` is loaded when it is used.
 """
 
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import Any
 
 from wrapt import register_post_import_hook
 
@@ -21,3 +22,9 @@ def _register_models(transformers: ModuleType) -> None:
 
 
 register_post_import_hook(_register_models, "transformers")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "predict":
+        return importlib.import_module("hf_fer.inference.predict").predict
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

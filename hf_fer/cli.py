@@ -88,6 +88,39 @@ def demo(context: typer.Context) -> None:
     (run.main if len(chosen) == 1 else stages.main)([*chosen, *fields])
 
 
+@app.command(short_help="Answers of a model over files, folders, tables.")
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, tables without labels, Hub data sets.")],
+    output: Annotated[str, typer.Option(help="A .parquet, .csv or .jsonl; .srt or .vtt of one timed recording.")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Each class's probability, too.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", help="Inputs together.")] = None,
+    num_processes: Annotated[int, typer.Option("--num_processes", help="Over cores or GPUs.")] = 1,
+    shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs that a kill may lose.")] = 256,
+    option: Annotated[list[str] | None, typer.Option(help="Of the pipeline: name=value, more than once.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of tables.")] = "utf-8",
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Answer every input with a model; the same command goes on where a killed one stopped."""
+    from hf_fer.data.tables import TableFormat
+    from hf_fer.inference import command
+
+    status = command.main(
+        option or [],
+        model=model,
+        sources=inputs,
+        output=output,
+        probabilities=probabilities,
+        batch_size=batch_size,
+        num_processes=num_processes,
+        shard_size=shard_size,
+        form=TableFormat(encoding, delimiter),
+        overwrite=overwrite,
+    )
+    raise typer.Exit(status)
+
+
 @app.command(context_settings=FIELDS, short_help="What is in a folder or table, and what is wrong.")
 def check(context: typer.Context) -> None:
     """PATH [--task SYSTEM]: what is in a folder or table, and what is wrong with it."""

@@ -19,7 +19,7 @@ SHARED = [path for path in FILES if path.relative_to(PACKAGE).parts[0] != "model
 # Imports run down this list: a room imports those before it. Models stand between task and experiment.
 ROOMS = (
     *("recipe", "metrics", "data", "weights", "adapters", "reporting", "runtime", "task"),
-    *("train", "experiment", "run", "cli"),
+    *("train", "experiment", "inference", "run", "cli"),
 )
 COMMANDS = ("stages.py", "data/demo.py", "data/check.py")
 """Old commands and those that find a system by its name: doors, which stand where people look for them."""

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from accelerate.commands.launch import launch_command_parser
 from pages import ROOT, Block, Command, blocks, commands
 from torch.distributed.run import get_args_parser
@@ -25,6 +26,9 @@ from hf_fer.task.find import load_task, parse_task
 
 RECIPE = "training_args/ravdess_audio.json"
 """In place of a page's RECIPE.json, which is somebody's own."""
+
+MODEL_VERBS = ("predict",)
+"""Verbs that need a trained model: their arguments are parsed, and they have tests of their own."""
 
 EMOTIONS = {"03": "happy", "04": "sad"}
 PEOPLE = {f"{number:02}": name for number, name in enumerate(("anna", "ben", "cleo", "dan", "eva", "finn"), start=1)}
@@ -106,6 +110,8 @@ def check_verb(words: list[str], is_marked: bool) -> None:
     """`hf-fer` with one of its verbs; what takes no time is run."""
     if words[0] == "train":
         check_recipe(words[1:], is_marked)
+    elif words[0] in MODEL_VERBS:
+        typer.main.get_command(cli.app).commands[words[0]].make_context(words[0], words[1:])
     elif words[0] == "--install-completion":
         assert words[0] in CliRunner().invoke(cli.app, ["--help"]).output
     else:

@@ -101,11 +101,11 @@ def read_hub_dataset(name: str) -> pd.DataFrame:
     ]
     rows = validate(pd.concat(tables, ignore_index=True), name)
     for column in ("video", "audio"):
-        rows[column] = optional_column((_local_file(value) for value in rows[column]), rows.index)
+        rows[column] = optional_column((local_file(value) for value in rows[column]), rows.index)
     return rows
 
 
-def _local_file(value: Any) -> str | None:
+def local_file(value: Any) -> str | None:
     """A path for what `decode=False` gives: a path, or `{"path", "bytes"}`."""
     if isinstance(value, str):
         return value

@@ -1,0 +1,125 @@
+"""What is to be predicted: files, folders, tables and data sets of the Hub as one list, in their order."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from hf_fer.data.files import visible_files
+from hf_fer.data.hub_tables import read_hub
+from hf_fer.data.loading import DataError
+from hf_fer.data.manifest import local_file
+from hf_fer.data.tables import PathFinder, TableFormat, find_column, is_table, need_column, read_table
+from hf_fer.task.predictor import Predictor
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Input:
+    """
+    One thing to predict.
+
+    Args:
+        name: File, or table and row, or number of a text; what the output calls it.
+        value: What the pipeline is given.
+        target: The true answer, where a table has it.
+        error: Why there is nothing to give to the pipeline.
+    """
+
+    name: str
+    value: Any = None
+    target: str | None = None
+    error: str | None = None
+
+
+def read_sources(sources: Iterable[str], predictor: type[Predictor], form: TableFormat | None = None) -> list[Input]:
+    """
+    The inputs of files, folders, tables and Hub data sets, in the order in which they are given.
+
+    Args:
+        sources: Paths, or names of Hub data sets where there is no such path.
+        predictor: Of the system, which says what it takes.
+        form: How tables are written.
+
+    Raises:
+        DataError: a source does not exist, does not parse, or has nothing that the system takes.
+    """
+    return [found for source in sources for found in _read_source(source, predictor, form)]
+
+
+def _read_source(source: str, predictor: type[Predictor], form: TableFormat | None) -> list[Input]:
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, predictor)
+    if is_table(path):
+        return list(_table(read_table(path, form), source, predictor, PathFinder(path.parent)))
+    if path.exists():
+        return [_file(path, predictor)]
+    if path.suffix.lower() in predictor.endings or path.is_absolute() or len(path.parts) > 2:
+        raise DataError(f"{source}: file or folder not found.")
+    return [
+        found
+        for split, table in read_hub(source).items()
+        for found in _table(table, f"{source}/{split}" if split else source, predictor, None)
+    ]
+
+
+def _folder(folder: Path, predictor: type[Predictor]) -> list[Input]:
+    files = [file for file in visible_files(folder) if file.suffix.lower() in predictor.endings]
+    if not files:
+        raise DataError(f"{folder}: has no files of {predictor.pipeline_task}, whose endings are {predictor.endings}.")
+    return [_file(file, predictor) for file in files]
+
+
+def _file(path: Path, predictor: type[Predictor]) -> Input:
+    return Input(str(path), path if predictor.takes_texts else str(path))
+
+
+def _table(table: pd.DataFrame, source: str, predictor: type[Predictor], finder: PathFinder | None) -> Iterator[Input]:
+    """The rows of a table; `finder` finds files that it names, and is `None` for a data set of the Hub."""
+    usual = [name for names in predictor.columns.values() for name in names]
+    need_column(table, usual, "input", source)
+    columns = {key: name for key, names in predictor.columns.items() if (name := find_column(table, names))}
+    target = find_column(table, [name for name in predictor.target_columns if name not in columns.values()])
+    for number, row in enumerate(table.to_dict("records"), 1):
+        place = f"{source} row {number}"
+        true = None if target is None or _is_missing(row[target]) else str(row[target])
+        found = {key: row[name] for key, name in columns.items() if not _is_missing(row[name])}
+        if not predictor.takes_texts:
+            found = {key: _file_of(value, predictor, finder) for key, value in found.items()}
+        found = {key: value for key, value in found.items() if value is not None}
+        if not found:
+            yield Input(place, None, true, f"the row has nothing in {', '.join(columns.values())}")
+            continue
+        named = next((value for value in found.values() if isinstance(value, str)), None)
+        yield Input(place if predictor.takes_texts or named is None else named, predictor.combine(found), true)
+
+
+def _file_of(value: Any, predictor: type[Predictor], finder: PathFinder | None) -> str | None:
+    if finder is not None and isinstance(value, str):
+        return predictor.locate(finder, value)
+    return local_file(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def number_items(items: Iterable[Any], predictor: type[Predictor]) -> Iterator[Input]:
+    """What a Python program gives: a path keeps its name, anything else is named by its number, from 1."""
+    for number, item in enumerate(items, 1):
+        if isinstance(item, Path) or (isinstance(item, str) and not predictor.takes_texts):
+            yield Input(str(item), item)
+        else:
+            yield Input(str(number), predictor.from_item(item) if isinstance(item, dict) else item)
+
+
+def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` consecutive items; the last may be shorter."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

@@ -1,0 +1,231 @@
+"""Predicting into a file: shards over processes, resumed where a run was killed, joined at the end."""
+
+import hashlib
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from hf_fer.data.loading import digest, file_facts
+from hf_fer.data.tables import TableFormat
+from hf_fer.inference.inputs import Input, groups, read_sources
+from hf_fer.inference.loading import FoundModel, find_model, load_predictor
+from hf_fer.inference.outputs import Shards, check_output, schema_of
+from hf_fer.inference.predict import answer
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.recipe.ranges import out_of_range
+from hf_fer.runtime.failures import RunError
+
+SHOWN_ERRORS = 3
+START_METHOD = "spawn"
+"""Of processes: an accelerator that the first one has used does not survive a fork."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    One call of `hf-fer predict`.
+
+    Args:
+        model: A saved model's folder, or its name on the Hub.
+        sources: Files, folders, tables and Hub data sets.
+        output: The file to make; its ending says how.
+        probabilities, batch_size, options: See `hf_fer.predict`.
+        shard_size: Inputs that are written together: at most these are lost when a process is killed.
+        num_processes: Each has its own copy of the model, on its own accelerator where there are several.
+        form: How tables are written.
+        overwrite: Replace what is there.
+    """
+
+    model: str
+    sources: Sequence[str]
+    output: str
+    probabilities: bool = False
+    batch_size: int | None = None
+    shard_size: int = 256
+    num_processes: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    form: TableFormat = field(default_factory=TableFormat)
+    overwrite: bool = False
+
+    def __post_init__(self):
+        for name in ("batch_size", "shard_size", "num_processes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RecipeError(f"--{name} must be at least 1, got {value}.")
+        for name in ("encoding", "delimiter"):
+            if problem := out_of_range(name, getattr(self.form, name)):
+                raise RecipeError(problem)
+
+
+def predict_to_file(settings: Settings) -> dict[str, Any]:
+    """
+    Predict all inputs of a call.
+
+    Returns:
+        `inputs`, `errors` (reason -> how often), and `metrics` where inputs have a true answer.
+
+    Raises:
+        RecipeError, DataError: model, inputs or output cannot be used.
+        RunError: a process ended; finished shards are kept.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RecipeError("predict starts its own processes: run it without a launcher, with --num_processes N.")
+    if Path(settings.output).exists() and not settings.overwrite:
+        raise RecipeError(f"{settings.output} exists already; give another --output, or --overwrite to replace it.")
+    model = find_model(settings.model)
+    inputs = read_sources(settings.sources, model.predictor, settings.form)
+    check_output(settings.output, inputs, model.predictor, settings.options)
+    if not inputs:
+        raise RecipeError("the inputs have no rows.")
+    parts = list(groups(inputs, settings.shard_size))
+    shards = Shards(settings.output, len(parts))
+    lock = shards.open(fingerprint(settings, model, inputs), overwrite=settings.overwrite)
+    try:
+        wanted = {number: parts[number] for number in shards.missing()}
+        finished = len(inputs) - sum(map(len, wanted.values()))
+        with tqdm(total=len(inputs), initial=finished, unit=" inputs", desc="Predicting", smoothing=0.05) as bar:
+            _run(settings, model, shards, wanted, bar.update, any(given.target is not None for given in inputs))
+        summary = summarise(shards, model)
+        shards.join(model.predictor)
+        shards.remove()
+    finally:
+        lock.release()
+    return summary
+
+
+def fingerprint(settings: Settings, model: FoundModel, inputs: Sequence[Input]) -> str:
+    """What tells the shards of one call from those of another."""
+    facts = [model.facts, settings.probabilities, settings.batch_size, settings.shard_size, settings.options]
+    seen = hashlib.sha256(digest(facts).encode())
+    for given in inputs:
+        seen.update(repr([given, _files_of(given.value, model)]).encode("utf-8", "backslashreplace"))
+    return seen.hexdigest()
+
+
+def _files_of(value: Any, model: FoundModel) -> list[Any]:
+    """What tells the present state of an input's files from another."""
+    values = value.values() if isinstance(value, dict) else [value]
+    kinds = Path if model.predictor.takes_texts else (str, Path)
+    return [file_facts(one) for one in values if isinstance(one, kinds) and "\0" not in str(one)]
+
+
+def _run(
+    settings: Settings,
+    model: FoundModel,
+    shards: Shards,
+    parts: dict[int, list[Input]],
+    done: Callable[[int], Any],
+    with_target: bool,
+) -> None:
+    """Predict the shards that are missing, here or in processes of their own."""
+    count = min(settings.num_processes, len(parts))
+    if count <= 1:
+        if parts:
+            _predict_shards(settings, model, shards, parts, done, with_target)
+        return
+    context = multiprocessing.get_context(START_METHOD)
+    progress = context.Queue()
+    numbers = list(parts)
+    workers = []
+    for rank in range(count):
+        own = {number: parts[number] for number in numbers[rank::count]}
+        threads = max(torch.get_num_threads() // count, 1)
+        given = (rank, threads, progress, settings, model, shards, own, with_target)
+        workers.append(context.Process(target=_worker, args=given, daemon=True))
+    try:
+        for worker in workers:
+            worker.start()
+        _watch(workers, progress, done)
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+            if worker.pid:
+                worker.join()
+
+
+def _watch(workers: list[Any], progress: Any, done: Callable[[int], Any]) -> None:
+    """Pass on progress until all processes are finished; raises `RunError` when one has ended otherwise."""
+    while True:
+        alive = any(worker.is_alive() for worker in workers)
+        try:
+            found = progress.get(timeout=0.2)
+            if isinstance(found, Exception):
+                raise found
+            done(found)
+        except queue.Empty:
+            if not alive:
+                break
+        failed = next((worker for worker in workers if worker.exitcode not in (None, 0)), None)
+        if failed and progress.empty():
+            raise RunError(
+                f"a process ended with status {failed.exitcode} (-9 is a lack of memory, most often). Finished shards "
+                "are kept: the same command goes on; lower --num_processes or --batch_size where memory was short."
+            )
+
+
+def _worker(rank: int, threads: int, progress: Any, settings: Settings, model: FoundModel, *rest: Any) -> None:
+    """One of several processes; what ends it is told to the first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    torch.set_num_threads(threads)
+    shards, parts, with_target = rest
+    try:
+        _predict_shards(settings, model, shards, parts, progress.put, with_target, rank)
+    except (RecipeError, RunError) as error:
+        progress.put(type(error)(str(error)))
+        progress.close()
+        progress.join_thread()
+        sys.exit(1)
+
+
+def _predict_shards(
+    settings: Settings,
+    model: FoundModel,
+    shards: Shards,
+    parts: dict[int, list[Input]],
+    done: Callable[[int], Any],
+    with_target: bool,
+    rank: int = 0,
+) -> None:
+    predictor = load_predictor(model, rank=rank, probabilities=settings.probabilities, options=settings.options)
+    schema = schema_of(predictor, with_target)
+    parent = multiprocessing.parent_process()
+    for number, inputs in parts.items():
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # the first process was killed, and nobody waits for this one
+        rows = answer(predictor, inputs, settings.batch_size or predictor.batch_size, done)
+        shards.write(number, rows, schema)
+
+
+def summarise(shards: Shards, model: FoundModel) -> dict[str, Any]:
+    """What the rows say together; see `predict_to_file`."""
+    errors: Counter[str] = Counter()
+    count, said, scored = 0, [], []
+    for row in shards.rows():
+        count += 1
+        if row["error"] is not None:
+            errors[row["error"]] += 1
+        elif row.get("target") is not None:
+            said.append(row["target"])
+            scored.append({name: row.get(name) for name in ("label", "text")})
+    metrics = {"metrics": model.predictor.score(said, scored, model.labels)} if said else {}
+    return {"inputs": count, "errors": dict(errors), **metrics}
+
+
+def print_summary(summary: dict[str, Any], output: str) -> None:
+    """What a call did, for its user."""
+    errors = Counter(summary["errors"])
+    print(f"{output}: {summary['inputs']} inputs, {errors.total()} without an answer")
+    for reason, count in errors.most_common(SHOWN_ERRORS):
+        print(f"  {count} x {reason}")
+    for name, value in summary.get("metrics", {}).items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")

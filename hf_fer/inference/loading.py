@@ -1,0 +1,135 @@
+"""From a model's folder or Hub name to its system's pipeline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    pipeline,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from hf_fer.data.hub import trouble
+from hf_fer.data.loading import file_facts
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.predictor import Predictor, predictors
+from hf_fer.weights.starting_points import check_folder, load_model, read
+
+FIELD = "model_name_or_path: "
+PARTS = {"processor": AutoProcessor, "tokenizer": AutoTokenizer, "feature_extractor": AutoFeatureExtractor}
+"""What a pipeline needs beside its model, by the name of `pipeline`'s argument."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """
+    A saved model whose system is known, not loaded yet.
+
+    Args:
+        path: Its folder or name on the Hub.
+        predictor: Its system's.
+        labels: Class names in index order.
+        facts: What tells it from any other model.
+    """
+
+    path: str
+    predictor: type[Predictor]
+    labels: list[str]
+    facts: Any
+
+
+def find_model(path: str) -> FoundModel:
+    """
+    A model's system, by the pipeline that its `config.json` names or its kind of model.
+
+    Raises:
+        RecipeError: there is no such model, it is not whole, or no system has a pipeline for it.
+    """
+    try:
+        return _find(path)
+    except RecipeError as error:
+        raise RecipeError(str(error).removeprefix(FIELD)) from error
+
+
+def _find(path: str) -> FoundModel:
+    local = Path(path).is_dir()
+    if Path(path).exists() and not local:
+        raise RecipeError(f"{path} is a file: give the folder of a saved model, or the name of one on the Hub.")
+    if not local and (reason := trouble(path)):
+        raise RecipeError(f"{path}: neither a folder nor a model on the Hub ({reason}).")
+    written, _ = read(PretrainedConfig.get_config_dict, path)
+    predictor = _predictor_of(written, path)
+    others = [known.model_type for known in predictors().values() if known.model_type]
+    check_folder(path, predictor.model_type, others)
+    names = read(AutoConfig.from_pretrained, path).id2label
+    if local:
+        files = sorted(file for file in Path(path).iterdir() if file.suffix in (".json", ".safetensors", ".model"))
+        facts = [file_facts(file) for file in files]
+    else:
+        facts = [path, written.get("_commit_hash")]
+    return FoundModel(path, predictor, [names[index] for index in sorted(names)], facts)
+
+
+def _predictor_of(written: dict[str, Any], path: str) -> type[Predictor]:
+    known = predictors()
+    named = next((known[name] for name in written.get("custom_pipelines") or {} if name in known), None)
+    if named:
+        return named
+    model_type, kinds = written.get("model_type"), written.get("architectures") or []
+    for task, predictor in known.items():
+        fits = {auto for kind in kinds for auto in _models_of(task) if kind in _class_names(auto)}
+        if predictor.model_type == model_type or (predictor.model_type is None and fits):
+            return predictor
+    raise RecipeError(
+        f"{path}: no system has a pipeline for {model_type} ({', '.join(kinds) or 'no architecture'}). Give a model "
+        f"that this package trained, or one of the kinds that its pipelines take: {', '.join(sorted(known))}."
+    )
+
+
+def _models_of(task: str) -> tuple[type, ...]:
+    return PIPELINE_REGISTRY.supported_tasks[task]["pt"]
+
+
+def _class_names(auto: type) -> set[str]:
+    names = auto._model_mapping._model_mapping.values()
+    return {name for entry in names for name in (entry if isinstance(entry, tuple) else (entry,))}
+
+
+def load_predictor(
+    found: FoundModel, *, rank: int = 0, probabilities: bool = False, options: dict[str, Any] | None = None
+) -> Predictor:
+    """
+    The model in its pipeline, on the accelerator of a process's rank, or on the CPU where there is none.
+
+    Raises:
+        RecipeError: weights or the processor are missing or damaged, or an option is not one of the pipeline.
+    """
+    task = found.predictor.pipeline_task
+    pipeline_class = PIPELINE_REGISTRY.supported_tasks[task]["impl"]
+    wanted = {part: auto for part, auto in PARTS.items() if getattr(pipeline_class, f"_load_{part}")}
+    try:
+        model = load_model(_models_of(task)[0], found.path)
+        parts = {part: read(auto.from_pretrained, found.path) for part, auto in wanted.items()}
+        pipe = pipeline(task, model=model, device=device(rank), **parts)
+        predictor = found.predictor(pipe, probabilities=probabilities, options=options)
+    except RecipeError as error:
+        raise RecipeError(str(error).removeprefix(FIELD)) from error
+    try:
+        pipe._sanitize_parameters(**predictor.options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"--option: {error}") from error
+    return predictor
+
+
+def device(rank: int) -> torch.device:
+    """Where the process of a rank computes."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return torch.device("cpu")
+    return torch.device(kind.type, rank % max(torch.accelerator.device_count(), 1))

@@ -1,0 +1,149 @@
+"""Tables of answers: finished shards beside the output, and the one file that they become."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from hf_fer.data.loading import write_json_atomically
+from hf_fer.inference.subtitles import SUBTITLES, write_subtitles
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.task.predictor import Predictor
+
+ENDINGS = (".parquet", ".csv", ".jsonl", *SUBTITLES)
+
+
+class Shards:
+    """
+    The shards of one output, in the folder `<output>.parts` beside it until they are joined.
+
+    A shard is written under another name and renamed when it is whole, so that what a killed process leaves is either
+    finished or not there.
+
+    Args:
+        output: The file to make.
+        count: How many shards there are.
+    """
+
+    def __init__(self, output: str | Path, count: int):
+        self.output = Path(output)
+        self.folder = self.output.with_name(f"{self.output.name}.parts")
+        self.count = count
+
+    def open(self, fingerprint: str, *, overwrite: bool) -> FileLock:
+        """
+        Take the folder for this run.
+
+        Args:
+            fingerprint: Of model, inputs and settings: shards of others are not gone on with.
+            overwrite: Replace shards of another model or of other inputs.
+
+        Returns:
+            The lock that keeps other processes out until it is released or its process ends.
+
+        Raises:
+            RecipeError: the shards are of another model or other inputs, or in use.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RecipeError(f"another process is writing {self.output}; wait for it to end.") from error
+        known = self.folder / "run.json"
+        if known.exists() and json.loads(known.read_text(encoding="utf-8")) != fingerprint:
+            if not overwrite:
+                lock.release()
+                raise RecipeError(
+                    f"{self.folder} has shards of another model, other inputs or other settings; give the same ones "
+                    "to go on, or --overwrite to begin again."
+                )
+            for shard in self.folder.glob("*.parquet"):
+                shard.unlink()
+        write_json_atomically(known, fingerprint)
+        return lock
+
+    def path(self, number: int) -> Path:
+        """Where a shard is, or will be."""
+        return self.folder / f"{number:06d}.parquet"
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not finished."""
+        return [number for number in range(self.count) if not self.path(number).exists()]
+
+    def write(self, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        """Write a shard, whole or not at all."""
+        part = self.folder / f"{number:06d}.{os.getpid()}.tmp"
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+        os.replace(part, self.path(number))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All rows in order, with one shard in memory at a time."""
+        for number in range(self.count):
+            yield from pq.read_table(self.path(number)).to_pylist()
+
+    def join(self, predictor: type[Predictor]) -> None:
+        """Make the output of the shards; it is there when it is whole."""
+        joined = self.folder / f"joined{self.output.suffix}"
+        {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl}.get(
+            self.output.suffix.lower(), lambda path: write_subtitles(path, next(self.rows()), predictor)
+        )(joined)
+        os.replace(joined, self.output)
+
+    def remove(self) -> None:
+        """Remove the shards."""
+        shutil.rmtree(self.folder)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the first shard, which are those of all."""
+        return pq.read_schema(self.path(0))
+
+    def _parquet(self, path: Path) -> None:
+        with pq.ParquetWriter(path, self.schema) as writer:
+            for number in range(self.count):
+                writer.write_table(pq.read_table(self.path(number)))
+
+    def _csv(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self.schema.names)
+            writer.writeheader()
+            for row in self.rows():
+                writer.writerow({name: _cell(value) for name, value in row.items()})
+
+    def _jsonl(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            for row in self.rows():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _cell(value: Any) -> Any:
+    """A CSV field: text as it is, nothing for what is missing, JSON for the rest."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def schema_of(predictor: Predictor, with_target: bool) -> pa.Schema:
+    """The columns of a run's rows."""
+    target = {"target": pa.string()} if with_target else {}
+    return pa.schema({"input": pa.string(), **predictor.fields, **target, "error": pa.string()})
+
+
+def check_output(output: str | Path, inputs: Sequence[Any], predictor: type[Predictor], options: dict) -> None:
+    """Raises `RecipeError` where an output cannot be written as its ending says."""
+    ending = Path(output).suffix.lower()
+    check_choice("the ending of --output", ending, ENDINGS)
+    if ending not in SUBTITLES:
+        return
+    timed = predictor.joins_segments or (predictor.in_seconds and "window_seconds" in options)
+    if not timed:
+        remedy = "; give --option window_seconds=2" if predictor.in_seconds else ""
+        raise RecipeError(f"{output}: answers of {predictor.pipeline_task} have no times{remedy}.")
+    if len(inputs) != 1:
+        raise RecipeError(f"{output}: subtitles are of one recording, and there are {len(inputs)} inputs.")

@@ -1,0 +1,106 @@
+"""Rows of answers, one for each input, whatever becomes of it: `hf_fer.predict`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_fer.inference.inputs import Input, groups, number_items, read_sources
+from hf_fer.inference.loading import find_model, load_predictor
+from hf_fer.runtime.failures import RunError, is_out_of_memory
+from hf_fer.task.predictor import Predictor
+
+LOOK_AHEAD = 32
+"""Batches that are read together, so that inputs of like length share one."""
+
+
+def predict(
+    model: str | Path,
+    inputs: Any,
+    *,
+    probabilities: bool = False,
+    batch_size: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """
+    Answer inputs one after the other, reading no further ahead than a few batches.
+
+    Args:
+        model: A saved model's folder, or its name on the Hub.
+        inputs: A list, generator or other iterable of what the system's pipeline takes; or one path, which may be a
+            file, a folder, a table, or (as a string) a Hub data set. To a system of texts a string is a text.
+        probabilities: Whether a row has every class's probability, as `p_<class>`.
+        batch_size: Inputs that go through the model together.
+        options: Of the pipeline's call, such as `{"window_seconds": 2}`.
+
+    Yields:
+        One dictionary an input, in order: `input`, the system's columns, and `error`, the reason why it has no answer.
+
+    Raises:
+        RecipeError: the model cannot be loaded.
+        DataError: the one path cannot be read.
+    """
+    predictor = load_predictor(find_model(str(model)), probabilities=probabilities, options=options)
+    kind = type(predictor)
+    if isinstance(inputs, Path) or (isinstance(inputs, str) and not kind.takes_texts):
+        found: Iterable[Input] = read_sources([str(inputs)], kind)
+    else:
+        found = number_items([inputs] if isinstance(inputs, str) else inputs, kind)
+    size = batch_size or kind.batch_size
+    for part in groups(found, size * LOOK_AHEAD):
+        yield from answer(predictor, part, size)
+
+
+def answer(
+    predictor: Predictor, inputs: Sequence[Input], batch_size: int, done: Callable[[int], None] = lambda count: None
+) -> list[dict[str, Any]]:
+    """
+    Rows of inputs, in their order; those of like length go through the model together.
+
+    Args:
+        predictor: With the model loaded.
+        inputs: Some of them may be bad; each such one is a row with its reason.
+        batch_size: See `predict`.
+        done: Called with the number of inputs that were answered since the last call.
+
+    Raises:
+        RunError: memory ran out, or the accelerator failed.
+    """
+    order = sorted(
+        (place for place, given in enumerate(inputs) if given.error is None),
+        key=lambda place: predictor.length(inputs[place].value),
+    )
+    rows = {place: {"error": given.error} for place, given in enumerate(inputs) if given.error is not None}
+    done(len(rows))
+    for chosen in groups(order, predictor.inputs_per_call or batch_size):
+        rows |= zip(chosen, _answers(predictor, [inputs[place].value for place in chosen], batch_size), strict=True)
+        done(len(chosen))
+    return [_whole(predictor, inputs[place], rows[place]) for place in range(len(inputs))]
+
+
+def _answers(predictor: Predictor, values: list[Any], batch_size: int) -> list[dict[str, Any]]:
+    """Rows of one call; where it fails, of its halves, until a bad input is alone."""
+    try:
+        found = predictor.pipe(values, batch_size=batch_size, **predictor.options)
+        return [predictor.row(one) for one in found]
+    except Exception as error:  # whatever a file or text brings about in decoders and models
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise RunError(f"Out of memory with {len(values)} inputs together; lower --batch_size.") from error
+        if isinstance(error, torch.AcceleratorError):  # after which the device answers nothing any more
+            raise RunError(f"The accelerator failed: {error}") from error
+        if len(values) == 1:
+            return [{"error": " ".join(str(error).split()) or type(error).__name__}]
+    middle = len(values) // 2
+    return [row for part in (values[:middle], values[middle:]) for row in _answers(predictor, part, batch_size)]
+
+
+def _whole(predictor: Predictor, given: Input, row: dict[str, Any]) -> dict[str, Any]:
+    names = ("input", *predictor.fields, *(("target",) if given.target is not None else ()), "error")
+    found = {"input": given.name, "target": given.target, **row}
+    return {name: _printable(found.get(name)) for name in names}
+
+
+def _printable(value: Any) -> Any:
+    """Text with bytes of a file's name that are not UTF-8 as escapes, which no table could hold."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value

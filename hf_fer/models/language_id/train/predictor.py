@@ -1,0 +1,45 @@
+"""language_id over many texts."""
+
+from typing import Any
+
+from hf_fer.task.predictor import ClassPredictor
+
+from ..codes_language_id import same_language
+from ..pipeline_language_id import UNKNOWN
+from .text import LABEL_COLUMNS, TEXT_COLUMNS
+
+
+class TextPredictor(ClassPredictor):
+    """Languages of texts; with `spans`, of their parts too, in characters."""
+
+    pipeline_task = "text-language-identification"
+    endings = (".txt",)
+    columns = {"text": TEXT_COLUMNS}
+    target_columns = LABEL_COLUMNS
+    takes_texts = True
+    in_seconds = False
+    batch_size = 64
+    inputs_per_call = 2048  # the pipeline sorts the windows of these by length
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The user's, and as many languages as the columns need: the best one stands behind `unknown`."""
+        return {"top_k": len(self.labels) + 1 if self.probabilities else 2, **self.given}
+
+    @property
+    def has_segments(self) -> bool:
+        return bool(self.given.get("spans"))
+
+    def row(self, answer: Any) -> dict[str, Any]:
+        if isinstance(answer, dict):
+            return {**self.ranked(answer["languages"], UNKNOWN), "segments": answer["spans"]}
+        return self.ranked(answer, UNKNOWN)
+
+    @classmethod
+    def class_of(cls, name: str, labels: list[str]) -> int | None:
+        """By the label itself, or any code, tag or name of the same language."""
+        exact = super().class_of(name, labels)
+        if exact is not None:
+            return exact
+        found = same_language(name, labels)
+        return None if found is None else labels.index(found)

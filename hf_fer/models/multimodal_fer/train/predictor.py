@@ -1,0 +1,49 @@
+"""multimodal_fer over many clips."""
+
+from typing import Any
+
+from hf_fer.data.files import CLIP_SUFFIXES
+from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, LABEL_COLUMNS, VIDEO_COLUMNS
+from hf_fer.task.predictor import ClassPredictor, file_length
+
+from ..pipeline_multimodal_fer import ABSTAIN
+
+
+class ClipPredictor(ClassPredictor):
+    """Emotions of clips; with `window_seconds`, of their parts too."""
+
+    pipeline_task = "audio-visual-emotion-recognition"
+    model_type = "multimodal_fer"
+    endings = CLIP_SUFFIXES
+    columns = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "path": FILE_COLUMNS}
+    target_columns = LABEL_COLUMNS
+
+    @classmethod
+    def combine(cls, found: dict[str, Any]) -> Any:
+        modalities = {name: value for name, value in found.items() if name != "path"}
+        return modalities or found["path"]
+
+    @classmethod
+    def from_item(cls, item: dict[str, Any]) -> Any:
+        """The pipeline takes sound and pictures as a dictionary of just these."""
+        return {name: item[name] for name in ("video", "audio", "sampling_rate") if name in item} or item
+
+    @classmethod
+    def length(cls, value: Any) -> float:
+        return file_length(value)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The user's; abstention by the model's own threshold, where it has one."""
+        own = {"abstain": True} if self.pipe.model.config.abstention_threshold else {}
+        windows = {"return_timestamps": True} if self.has_segments else {}
+        return {**own, **windows, **self.given}
+
+    @property
+    def has_segments(self) -> bool:
+        return "window_seconds" in self.given
+
+    def row(self, answer: Any) -> dict[str, Any]:
+        if isinstance(answer, dict):
+            return {**self.ranked(answer["labels"], ABSTAIN), "segments": answer["windows"]}
+        return self.ranked(answer, ABSTAIN)

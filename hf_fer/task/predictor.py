@@ -1,0 +1,201 @@
+"""What a system says about predicting with its pipeline: which inputs it takes, and what an answer says."""
+
+import importlib.util
+import inspect
+import os
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from transformers import Pipeline
+
+from hf_fer import models
+from hf_fer.data.names import clean_name
+from hf_fer.data.tables import PathFinder
+from hf_fer.metrics.classification import NAMES, classification_metrics
+
+SEGMENTS = pa.list_(
+    pa.struct([("start", pa.float64()), ("end", pa.float64()), ("label", pa.string()), ("score", pa.float64())])
+)
+
+
+class Predictor(ABC):
+    """
+    One system's pipeline over many inputs.
+
+    A system's module `train/predictor.py` holds one subclass; `hf-fer predict` needs it, training does not.
+
+    Args:
+        pipe: The pipeline, with its model loaded.
+        probabilities: Whether every class's probability is wanted.
+        options: Of the pipeline's call, as the user gave them.
+
+    Attributes:
+        pipeline_task: The registered pipeline, by which a saved model's system is known.
+        model_type: Of the models that it takes; `None` for those of other libraries.
+        endings: Of the files that are taken from a folder, in lower case.
+        columns: Usual names of a table's columns with inputs, by what they hold.
+        target_columns: Usual names of the column with the true answer.
+        takes_texts: A string is a text and not the name of a file.
+        in_seconds: Segments have times in seconds, so that subtitles can be written.
+        joins_segments: Segments are words, which subtitles join to lines.
+        batch_size: Inputs that go through the model together unless the user says otherwise.
+        inputs_per_call: Inputs that the pipeline is given at a time; `None` for a batch.
+    """
+
+    pipeline_task: ClassVar[str]
+    model_type: ClassVar[str | None] = None
+    endings: ClassVar[tuple[str, ...]]
+    columns: ClassVar[dict[str, tuple[str, ...]]]
+    target_columns: ClassVar[tuple[str, ...]]
+    takes_texts: ClassVar[bool] = False
+    in_seconds: ClassVar[bool] = True
+    joins_segments: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 8
+    inputs_per_call: ClassVar[int | None] = None
+
+    def __init__(self, pipe: Pipeline, *, probabilities: bool = False, options: dict[str, Any] | None = None):
+        self.pipe = pipe
+        self.probabilities = probabilities
+        self.given = dict(options or {})
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names in index order."""
+        names = self.pipe.model.config.id2label
+        return [names[index] for index in sorted(names)]
+
+    @classmethod
+    def combine(cls, found: dict[str, Any]) -> Any:
+        """What the pipeline is given for a row of a table; `found` has the row's values by the keys of `columns`."""
+        return next(iter(found.values()))
+
+    @classmethod
+    def from_item(cls, item: dict[str, Any]) -> Any:
+        """What the pipeline is given for a dictionary, as a `datasets.Dataset` yields it."""
+        names = (name for usual in cls.columns.values() for name in usual)
+        return next((item[name] for name in names if name in item), item)
+
+    @classmethod
+    def locate(cls, finder: PathFinder, name: str) -> str:
+        """The path of a file that a table names."""
+        return finder.find(name)
+
+    @classmethod
+    def length(cls, value: Any) -> float:
+        """What inputs are sorted by, so that those of one batch need little padding; the same for all if unknown."""
+        return 0.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the pipeline's call."""
+        return self.given
+
+    @property
+    @abstractmethod
+    def fields(self) -> dict[str, pa.DataType]:
+        """Columns of an answer and their types, in order."""
+
+    @abstractmethod
+    def row(self, answer: Any) -> dict[str, Any]:
+        """The columns of what the pipeline answers to one input."""
+
+    @classmethod
+    @abstractmethod
+    def score(cls, said: Sequence[str], rows: Sequence[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
+        """
+        Metrics of rows whose true answer is known.
+
+        Args:
+            said: The true answers, as they are written in the table.
+            rows: Of the same inputs; none has an error.
+            labels: Class names in index order.
+        """
+
+
+class ClassPredictor(Predictor):
+    """A system that gives each input one label."""
+
+    @property
+    def fields(self) -> dict[str, pa.DataType]:
+        found = {"label": pa.string(), "score": pa.float64(), "abstained": pa.bool_()}
+        if self.has_segments:
+            found["segments"] = SEGMENTS
+        if self.probabilities:
+            found |= {f"p_{label}": pa.float64() for label in self.labels}
+        return found
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether an answer says which part of the input has which label."""
+        return False
+
+    def ranked(self, ranked: list[dict[str, Any]], abstention: str | None) -> dict[str, Any]:
+        """
+        Columns of a list of `{"label", "score"}`, best first.
+
+        Args:
+            ranked: As the pipeline gives it.
+            abstention: The label that comes first where the pipeline abstains. The row then has the best class.
+        """
+        classes = [entry for entry in ranked if entry["label"] != abstention]
+        best = classes[0] if classes else {"label": None, "score": None}
+        row = {**best, "abstained": len(classes) < len(ranked)}
+        if self.probabilities:
+            row |= {f"p_{entry['label']}": entry["score"] for entry in classes}
+        return row
+
+    @classmethod
+    def class_of(cls, name: str, labels: list[str]) -> int | None:
+        """The index of a true label as a table writes it, or `None` where the model has no such class."""
+        name = clean_name(name)
+        return labels.index(name) if name in labels else None
+
+    @classmethod
+    def score(cls, said: Sequence[str], rows: Sequence[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
+        """
+        Accuracy, UAR and F1 of the best class, whether or not the model abstained.
+
+        `not_scored` counts true labels that are no class of the model, and inputs that have no best class.
+        """
+        known = {name: cls.class_of(name, labels) for name in set(said)}
+        pairs = [
+            (labels.index(row["label"]), known[name])
+            for name, row in zip(said, rows, strict=True)
+            if known[name] is not None and row["label"] is not None
+        ]
+        counts = {"scored": len(pairs), "not_scored": len(said) - len(pairs)}
+        if not pairs:
+            return counts
+        predicted, true = np.array(pairs).T
+        metrics = classification_metrics(predicted, true, labels)
+        return {**counts, **{name: metrics[name] for name in NAMES}}
+
+
+def file_length(value: Any) -> float:
+    """Bytes of an input's file, the nearest to its length that is known without decoding; 0 where there is none."""
+    if isinstance(value, dict):
+        return max(map(file_length, value.values()), default=0.0)
+    if not isinstance(value, str | os.PathLike):
+        return 0.0
+    try:
+        return float(os.path.getsize(value))
+    except (OSError, ValueError):  # the latter for a zero byte in the name
+        return 0.0
+
+
+def predictors() -> dict[str, type[Predictor]]:
+    """The predictor of each system that has one, by its pipeline's name."""
+    found = {}
+    for system in pkgutil.iter_modules(models.__path__):
+        name = f"{models.__name__}.{system.name}.train.predictor"
+        if importlib.util.find_spec(name) is None:
+            continue
+        module = importlib.import_module(name)
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, Predictor) and member.__module__ == module.__name__:
+                found[member.pipeline_task] = member
+    return found
