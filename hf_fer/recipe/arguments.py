@@ -301,12 +301,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def _field_types(dataclass_types: Iterable[type]) -> dict[str, Any]:
-    return {
-        item.name: typing.get_type_hints(dataclass_type)[item.name]
-        for dataclass_type in dataclass_types
-        for item in dataclasses.fields(dataclass_type)
-        if item.init
-    }
+    types_by_name = {}
+    for dataclass_type in dataclass_types:
+        hints = typing.get_type_hints(dataclass_type)
+        types_by_name |= {item.name: hints[item.name] for item in dataclasses.fields(dataclass_type) if item.init}
+    return types_by_name
 
 
 def _accepts_float(hint: Any) -> bool:
