@@ -15,6 +15,7 @@ import torch
 import torchaudio
 from torch import Tensor
 from torchvision.transforms import v2
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 
 @contextmanager
@@ -73,6 +74,8 @@ class Augmentation(Strengths):
         pitch_semitones: Largest change of pitch, tempo kept.
         resample: Largest change of speed, tempo and pitch together.
         audio_probability: How often each of gain, shift, stretch, pitch and resample is applied.
+        vocal_tract: Largest change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013): formants move,
+            pitch and tempo stay.
         frequency_masks, frequency_mask_bins: SpecAugment (arXiv 1904.08779): number and largest height in mel bins.
         time_masks, time_mask_fraction: Number and largest width as a part of the clip.
         flip_probability: How often a clip is mirrored left to right.
@@ -90,6 +93,7 @@ class Augmentation(Strengths):
     pitch_semitones: float = 0.0
     resample: float = 0.0
     audio_probability: float = 0.5
+    vocal_tract: float = 0.0
     frequency_masks: int = 2
     frequency_mask_bins: int = 12
     time_masks: int = 2
@@ -102,11 +106,19 @@ class Augmentation(Strengths):
 
 
 class AudioAugmenter:
-    """Applies the audio part of an `Augmentation`; call it inside `seeded`."""
+    """
+    Applies the audio part of an `Augmentation`; call it inside `seeded`.
 
-    def __init__(self, augmentation: Augmentation, sampling_rate: int):
+    Args:
+        augmentation: Strengths.
+        sampling_rate: In Hz.
+        mel_hertz: Frequency of each mel bin, for `vocal_tract`; Slaney's from 0 Hz to half the rate if `None`.
+    """
+
+    def __init__(self, augmentation: Augmentation, sampling_rate: int, mel_hertz: np.ndarray | None = None):
         self.augmentation = augmentation
         self.sampling_rate = sampling_rate
+        self.mel_hertz = mel_hertz
 
     @cached_property
     def _waveform(self) -> audiomentations.Compose:
@@ -135,15 +147,40 @@ class AudioAugmenter:
         return self._waveform(samples=np.ascontiguousarray(samples), sample_rate=self.sampling_rate)
 
     def features(self, log_mel: Tensor) -> Tensor:
-        """SpecAugment on log-mel features `(mel_frames, mel_bins)`; masked places take the clip's mean."""
-        a, fill = self.augmentation, float(log_mel.mean())
-        spectrogram = log_mel.T[None]
+        """Log-mel features `(mel_frames, mel_bins)`: another vocal tract, then masks that take the clip's mean."""
+        a = self.augmentation
+        if a.vocal_tract:
+            hertz = self.mel_hertz
+            hertz = slaney_hertz(log_mel.shape[1], self.sampling_rate) if hertz is None else hertz
+            log_mel = warped(log_mel, 1 + random.uniform(-a.vocal_tract, a.vocal_tract), hertz)
+        fill, spectrogram = float(log_mel.mean()), log_mel.T[None]
         for _ in range(a.frequency_masks):
             spectrogram = torchaudio.transforms.FrequencyMasking(a.frequency_mask_bins)(spectrogram, fill)
         for _ in range(a.time_masks):
             width = int(a.time_mask_fraction * len(log_mel))
             spectrogram = torchaudio.transforms.TimeMasking(width)(spectrogram, fill)
         return spectrogram[0].T
+
+
+def slaney_hertz(bins: int, sampling_rate: int) -> np.ndarray:
+    """Frequency of each of Slaney's mel bins from 0 Hz to half the rate."""
+    return mel_to_hertz(np.linspace(0.0, hertz_to_mel(sampling_rate / 2, "slaney"), bins + 2)[1:-1], "slaney")
+
+
+def warped(log_mel: Tensor, factor: float, hertz: np.ndarray) -> Tensor:
+    """
+    Log-mel features with every frequency multiplied by `factor`, as a shorter vocal tract does.
+
+    Args:
+        log_mel: `(mel_frames, mel_bins)`.
+        factor: Above 1 for a shorter tract; what would come from beyond the last bin repeats it.
+        hertz: Frequency of each bin, `(mel_bins,)`.
+    """
+    bins = log_mel.shape[1]
+    places = np.interp(hertz / factor, hertz, np.arange(bins))
+    low = torch.from_numpy(places.astype(np.int64)).clamp(max=max(bins - 2, 0))
+    share = torch.from_numpy(places).to(log_mel.dtype) - low
+    return torch.lerp(log_mel[:, low], log_mel[:, (low + 1).clamp(max=bins - 1)], share)
 
 
 class VideoAugmenter:

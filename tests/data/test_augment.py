@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from transformers import ParakeetFeatureExtractor
 
-from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
+from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded, slaney_hertz, warped
 
 NOTHING = {
     "gain_db": 0,
@@ -85,6 +86,31 @@ def test_spec_augment_fills_with_the_mean():
     bins = (masked != features).any(dim=0)
     assert 0 < bins.sum() < 20
     torch.testing.assert_close(masked[:, bins], torch.full_like(masked[:, bins], features.mean().item()))
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
+def test_another_vocal_tract_moves_formants(factor):
+    extractor = ParakeetFeatureExtractor(sampling_rate=16000)
+    seconds = torch.arange(16000) / 16000
+
+    def tone(hertz):
+        return extractor._torch_extract_fbank_features(torch.sin(2 * torch.pi * hertz * seconds)[None])[0][20:80]
+
+    moved = warped(tone(1500.0), factor, slaney_hertz(80, 16000)).mean(dim=0)
+    assert abs(int(moved.argmax()) - int(tone(1500.0 * factor).mean(dim=0).argmax())) <= 1
+
+
+def test_the_vocal_tract_is_another_each_time_and_the_same_for_the_same_seed():
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "vocal_tract": 0.2}), 16000)
+    features = torch.randn(30, 80)
+
+    def drawn(seed):
+        with seeded(seed):
+            return augmenter.features(features)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    assert drawn(1).shape == features.shape
 
 
 def test_every_frame_of_a_clip_is_changed_alike():

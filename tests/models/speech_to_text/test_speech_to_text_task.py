@@ -6,15 +6,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCTC, ParakeetForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
+from transformers import (
+    AutoModelForCTC,
+    LasrFeatureExtractor,
+    ParakeetForCTC,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    pipeline,
+)
 from transformers import Wav2Vec2FeatureExtractor as FeatureExtractor
 
+from hf_fer.data.augment import slaney_hertz
 from hf_fer.data.loading import DataError
 from hf_fer.experiment.one_run import dry_run, run
 from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
 from hf_fer.models.speech_to_text.sound_speech_to_text import load_audio
 from hf_fer.models.speech_to_text.train.demo import make_demo
-from hf_fer.models.speech_to_text.train.model import PADDED, best_frames, new_model, prepare, preset_config
+from hf_fer.models.speech_to_text.train.model import (
+    PADDED,
+    best_frames,
+    mel_hertz,
+    new_extractor,
+    new_model,
+    prepare,
+    preset_config,
+)
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
 
 TINY = {
@@ -242,6 +259,51 @@ def test_the_first_frame_of_padding_learns_to_be_blank():
         optimizer.step()
     with torch.no_grad():
         assert model(**batch).logits[0, 25].argmax() == 0
+
+
+class TestFeatures:
+    @pytest.mark.parametrize(("features", "rate"), [("parakeet", 8000), ("parakeet", 22050), ("lasr", 16000)])
+    def test_they_are_10_ms_apart_at_any_rate(self, features, rate):
+        samples = np.random.default_rng(0).normal(size=rate).astype(np.float32)
+        made = new_extractor(rate, features)(samples, sampling_rate=rate, return_attention_mask=True)
+        assert 98 <= np.asarray(made["attention_mask"]).sum() <= 100
+
+    def test_frequencies_of_mel_bins(self):
+        np.testing.assert_allclose(mel_hertz(new_extractor(16000, "parakeet")), slaney_hertz(80, 16000), atol=35)
+        hertz = mel_hertz(new_extractor(16000, "lasr"))
+        assert 125 < hertz[0] < 200
+        assert 7000 < hertz[-1] < 7500
+        assert (np.diff(hertz) > 0).all()
+
+    def test_a_new_model_takes_the_mean_off_what_lasr_gives(self):
+        config = preset_config("weak", 12, 0, 160, {"encoder_config": TINY})
+        layers = []
+        for features in ("parakeet", "lasr"):
+            torch.manual_seed(0)
+            model = new_model(config, features)
+            layers.append(next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d)))
+        x = torch.randn(1, 1, 20, 80) * 4 - 5
+        inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+        torch.testing.assert_close(layers[1](x)[inner], layers[0]((x + 5) / 4)[inner], rtol=1e-3, atol=1e-4)
+
+    def test_lasr_features_come_back_with_the_model(self, manifest, tmp_path):
+        task = task_of(manifest, tmp_path / "out", features="lasr")
+        data = task.load_data()
+        processor = task.build_processor(data)
+        torch.manual_seed(0)
+        task.build_model(data, processor).save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        samples = load_audio(data.splits["validation"][0]["audio"], 16000)
+        ours = pipeline("timed-speech-recognition", model=str(tmp_path / "model"))
+        assert type(ours.feature_extractor) is LasrFeatureExtractor
+        text = ours(samples)["text"]
+        assert text
+        stock = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
+        assert " ".join(stock(samples)["text"].split()) == text
+
+    def test_a_rate_that_lasr_cannot_have_is_refused(self, manifest, tmp_path):
+        with pytest.raises(RecipeError, match="sampling_rate of 15000"):
+            task_of(manifest, tmp_path, features="lasr", sampling_rate=8000).load_data()
 
 
 def test_an_unknown_field_of_the_encoder_is_refused():

@@ -9,7 +9,7 @@ from hf_fer.data.augment import Augmentation
 from hf_fer.data.tables import TableFormat, is_table
 from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
 
-from .model import PRESETS
+from .model import FEATURES, PRESETS
 from .vocabulary import UNITS
 
 STRENGTHS = {"stretch": 0.0, "resample": 0.1, "shift_fraction": 0.0}
@@ -24,6 +24,13 @@ class SpeechToTextModelArguments(ModelArguments):
     units: Literal[UNITS] = field(
         default="nfc",
         metadata={"help": "What is written: nfc characters, nfd letters and marks apart, or bpe pieces."},
+    )
+    features: Literal[FEATURES] = field(
+        default="parakeet",
+        metadata={
+            "help": "Log-mel features of a model from scratch: parakeet, each band at mean 0 and deviation 1 over the "
+            "recording; lasr, as they are, for recordings of a word or two, whose mean is much of what was said."
+        },
     )
     vocab_size: int = field(default=500, metadata={"help": "Pieces of bpe at most."})
 

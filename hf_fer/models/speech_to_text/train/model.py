@@ -3,12 +3,15 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import (
+    LasrFeatureExtractor,
     ParakeetCTCConfig,
     ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
     ParakeetForCTC,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,9 +29,15 @@ PRESETS = {
         "subsampling_conv_channels": 256,
     },
 }
+FEATURES = ("parakeet", "lasr")
+LASR_HERTZ = 7500
+"""Highest frequency of LASR's mel filters, whatever the rate."""
+LASR_MEAN, LASR_DEVIATION = -5.0, 4.0
+"""Of LASR's log-mel features of speech, about; the first layer of a new model takes them off."""
 SUBSAMPLING = 4
 PADDED = -1e4
 EDGE_WEIGHT = 0.1
+MEL_BINS = 80
 
 
 def preset_config(
@@ -75,16 +84,57 @@ def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
     return int(config.inputs_to_logits_ratio)
 
 
-def new_model(config: ParakeetCTCConfig) -> ParakeetForCTC:
+def new_extractor(sampling_rate: int, features: str) -> ParakeetFeatureExtractor | LasrFeatureExtractor:
+    """
+    Log-mel features with windows of 25 ms, one every 10 ms.
+
+    Args:
+        sampling_rate: In Hz.
+        features: One of `FEATURES`.
+
+    Raises:
+        ValueError: the rate is too low for LASR's mel filters.
+    """
+    width = sampling_rate // 40
+    windows = {
+        "hop_length": sampling_rate // 100,
+        "win_length": width,
+        "n_fft": max(512, 1 << (width - 1).bit_length()),
+    }
+    if features == "parakeet":
+        return ParakeetFeatureExtractor(sampling_rate=sampling_rate, **windows)
+    if sampling_rate < 2 * LASR_HERTZ:
+        raise ValueError(f"lasr needs a sampling_rate of {2 * LASR_HERTZ} Hz or more, got {sampling_rate}")
+    return LasrFeatureExtractor(feature_size=MEL_BINS, sampling_rate=sampling_rate, **windows)
+
+
+def mel_hertz(extractor: ParakeetFeatureExtractor | LasrFeatureExtractor) -> np.ndarray:
+    """Frequency of each mel bin: the mean of what its filter lets through."""
+    filters = np.asarray(extractor.mel_filters, dtype=np.float64)
+    filters = filters if len(filters) == extractor.feature_size else filters.T
+    hertz = np.linspace(0, extractor.sampling_rate / 2, filters.shape[1])
+    return filters @ hertz / filters.sum(axis=1)
+
+
+def new_model(config: ParakeetCTCConfig, features: str = "parakeet") -> ParakeetForCTC:
     """
     A stock model with torch's own initialisation of linear and convolution layers.
 
     Parakeet's, normal with a deviation of 0.02, leaves small encoders where no signal comes through their layers.
+
+    Args:
+        config: Of the model.
+        features: What it is to be given, one of `FEATURES`.
     """
     model = ParakeetForCTC(config)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    if features == "lasr":
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        with torch.no_grad():
+            first.weight /= LASR_DEVIATION
+            first.bias -= LASR_MEAN * first.weight.sum(dim=(1, 2, 3))
     return model
 
 

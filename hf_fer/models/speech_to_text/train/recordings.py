@@ -30,6 +30,7 @@ from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio
+from .model import mel_hertz
 from .vocabulary import encode
 
 SOUND_COLUMNS = ("file_path", *AUDIO_COLUMNS, *FILE_COLUMNS, "audio_filepath", "video")
@@ -177,7 +178,10 @@ class RecordingTransform:
         self.input_name = self.extractor.model_input_names[0]
         self.skipped_file, self.limits = skipped_file, MediaLimits(max_seconds)
         self.seed, self.clock = seed, clock
-        self.augmenter = augmentation and AudioAugmenter(augmentation, self.extractor.sampling_rate)
+        self.augmenter = None
+        if augmentation:
+            hertz = mel_hertz(self.extractor) if hasattr(self.extractor, "mel_filters") else None
+            self.augmenter = AudioAugmenter(augmentation, self.extractor.sampling_rate, hertz)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

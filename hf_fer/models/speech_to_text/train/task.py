@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCTC,
     AutoTokenizer,
     EvalPrediction,
+    LasrFeatureExtractor,
     ParakeetFeatureExtractor,
     ParakeetProcessor,
     PreTrainedConfig,
@@ -48,7 +49,7 @@ from ..alignment_speech_to_text import text_of
 from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
 from .blanks import BlankWatch, advice, is_stuck
 from .demo import DEMO_NOTICE, make_demo
-from .model import best_frames, new_model, prepare, preset_config, samples_per_frame
+from .model import best_frames, new_extractor, new_model, prepare, preset_config, samples_per_frame
 from .recordings import RecordingCollator, Recordings, RecordingTransform, measure, read_recordings, written
 from .report import Recognised, write_tables
 from .vocabulary import build_tokenizer, encode, frames_needed, outside_vocabulary
@@ -197,15 +198,20 @@ class SpeechToTextTask(Task):
             RecipeError: the checkpoint's cannot be loaded.
         """
         args = self.model_args
-        extractor, tokenizer = ParakeetFeatureExtractor(sampling_rate=self.data_args.sampling_rate), None
+        tokenizer = None
         if args.model_name_or_path:
             extractor = read(AutoFeatureExtractor.from_pretrained, args.model_name_or_path)
             tokenizer = self.known_tokenizer(transcripts)
+        else:
+            try:
+                extractor = new_extractor(self.data_args.sampling_rate, args.features)
+            except ValueError as error:
+                raise RecipeError(f"features: {error}.") from error
         if tokenizer is None:
             if not transcripts:
                 raise DataError("There is no training split to build a vocabulary from; give --model_name_or_path.")
             tokenizer = build_tokenizer(transcripts, args.units, args.vocab_size)
-        if isinstance(extractor, ParakeetFeatureExtractor):
+        if isinstance(extractor, LasrFeatureExtractor | ParakeetFeatureExtractor):
             return ParakeetProcessor(extractor, tokenizer, decoder_type="ctc")
         return Wav2Vec2Processor(extractor, tokenizer)
 
@@ -242,7 +248,7 @@ class SpeechToTextTask(Task):
                 raise RecipeError(f"config_overrides: {error}") from error
             if args.attn_implementation:
                 config._attn_implementation = args.attn_implementation
-            model = new_model(config)
+            model = new_model(config, args.features)
         modules = dict(model.named_modules())
         for part in args.freeze or []:
             check_choice("freeze part", part, [name for name in modules if name])
