@@ -1,6 +1,6 @@
 """The kill drill on every backbone of csr, each with a small model on the demo's images:
 
-python tests/drills/csr_drill.py [--kills 3] [--seed 0] [--json OUT]
+python tests/drills/csr_drill.py [--backbones medmae vit resnet50 convnext] [--kills 3] [--seed 0] [--json OUT]
 """
 
 import argparse
@@ -44,12 +44,13 @@ def recipe_of(backbone: str) -> dict:
 def main() -> None:
     """Command line; exit status 1 where a bit differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = {}
-    for backbone in BACKBONES:
+    for backbone in args.backbones:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "recipe.json")
             path.write_text(json.dumps(recipe_of(backbone)))
