@@ -114,6 +114,14 @@ def test_the_pipeline_agrees_with_the_report(trained, metrics):
     accuracy = np.mean([answer[0]["label"] == label for answer, label in zip(answers, truth, strict=True)])
     assert accuracy == pytest.approx(metrics["test"]["accuracy"])
 
+    # The card's tag invites the stock pipeline: the same languages, and the same scores where nothing is calibrated.
+    texts = list(data.splits["test"]["text"])
+    stock = pipeline("text-classification", model=str(trained))(texts, truncation=True)
+    assert [answer["label"] for answer in stock] == [answer[0]["label"] for answer in answers]
+    identify.model.config.language_id["temperature"] = 1.0
+    ours = [answer[0]["score"] for answer in identify(texts)]
+    np.testing.assert_allclose([answer["score"] for answer in stock], ours, atol=1e-4)
+
 
 def test_a_checkpoint_is_evaluated_with_its_own_labels_and_settings(trained, tmp_path):
     rows = demo_texts(20).query("label in ['vi', 'en']").assign(split="test")

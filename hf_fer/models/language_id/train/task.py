@@ -437,6 +437,6 @@ class LanguageIdTask(ClassificationTask):
             f'identify = pipeline("text-language-identification", model="{repo_id}")\n'
             'identify("Hôm nay trời đẹp quá", top_k=3)\n'
             'identify("Hello there. Hôm nay trời đẹp quá.", spans=True)\n\n'
-            "# or, without hf_fer, the plain classifier\n"
+            "# or, without hf_fer, the plain classifier: the same languages, with scores that are not calibrated\n"
             f'pipeline("text-classification", model="{repo_id}")("Hôm nay trời đẹp quá")'
         )
