@@ -414,15 +414,15 @@ def read_skipped(path: Path) -> list[dict[str, str]]:
     return list(entries.values())
 
 
-def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float) -> None:
+def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float, known: int = 0) -> None:
     """
-    Stop a run that would leave too much out.
+    Stop a run that would leave too much out, and warn of what is left out where it is more than `known`.
 
     Raises:
         DataError: more than `max_fraction` of `total` examples were skipped; it names the first five.
     """
     if len(skipped) <= max_fraction * total:
-        if skipped:
+        if len(skipped) > known:
             logger.warning("%d of %d examples are left out; see report/skipped.jsonl.", len(skipped), total)
         return
     first = "".join(f"\n  {entry['path']}: {entry['reason']}" for entry in skipped[:5])

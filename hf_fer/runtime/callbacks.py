@@ -161,12 +161,20 @@ class SkipLimitCallback(TrainerCallback):
         self.skipped_file = skipped_file
         self.total = total
         self.max_fraction = max_fraction
+        self.known = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.known = len(read_skipped(self.skipped_file))  # which preparation has warned of
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         args.distributed_state.wait_for_everyone()  # so that all processes read, and decide, the same
-        enforce_skip_limit(read_skipped(self.skipped_file), self.total, self.max_fraction)
+        skipped = read_skipped(self.skipped_file)
+        enforce_skip_limit(skipped, self.total, self.max_fraction, self.known)
+        self.known = len(skipped)
 
 
 class ChangedFilesCallback(TrainerCallback):

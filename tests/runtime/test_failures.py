@@ -9,10 +9,10 @@ import torch.distributed as dist
 from datasets import Dataset, DatasetDict
 from transformers import TrainerControl, TrainerState
 
-from hf_fer.data.loading import LoadedData
+from hf_fer.data.loading import LoadedData, append_skipped
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments
 from hf_fer.run import one_message
-from hf_fer.runtime.callbacks import ChangedFilesCallback
+from hf_fer.runtime.callbacks import ChangedFilesCallback, SkipLimitCallback
 from hf_fer.runtime.checkpoints import write_manifest
 from hf_fer.runtime.failures import RunError, explained
 from hf_fer.runtime.preparation import resumption
@@ -108,3 +108,16 @@ def test_a_file_replaced_between_epochs_is_in_the_notes(args, tmp_path, caplog):
     files[1].unlink()
     assert epoch_ends() == ["2 of 2 files were replaced"]
     assert str(tmp_path) not in data.notes[0]
+
+
+def test_clips_left_out_are_said_once_and_again_where_there_are_more(args, tmp_path, caplog):
+    skipped, state, control = tmp_path / "skipped.jsonl", TrainerState(), TrainerControl()
+    append_skipped(skipped, [{"path": "a.mp4", "reason": "empty"}])
+    callback = SkipLimitCallback(skipped, total=100, max_fraction=0.5)
+    callback.on_train_begin(args, state, control)
+    callback.on_epoch_end(args, state, control)
+    assert not caplog.messages
+    append_skipped(skipped, [{"path": "b.mp4", "reason": "gone"}])
+    for _ in range(2):
+        callback.on_epoch_end(args, state, control)
+    assert caplog.messages == ["2 of 100 examples are left out; see report/skipped.jsonl."]
