@@ -71,6 +71,21 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, charac
     return Errors(pd.DataFrame(rows, columns=["units", "substitutions", "deletions", "insertions"]), pairs)
 
 
+def right_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
+    """For each word of each hypothesis, whether it is the word of the reference that it is aligned with."""
+    if not references:
+        return []
+    found = jiwer.process_words(list(references), list(hypotheses))
+    marks = []
+    for hypothesis, chunks in zip(found.hypotheses, found.alignments, strict=True):
+        right = [False] * len(hypothesis)
+        for chunk in chunks:
+            if chunk.type == "equal":
+                right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+        marks.append(right)
+    return marks
+
+
 def error_interval(errors: Errors, groups: pd.Series | None, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """
     95% interval of an error rate by the Bayesian bootstrap over groups, see `metrics.intervals`.

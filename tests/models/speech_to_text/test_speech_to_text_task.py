@@ -1,6 +1,7 @@
 """Whole runs of speech_to_text, small: training, report, pipelines, evaluation and a new start."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,9 @@ TINY = {
 }
 
 
+DECODERS = {"beam_width": 8, "lm": "train", "lm_order": 2} if find_spec("kenlm") and find_spec("flashlight") else {}
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return make_demo(tmp_path_factory.mktemp("recordings"))
@@ -73,7 +77,12 @@ def task_of(manifest, output_dir, **fields):
 @pytest.fixture(scope="module")
 def trained(manifest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "out"
-    run(task_of(manifest, folder, units="nfd", num_train_epochs=2, metric_for_best_model="cer"))
+    rows = pd.read_csv(manifest)
+    rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+    rows["accent"] = np.where(rows.index % 2, "north", None)
+    rows.to_csv(folder.parent / "accents.csv", index=False)
+    fields = {"units": "nfd", "num_train_epochs": 2, "metric_for_best_model": "cer", **DECODERS}
+    run(task_of(folder.parent / "accents.csv", folder, **fields))
     return folder
 
 
@@ -151,10 +160,48 @@ class TestRun:
         assert (trained / "report" / "tones.png").is_file()
         assert "| split | examples |" in (trained / "report" / "report.md").read_text()
 
+    def test_how_sure_words_are_and_the_worst_utterances_are_in_the_report(self, trained):
+        report = trained / "report"
+        metrics = json.loads((report / "metrics.json").read_text())["test"]
+        assert metrics["inference_real_time_factor"] > 0
+        found = pd.read_csv(report / "word_confidence.csv")
+        if metrics["word_confidence"]:
+            right, words = (found["share_right"] * found["words"]).sum(), found["words"].sum()
+            assert right / words == pytest.approx(metrics["word_confidence"]["share_right"], abs=1e-3)
+            assert words + metrics["deletions"] - metrics["insertions"] == metrics["words"]
+        assert pd.read_csv(report / "errors_by_confidence.csv")["utterances"].sum() == 8
+        assert list(pd.read_csv(report / "errors_by_accent.csv", keep_default_na=False)["accent"]) == ["", "north"]
+        aligned = (report / "alignments.txt").read_text()
+        assert aligned.count("REF: ") == 16
+        assert aligned.count("HYP: ") == 16
+
+    @pytest.mark.skipif(not DECODERS, reason="needs flashlight-text and kenlm")
+    def test_decoders_are_compared_in_one_table(self, trained):
+        metrics = json.loads((trained / "report" / "metrics.json").read_text())["test"]
+        table = pd.read_csv(trained / "report" / "decoders.csv").set_index("decoder")
+        assert list(table.index) == ["greedy", "beam", "beam_lm"]
+        assert table["wer"]["greedy"] == pytest.approx(metrics["wer"], abs=1e-4)
+        assert table["wer"]["beam_lm"] == pytest.approx(metrics["beam_lm"]["wer"], abs=1e-4)
+        assert {"cer", "tone_error_rate", "substitutions"} <= set(table)
+        assert (trained / "report" / "train.arpa").is_file()
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"beam_width": -1}, "0 or more"),
+            ({"lm": "train"}, "needs a beam search"),
+            ({"lm": "absent.arpa", "beam_width": 4}, "absent.arpa is no file"),
+        ],
+    )
+    def test_decoders_that_cannot_be_are_refused_at_once(self, manifest, tmp_path, fields, said):
+        with pytest.raises(RecipeError, match=said):
+            task_of(manifest, tmp_path, **fields)
+
     def test_what_names_words_and_speakers_is_not_shared(self, manifest, tmp_path):
         patterns = task_of(manifest, tmp_path).shared_patterns()
-        for name in ("utterances", "worst_utterances", "word_confusions", "errors_by_speaker"):
-            assert f"report/{name}.csv" not in patterns
+        named = ("utterances.csv", "worst_utterances.csv", "word_confusions.csv", "errors_by_speaker.csv")
+        for name in (*named, "alignments.txt", "train.arpa"):
+            assert f"report/{name}" not in patterns
         assert "*_speech_to_text.py" in patterns
 
     def test_the_model_is_a_stock_one(self, trained):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +10,11 @@ from hf_fer.data.augment import Augmentation
 from hf_fer.data.tables import TableFormat, is_table
 from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
 
+from ..recognition_speech_to_text import Search
 from .model import FEATURES, PRESETS
 from .vocabulary import UNITS
 
+TRAINING_TRANSCRIPTS = "train"
 STRENGTHS = {"stretch": 0.0, "resample": 0.1, "shift_fraction": 0.0}
 """Where the augmentation differs from the shared one: speed is changed by resampling, and no word is pushed out."""
 
@@ -64,12 +67,65 @@ class SpeechToTextDataArguments(DataArguments):
         default=1000, metadata={"help": "Steps after which a model that writes almost only blanks is called stuck."}
     )
 
+    beam_width: int = field(
+        default=0, metadata={"help": "Hypotheses of a beam search that the report scores, too; 0 for greedy alone."}
+    )
+    lm: str | None = field(
+        default=None,
+        metadata={
+            "help": "A KenLM file; the report scores beam search with it, too. 'train' for an n-gram model of the "
+            "training transcripts."
+        },
+    )
+    lm_order: int = field(default=3, metadata={"help": "Words of the longest n-gram of lm 'train'."})
+    lm_weight: float = field(default=0.5, metadata={"help": "Weight of the language model's log-probability."})
+    word_score: float = field(default=0.0, metadata={"help": "Added for each word of a search with a language model."})
+
     def __post_init__(self):
         super().__post_init__()
+        self.check_decoders()
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = {**STRENGTHS, **overrides}
+
+    def check_decoders(self) -> None:
+        """
+        Raises:
+            RecipeError: impossible values, a language model that is not there, or libraries that are not installed.
+        """
+        if self.beam_width < 0:
+            raise RecipeError(f"beam_width must be 0 or more, got {self.beam_width}.")
+        if self.lm_order < 2:
+            raise RecipeError(f"lm_order must be 2 or more, as KenLM has it, got {self.lm_order}.")
+        if self.lm and not self.beam_width:
+            raise RecipeError("lm needs a beam search: give --beam_width, such as 64.")
+        if self.lm not in (None, TRAINING_TRANSCRIPTS) and not Path(self.lm).is_file():
+            raise RecipeError(f"lm: {self.lm} is no file, and not {TRAINING_TRANSCRIPTS!r}.")
+        needed = ["flashlight"] * bool(self.beam_width) + ["kenlm"] * bool(self.lm)
+        if missing := [name for name in needed if find_spec(name) is None]:
+            raise RecipeError(f"beam_width needs {' and '.join(missing)}: pip install 'hf_fer[lm]'.")
+
+    def searches(self, train_model: Path) -> dict[str, Search]:
+        """
+        The decoders that the report compares, by name.
+
+        Args:
+            train_model: Where the language model of the training transcripts is.
+        """
+        found = {"greedy": Search()}
+        if self.beam_width:
+            found["beam"] = Search(decoder="beam", beam_width=self.beam_width)
+        if self.lm:
+            model = train_model if self.lm == TRAINING_TRANSCRIPTS else Path(self.lm)
+            found["beam_lm"] = Search(
+                decoder="beam",
+                beam_width=self.beam_width,
+                lm=str(model),
+                lm_weight=self.lm_weight,
+                word_score=self.word_score,
+            )
+        return found
 
     @property
     def form(self) -> TableFormat:

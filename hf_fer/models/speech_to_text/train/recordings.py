@@ -35,6 +35,7 @@ from .vocabulary import encode
 
 SOUND_COLUMNS = ("file_path", *AUDIO_COLUMNS, *FILE_COLUMNS, "audio_filepath", "video")
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", "normalized_text", "raw_transcription")
+ACCENT_COLUMNS = ("accent", "accents", "dialect", "region")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
 MIN_SECONDS = 0.05
 
@@ -70,7 +71,8 @@ def read_recordings(
         file_column, transcript_column, speaker_column: Names of columns; the usual ones if `None`.
 
     Returns:
-        `audio`, `transcript` as written, and `group` and `split` where the manifest has speakers and splits.
+        `audio`, `transcript` as written, and `group`, `accent` and `split` where the manifest has speakers, accents
+        and splits.
 
     Raises:
         DataError: a column is missing, a row names no file, or speakers or splits are not whole.
@@ -99,6 +101,9 @@ def read_recordings(
     if speaker:
         groups = group_column(table[column(speaker_column, SPEAKER_COLUMNS, "speaker")], source)
         rows = rows if groups is None else rows.assign(group=groups)
+    accent = find_column(table, ACCENT_COLUMNS)
+    if accent:
+        rows = rows.assign(accent=table[accent].fillna("").astype(str).to_numpy())
     split = find_column(table, ("split",))
     return rows.assign(split=normalize_splits(table[split], source)) if split else rows
 

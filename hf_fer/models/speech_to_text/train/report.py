@@ -1,20 +1,25 @@
 """What the report of a recogniser says: errors of words, letters and tones, by length and by speaker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import pandas as pd
 
+from hf_fer.metrics.calibration import risk_coverage
 from hf_fer.metrics.transcription import NOTHING, Errors, count_errors, error_interval
+from hf_fer.reporting.confidence import plot_risk_coverage
 from hf_fer.reporting.report import plot_confusion_matrix
 
+from .listening import Heard, WordConfidence, buckets
 from .tones import LEVEL, TONES, base_letters, is_vietnamese, tones
 
 SECONDS = (1, 2, 5, 10, 20)
 WORST = 10
 MOST_CONFUSED = 100
+SHOWN = 10
 
 
 @dataclass
@@ -23,15 +28,17 @@ class Recognised:
     A split after evaluation.
 
     Args:
-        rows: `transcript`, `recognised`, `audio`, `seconds` and, where the data has speakers, `group`.
+        rows: `transcript`, `recognised`, `audio`, `seconds` and, where the data has them, `group` and `accent`.
         words, letters: Errors of each row.
         tones: Errors of the words' tones; `None` where the transcripts are not Vietnamese.
+        heard: What each decoder made of the recordings, one by one.
     """
 
     rows: pd.DataFrame
     words: Errors
     letters: Errors
     tones: Errors | None
+    heard: dict[str, Heard] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Recognised":
@@ -68,9 +75,43 @@ class Recognised:
         return grouped.assign(wer=grouped["edits"] / grouped["words"]).reset_index()
 
     def table(self) -> pd.DataFrame:
-        """Each utterance with its edits and WER."""
+        """Each utterance with its edits, WER and, where it was heard by itself, confidence."""
         errors = self.words.table
-        return self.rows.assign(edits=self.words.edits.to_numpy(), wer=(self.words.edits / errors["units"]).to_numpy())
+        rows = self.rows.assign(edits=self.words.edits.to_numpy(), wer=(self.words.edits / errors["units"]).to_numpy())
+        return rows.assign(confidence=self.heard["greedy"].utterances) if self.heard else rows
+
+    def by_decoder(self) -> dict[str, dict[str, Any]]:
+        """Decoder -> `metrics` of its texts, and the real-time factor of hearing one recording after another."""
+        seconds = float(self.rows["seconds"].sum())
+        return {
+            name: {
+                **Recognised.of(self.rows.assign(recognised=heard.texts)).metrics(),
+                "real_time_factor": heard.seconds / seconds,
+            }
+            for name, heard in self.heard.items()
+        }
+
+    def word_confidence(self) -> WordConfidence:
+        """Of greedy decoding."""
+        return WordConfidence.of(list(self.rows["transcript"]), self.heard["greedy"])
+
+    def alignments(self) -> str:
+        """The ten worst and the ten median utterances, each with its words one above the other."""
+        order = self.table().sort_values(["wer", "edits"], ascending=False, kind="stable").index
+        middle = max((len(order) - SHOWN) // 2, 0)
+        parts = {f"The {SHOWN} worst": order[:SHOWN], f"The {SHOWN} median": order[middle : middle + SHOWN]}
+        return "\n".join(f"{title}\n{'=' * len(title)}\n\n{self.aligned(places)}" for title, places in parts.items())
+
+    def aligned(self, places: pd.Index) -> str:
+        """Utterances by index, each with its file and what was said above what was recognised."""
+        blocks = []
+        for row in self.table().loc[places].itertuples():
+            lines = jiwer.visualize_alignment(
+                jiwer.process_words([row.transcript], [row.recognised]), show_measures=False, skip_correct=False
+            )
+            shown = [line for line in lines.splitlines() if line.startswith(("REF", "HYP", "   "))]
+            blocks.append("\n".join([f"{row.audio}  WER {row.wer:.3f}", *shown, ""]))
+        return "\n".join(blocks)
 
 
 def length_buckets(seconds: pd.Series) -> pd.Series:
@@ -87,6 +128,23 @@ def tone_matrix(errors: Errors) -> tuple[np.ndarray, list[str]]:
         if NOTHING not in (said, heard):
             matrix[names.index(said), names.index(heard)] += count
     return matrix, names
+
+
+def tables_of_hearing(last: Recognised, split: str) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Tables of what hearing recordings one by one adds: file name -> table and caption."""
+    decoders = pd.DataFrame(last.by_decoder()).T.rename_axis("decoder").reset_index()
+    utterances = buckets(last.heard["greedy"].utterances)
+    return {
+        "decoders.csv": (decoders, f"Scores of each decoder on {split}, of the same frames."),
+        "word_confidence.csv": (
+            last.word_confidence().table(),
+            f"How many of the words of {split} are right, by their confidence.",
+        ),
+        "errors_by_confidence.csv": (
+            last.by(utterances, "confidence"),
+            f"WER on {split} by the confidence of the utterance.",
+        ),
+    }
 
 
 def write_tables(folder: Path, recognised: dict[str, Recognised]) -> dict[str, str]:
@@ -117,9 +175,22 @@ def write_tables(folder: Path, recognised: dict[str, Recognised]) -> dict[str, s
     }
     if "group" in last.rows:
         tables["errors_by_speaker.csv"] = (last.by(last.rows["group"], "speaker"), f"WER on {split} by speaker.")
+    if "accent" in last.rows:
+        tables["errors_by_accent.csv"] = (last.by(last.rows["accent"], "accent"), f"WER on {split} by accent.")
+    if last.heard:
+        tables |= tables_of_hearing(last, split)
     for name, (table, _) in tables.items():
         table.to_csv(folder / name, index=False, float_format="%.4f")
     captions = {name: caption for name, (_, caption) in tables.items()}
+    (folder / "alignments.txt").write_text(last.alignments(), encoding="utf-8")
+    captions["alignments.txt"] = f"The {SHOWN} worst and the {SHOWN} median utterances of {split}, aligned."
+    curves = {name: part.word_confidence() for name, part in recognised.items() if part.heard}
+    if all(len(curve.confidence) for curve in curves.values()) and curves:
+        plot_risk_coverage(
+            folder / "word_risk_coverage.png",
+            {name: risk_coverage(curve.confidence, curve.right) for name, curve in curves.items()},
+        )
+        captions["word_risk_coverage.png"] = "Error rate of the words when only the most confident are kept."
     if last.tones is not None:
         matrix, names = tone_matrix(last.tones)
         plot_confusion_matrix(folder / "tones.png", matrix, names, percent=True, split=split)

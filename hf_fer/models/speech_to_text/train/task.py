@@ -46,10 +46,13 @@ from hf_fer.task.steps import leave_out, split_rows
 from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
 
 from ..alignment_speech_to_text import text_of
-from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
+from ..recognition_speech_to_text import Search
+from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, SpeechToTextModelArguments
 from .blanks import BlankWatch, advice, is_stuck
 from .demo import DEMO_NOTICE, make_demo
+from .listening import listen
 from .model import best_frames, new_extractor, new_model, prepare, preset_config, samples_per_frame
+from .ngram import build_model, write_arpa
 from .recordings import RecordingCollator, Recordings, RecordingTransform, measure, read_recordings, written
 from .report import Recognised, write_tables
 from .vocabulary import build_tokenizer, encode, frames_needed, outside_vocabulary
@@ -76,13 +79,24 @@ class SpeechToTextTask(Task):
     searched_fields = ("model_size",)
     lora_targets = r".*layers\.\d+\.(self_attn|attention)\.(q|k|v|o|out)_proj"
     # Words, names of speakers and utterances stay on the machine.
-    shareable = (*Task.shareable, "letter_confusions.csv", "errors_by_length.csv", "tones.png")
+    shareable = (
+        *Task.shareable,
+        "letter_confusions.csv",
+        "errors_by_length.csv",
+        "errors_by_accent.csv",
+        "errors_by_confidence.csv",
+        "word_confidence.csv",
+        "word_risk_coverage.png",
+        "decoders.csv",
+        "tones.png",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.clock = EpochClock()
         self.processor: ProcessorMixin | None = None
         self.recognised: dict[str, Recognised] = {}
+        self.spoken: list[str] = []
 
     @classmethod
     def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -158,6 +172,9 @@ class SpeechToTextTask(Task):
         Transcripts of other splits stay, and what cannot be recognised of them counts as an error.
         """
         is_train = (rows["split"] == "train").to_numpy()
+        self.spoken = list(rows["transcript"][is_train])
+        if self.data_args.lm == TRAINING_TRANSCRIPTS and not self.spoken:
+            raise DataError(f"lm {TRAINING_TRANSCRIPTS!r}: there is no training split.")
         processor = self.make_processor(list(rows["transcript"][is_train]))
         ratio = samples_per_frame(self.start_config(), getattr(processor.feature_extractor, "hop_length", 1))
         frames = np.ceil(rows["seconds"] * processor.feature_extractor.sampling_rate / ratio).to_numpy()
@@ -359,10 +376,31 @@ class SpeechToTextTask(Task):
     def detail_metrics(
         self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
     ) -> dict[str, Any]:
-        """Intervals over speakers, and a warning where the model writes blanks alone."""
+        """Intervals over speakers, each decoder's scores, how sure words are, and a warning of blanks alone."""
         recognised, share = self.recognised[split], self.blank_share(prediction)
+        if not self.training_args.should_save:
+            return recognised.intervals()  # the first process writes the report
+        recognised.heard = listen(
+            model, self.processor, recognised.rows["audio"], self.searches(), self.data_args.max_seconds
+        )
+        decoders = recognised.by_decoder()
+        speed = decoders.pop("greedy")["real_time_factor"]
         stuck = [advice(share)] if is_stuck(share, recognised.words.rate) else []
-        return {**recognised.intervals(), **({"warnings": stuck} if stuck else {})}
+        return {
+            **recognised.intervals(),
+            "inference_real_time_factor": speed,
+            **decoders,
+            "word_confidence": recognised.word_confidence().metrics(),
+            **({"warnings": stuck} if stuck else {}),
+        }
+
+    def searches(self) -> dict[str, Search]:
+        """The decoders that the report compares; writes the language model of the training transcripts first."""
+        path = self.skipped_file.parent / "train.arpa"
+        if self.data_args.lm == TRAINING_TRANSCRIPTS:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_arpa(build_model([text.split() for text in self.spoken], self.data_args.lm_order), path)
+        return self.data_args.searches(path)
 
     def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
         return write_tables(folder, self.recognised) if self.recognised else {}
