@@ -1,6 +1,6 @@
 """Peak memory of the audio-visual pipeline on recordings of several lengths, whole and by windows.
 
-python benchmarks/recording_memory.py [--minutes 1 5 20] [--size light --modalities audio] [--window 10]
+python benchmarks/recording_memory.py [--minutes 1 5 20] [--size light --modalities audio] [--window 10] [--timeline]
 
 Recordings are made here: a tone and, for video, grey frames of 160 x 120 pixels at 25 a second. The model has random
 weights. Each figure is the largest resident set of a process of its own, so that Python, torch and the model, whose
@@ -63,7 +63,7 @@ def save_model(folder: Path, size: str, modalities: list[str]) -> None:
     MultimodalFerProcessor(extractor, images, num_frames=config.num_frames).save_pretrained(folder)
 
 
-def measure(folder: str, recording: str, window: float) -> dict[str, float]:
+def measure(folder: str, recording: str, window: float, timeline: bool) -> dict[str, float]:
     """Peak resident MiB of this process and seconds, for one recording; whole where `window` is 0."""
     from transformers import pipeline
 
@@ -73,7 +73,7 @@ def measure(folder: str, recording: str, window: float) -> dict[str, float]:
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
     if window:
-        classify(recording, window_seconds=window)
+        classify(recording, window_seconds=window, timeline=timeline)
     else:
         classify.processor.max_seconds = float("inf")
         classify(recording)
@@ -89,10 +89,13 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", default=["audio", "video"])
     parser.add_argument("--window", type=float, default=10)
     parser.add_argument("--whole_up_to", type=float, default=5, help="minutes up to which the whole is measured, too")
+    parser.add_argument(
+        "--timeline", action="store_true", help="windows that overlap, smoothed and merged to segments"
+    )
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "RECORDING", "WINDOW"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one[:2], float(args.one[2]))))
+        print(json.dumps(measure(*args.one[:2], float(args.one[2]), args.timeline)))
         return
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder, "model"), args.size, args.modalities)
@@ -102,6 +105,7 @@ def main() -> None:
             write_recording(recording, round(60 * minutes), "video" in args.modalities)
             for window in (args.window, *([0] if minutes <= args.whole_up_to else [])):
                 one = [sys.executable, __file__, "--one", str(Path(folder, "model")), str(recording), str(window)]
+                one += ["--timeline"] if args.timeline else []
                 out = subprocess.run(one, check=True, capture_output=True, text=True).stdout
                 found = json.loads(out.splitlines()[-1])
                 read = f"windows of {window:g} s" if window else "whole"

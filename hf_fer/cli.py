@@ -92,8 +92,9 @@ def demo(context: typer.Context) -> None:
 def predict(
     model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, tables without labels, Hub data sets.")],
-    output: Annotated[str, typer.Option(help="A .parquet, .csv or .jsonl; .srt or .vtt of one timed recording.")],
+    output: Annotated[str, typer.Option(help="A .parquet, .csv, .json or .jsonl; of one input .srt, .vtt or .png.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Each class's probability, too.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="What is where in each input.")] = False,
     batch_size: Annotated[int | None, typer.Option("--batch_size", help="Inputs together.")] = None,
     num_processes: Annotated[int, typer.Option("--num_processes", help="Over cores or GPUs.")] = 1,
     shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs that a kill may lose.")] = 256,
@@ -112,6 +113,7 @@ def predict(
         sources=inputs,
         output=output,
         probabilities=probabilities,
+        timeline=timeline,
         batch_size=batch_size,
         num_processes=num_processes,
         shard_size=shard_size,

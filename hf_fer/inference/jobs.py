@@ -39,7 +39,7 @@ class Settings:
         model: A saved model's folder, or its name on the Hub.
         sources: Files, folders, tables and Hub data sets.
         output: The file to make; its ending says how.
-        probabilities, batch_size, options: See `hf_fer.predict`.
+        probabilities, timeline, batch_size, options: See `hf_fer.predict`.
         shard_size: Inputs that are written together: at most these are lost when a process is killed.
         num_processes: Each has its own copy of the model, on its own accelerator where there are several.
         form: How tables are written.
@@ -50,6 +50,7 @@ class Settings:
     sources: Sequence[str]
     output: str
     probabilities: bool = False
+    timeline: bool = False
     batch_size: int | None = None
     shard_size: int = 256
     num_processes: int = 1
@@ -83,7 +84,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
         raise RecipeError(f"{settings.output} exists already; give another --output, or --overwrite to replace it.")
     model = find_model(settings.model)
     inputs = read_sources(settings.sources, model.predictor, settings.form)
-    check_output(settings.output, inputs, model.predictor, settings.options)
+    check_output(settings.output, inputs, model.predictor, settings.timeline, settings.options)
     if not inputs:
         raise RecipeError("the inputs have no rows.")
     parts = list(groups(inputs, settings.shard_size))
@@ -104,7 +105,8 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
 
 def fingerprint(settings: Settings, model: FoundModel, inputs: Sequence[Input]) -> str:
     """What tells the shards of one call from those of another."""
-    facts = [model.facts, settings.probabilities, settings.batch_size, settings.shard_size, settings.options]
+    given = [getattr(settings, name) for name in ("probabilities", "timeline", "batch_size", "shard_size", "options")]
+    facts = [model.facts, given]
     seen = hashlib.sha256(digest(facts).encode())
     for given in inputs:
         seen.update(repr([given, _files_of(given.value, model)]).encode("utf-8", "backslashreplace"))
@@ -196,7 +198,13 @@ def _predict_shards(
     with_target: bool,
     rank: int = 0,
 ) -> None:
-    predictor = load_predictor(model, rank=rank, probabilities=settings.probabilities, options=settings.options)
+    predictor = load_predictor(
+        model,
+        rank=rank,
+        probabilities=settings.probabilities,
+        timeline=settings.timeline,
+        options=settings.options,
+    )
     schema = schema_of(predictor, with_target)
     parent = multiprocessing.parent_process()
     for number, inputs in parts.items():

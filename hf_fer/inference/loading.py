@@ -102,22 +102,34 @@ def _class_names(auto: type) -> set[str]:
 
 
 def load_predictor(
-    found: FoundModel, *, rank: int = 0, probabilities: bool = False, options: dict[str, Any] | None = None
+    found: FoundModel,
+    *,
+    rank: int = 0,
+    probabilities: bool = False,
+    timeline: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Predictor:
     """
     The model in its pipeline, on the accelerator of a process's rank, or on the CPU where there is none.
+
+    Args:
+        found: The model.
+        rank: Of this process, from 0.
+        probabilities, timeline, options: See `hf_fer.predict`.
 
     Raises:
         RecipeError: weights or the processor are missing or damaged, or an option is not one of the pipeline.
     """
     task = found.predictor.pipeline_task
+    if timeline and found.predictor.timeline_options is None:
+        raise RecipeError(f"--timeline: an input of {task} has no parts that follow one another; leave it out.")
     pipeline_class = PIPELINE_REGISTRY.supported_tasks[task]["impl"]
     wanted = {part: auto for part, auto in PARTS.items() if getattr(pipeline_class, f"_load_{part}")}
     try:
         model = load_model(_models_of(task)[0], found.path)
         parts = {part: read(auto.from_pretrained, found.path) for part, auto in wanted.items()}
         pipe = pipeline(task, model=model, device=device(rank), **parts)
-        predictor = found.predictor(pipe, probabilities=probabilities, options=options)
+        predictor = found.predictor(pipe, probabilities=probabilities, timeline=timeline, options=options)
     except RecipeError as error:
         raise RecipeError(str(error).removeprefix(FIELD)) from error
     try:

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from hf_fer.data.loading import write_json_atomically
+from hf_fer.data.loading import DataError, write_json_atomically
+from hf_fer.inference.plots import PLOTS, plot_timeline
 from hf_fer.inference.subtitles import SUBTITLES, write_subtitles
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.task.predictor import Predictor
 
-ENDINGS = (".parquet", ".csv", ".jsonl", *SUBTITLES)
+ENDINGS = (".parquet", ".csv", ".jsonl", ".json", *SUBTITLES, *PLOTS)
 
 
 class Shards:
@@ -90,11 +91,17 @@ class Shards:
             yield from pq.read_table(self.path(number)).to_pylist()
 
     def join(self, predictor: type[Predictor]) -> None:
-        """Make the output of the shards; it is there when it is whole."""
-        joined = self.folder / f"joined{self.output.suffix}"
-        {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl}.get(
-            self.output.suffix.lower(), lambda path: write_subtitles(path, next(self.rows()), predictor)
-        )(joined)
+        """Make the output of the shards; raises `DataError` where the only input of a plot or subtitles is bad."""
+        ending = self.output.suffix.lower()
+        joined = self.folder / f"joined{ending}"
+        if ending in (*SUBTITLES, *PLOTS):
+            write = write_subtitles if ending in SUBTITLES else plot_timeline
+            row = next(self.rows())
+            if row["error"]:
+                raise DataError(f"{row['input']}: {row['error']}")
+            write(joined, row, predictor)
+        else:
+            {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl, ".json": self._json}[ending](joined)
         os.replace(joined, self.output)
 
     def remove(self) -> None:
@@ -118,6 +125,12 @@ class Shards:
             for row in self.rows():
                 writer.writerow({name: _cell(value) for name, value in row.items()})
 
+    def _json(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            for number, row in enumerate(self.rows()):
+                file.write((",\n" if number else "[\n") + json.dumps(row, ensure_ascii=False))
+            file.write("\n]\n")
+
     def _jsonl(self, path: Path) -> None:
         with path.open("w", encoding="utf-8") as file:
             for row in self.rows():
@@ -135,15 +148,18 @@ def schema_of(predictor: Predictor, with_target: bool) -> pa.Schema:
     return pa.schema({"input": pa.string(), **predictor.fields, **target, "error": pa.string()})
 
 
-def check_output(output: str | Path, inputs: Sequence[Any], predictor: type[Predictor], options: dict) -> None:
+def check_output(
+    output: str | Path, inputs: Sequence[Any], predictor: type[Predictor], timeline: bool, options: dict[str, Any]
+) -> None:
     """Raises `RecipeError` where an output cannot be written as its ending says."""
     ending = Path(output).suffix.lower()
     check_choice("the ending of --output", ending, ENDINGS)
-    if ending not in SUBTITLES:
+    if ending not in (*SUBTITLES, *PLOTS):
         return
-    timed = predictor.joins_segments or (predictor.in_seconds and "window_seconds" in options)
-    if not timed:
-        remedy = "; give --option window_seconds=2" if predictor.in_seconds else ""
-        raise RecipeError(f"{output}: answers of {predictor.pipeline_task} have no times{remedy}.")
+    if ending in SUBTITLES and not predictor.in_seconds:
+        raise RecipeError(f"{output}: answers of {predictor.pipeline_task} have no times, which subtitles need.")
+    if not predictor.gives_segments(timeline, options):
+        remedy = "" if predictor.timeline_options is None else "; give --timeline"
+        raise RecipeError(f"{output}: answers of {predictor.pipeline_task} have no segments{remedy}.")
     if len(inputs) != 1:
-        raise RecipeError(f"{output}: subtitles are of one recording, and there are {len(inputs)} inputs.")
+        raise RecipeError(f"{output}: is for one input, and there are {len(inputs)}; give .jsonl for many.")

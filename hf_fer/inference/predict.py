@@ -20,6 +20,7 @@ def predict(
     inputs: Any,
     *,
     probabilities: bool = False,
+    timeline: bool = False,
     batch_size: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -31,6 +32,8 @@ def predict(
         inputs: A list, generator or other iterable of what the system's pipeline takes; or one path, which may be a
             file, a folder, a table, or (as a string) a Hub data set. To a system of texts a string is a text.
         probabilities: Whether a row has every class's probability, as `p_<class>`.
+        timeline: Whether a row has `segments`, which say what is where in the input: emotions over time, languages of
+            a text's parts. With `probabilities` too, emotions have `curve`, every class's probability over time.
         batch_size: Inputs that go through the model together.
         options: Of the pipeline's call, such as `{"window_seconds": 2}`.
 
@@ -41,7 +44,8 @@ def predict(
         RecipeError: the model cannot be loaded.
         DataError: the one path cannot be read.
     """
-    predictor = load_predictor(find_model(str(model)), probabilities=probabilities, options=options)
+    found_model = find_model(str(model))
+    predictor = load_predictor(found_model, probabilities=probabilities, timeline=timeline, options=options)
     kind = type(predictor)
     if isinstance(inputs, Path) or (isinstance(inputs, str) and not kind.takes_texts):
         found: Iterable[Input] = read_sources([str(inputs)], kind)

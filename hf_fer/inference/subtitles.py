@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from hf_fer.data.loading import DataError
 from hf_fer.task.predictor import Predictor
 
 SUBTITLES = (".srt", ".vtt")
@@ -14,14 +13,7 @@ PAUSE, LONGEST = 0.8, 6.0
 
 
 def write_subtitles(path: Path, row: dict[str, Any], predictor: type[Predictor]) -> None:
-    """
-    Write one recording's segments.
-
-    Raises:
-        DataError: the recording has no answer.
-    """
-    if row["error"]:
-        raise DataError(f"{row['input']}: {row['error']}")
+    """Write one recording's segments."""
     cues = lines_of_words(row["segments"]) if predictor.joins_segments else row["segments"]
     mark = "," if path.suffix.lower() == ".srt" else "."
     blocks = [

@@ -31,6 +31,7 @@ class Predictor(ABC):
     Args:
         pipe: The pipeline, with its model loaded.
         probabilities: Whether every class's probability is wanted.
+        timeline: Whether segments are wanted that say what is where in an input.
         options: Of the pipeline's call, as the user gave them.
 
     Attributes:
@@ -42,6 +43,7 @@ class Predictor(ABC):
         takes_texts: A string is a text and not the name of a file.
         in_seconds: Segments have times in seconds, so that subtitles can be written.
         joins_segments: Segments are words, which subtitles join to lines.
+        timeline_options: Of the pipeline's call for a timeline; `None` where inputs have no parts.
         batch_size: Inputs that go through the model together unless the user says otherwise.
         inputs_per_call: Inputs that the pipeline is given at a time; `None` for a batch.
     """
@@ -54,13 +56,22 @@ class Predictor(ABC):
     takes_texts: ClassVar[bool] = False
     in_seconds: ClassVar[bool] = True
     joins_segments: ClassVar[bool] = False
+    timeline_options: ClassVar[dict[str, Any] | None] = None
     batch_size: ClassVar[int] = 8
     inputs_per_call: ClassVar[int | None] = None
 
-    def __init__(self, pipe: Pipeline, *, probabilities: bool = False, options: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        pipe: Pipeline,
+        *,
+        probabilities: bool = False,
+        timeline: bool = False,
+        options: dict[str, Any] | None = None,
+    ):
         self.pipe = pipe
         self.probabilities = probabilities
-        self.given = dict(options or {})
+        self.timeline = timeline
+        self.given = {**(self.timeline_options or {} if timeline else {}), **(options or {})}
 
     @property
     def labels(self) -> list[str]:
@@ -94,6 +105,11 @@ class Predictor(ABC):
         """Arguments of the pipeline's call."""
         return self.given
 
+    @classmethod
+    def gives_segments(cls, timeline: bool, options: dict[str, Any]) -> bool:
+        """Whether answers say what is where in an input, with a timeline or with these options of the user."""
+        return timeline
+
     @property
     @abstractmethod
     def fields(self) -> dict[str, pa.DataType]:
@@ -122,15 +138,17 @@ class ClassPredictor(Predictor):
     @property
     def fields(self) -> dict[str, pa.DataType]:
         found = {"label": pa.string(), "score": pa.float64(), "abstained": pa.bool_()}
-        if self.has_segments:
+        probabilities = {f"p_{label}": pa.float64() for label in self.labels} if self.probabilities else {}
+        if self.gives_segments(self.timeline, self.given):
             found["segments"] = SEGMENTS
-        if self.probabilities:
-            found |= {f"p_{label}": pa.float64() for label in self.labels}
-        return found
+        if self.has_curve:
+            moments = {"start": pa.float64(), "end": pa.float64(), **probabilities}
+            found["curve"] = pa.list_(pa.struct([*moments.items()]))
+        return found | probabilities
 
     @property
-    def has_segments(self) -> bool:
-        """Whether an answer says which part of the input has which label."""
+    def has_curve(self) -> bool:
+        """Whether an answer has every class's probability over time."""
         return False
 
     def ranked(self, ranked: list[dict[str, Any]], abstention: str | None) -> dict[str, Any]:

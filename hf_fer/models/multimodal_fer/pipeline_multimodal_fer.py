@@ -4,17 +4,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
 from .decoding_multimodal_fer import UnusableMediaError, media_tracks
 from .face_multimodal_fer import NoFaceError
+from .timeline_multimodal_fer import curve_of, segments_of, smoothed_path
 from .windows_multimodal_fer import Window, clip_windows
 
 logger = logging.get_logger(__name__)
 
 ABSTAIN = "abstain"
+TIMELINE_SECONDS, TIMELINE_STRIDES, SWITCH_PENALTY = 2.0, 4, 1.0
+"""Of a timeline: length of its windows, how many of them cover a moment, and what a change of class costs (nats)."""
 
 
 class AudioVisualEmotionRecognitionPipeline(Pipeline):
@@ -37,6 +41,11 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         stride_seconds: From the beginning of one window to that of the next; `window_seconds` if not given.
         return_timestamps: With `window_seconds`, return `{"labels": [...], "windows": [...]}`, each window as
             `{"start", "end", "label", "score"}` in seconds.
+        timeline: Return `{"labels": [...], "segments": [...], "curve": [...]}`: what is shown when, as `{"start",
+            "end", "label", "score"}`, from overlapping windows of `window_seconds` (2) with `stride_seconds` (a
+            quarter of that) whose log-probabilities are averaged, smoothed and merged; and the averages themselves,
+            as `{"start", "end", "scores": {label: probability}}`. Segments abstain as clips do.
+        switch_penalty: Of a timeline: the evidence, in nats, that a change of label needs (1); 0 for no smoothing.
 
     Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
     the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`
@@ -59,12 +68,14 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         window_seconds: float | None = None,
         stride_seconds: float | None = None,
         return_timestamps: bool | None = None,
+        timeline: bool | None = None,
+        switch_penalty: float | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         if kwargs:
             raise TypeError(
                 f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k, abstain, batch_size, "
-                "window_seconds, stride_seconds and return_timestamps."
+                "window_seconds, stride_seconds, return_timestamps, timeline and switch_penalty."
             )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
@@ -73,7 +84,16 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             "window_seconds": window_seconds,
             "stride_seconds": stride_seconds,
             "return_timestamps": return_timestamps,
+            "timeline": timeline or None,
+            "switch_penalty": switch_penalty,
         }
+        if timeline:
+            windows["window_seconds"] = window_seconds or TIMELINE_SECONDS
+            windows["stride_seconds"] = stride_seconds or windows["window_seconds"] / TIMELINE_STRIDES
+        elif switch_penalty is not None:
+            raise ValueError("switch_penalty goes with timeline=True.")
+        if switch_penalty is not None and switch_penalty < 0:
+            raise ValueError(f"switch_penalty must be at least 0, got {switch_penalty}.")
         return _given(windows), {}, _given(given)
 
     def _threshold(self, abstain: bool | float) -> float:
@@ -145,6 +165,9 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         ]
         mean = torch.cat([logits.float() for _, logits in found]).mean(dim=0, keepdim=True)
         labels = self.postprocess({"logits": mean}, **postprocess_params)
+        if preprocess_params.get("timeline"):
+            threshold = postprocess_params.get("threshold", 0.0)
+            return {"labels": labels, **self._timeline(found, preprocess_params, threshold)}
         if not preprocess_params.get("return_timestamps"):
             return labels
         best = {**postprocess_params, "top_k": 1}
@@ -153,6 +176,28 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             for window, logits in found
         ]
         return {"labels": labels, "windows": listed}
+
+    def _timeline(
+        self, found: list[tuple[Window, torch.Tensor]], settings: dict[str, Any], threshold: float
+    ) -> dict[str, Any]:
+        """Segments and curve of windows with their logits `(1, C)`."""
+        logits = torch.cat([logits.float() for _, logits in found]) / self.model.config.temperature
+        curve = curve_of([window for window, _ in found], logits.log_softmax(dim=-1).double().numpy())
+        path = smoothed_path(curve, settings["window_seconds"], settings.get("switch_penalty", SWITCH_PENALTY))
+        names = self.model.config.id2label
+        segments = []
+        for segment in segments_of(curve, path):
+            score, label = segment["score"], names[segment.pop("class")]
+            unsure = {"label": ABSTAIN, "score": 1 - score} if score < threshold else {"label": label}
+            segments.append({**segment, "label": label, **unsure})
+        cells = zip(curve.starts.tolist(), curve.ends.tolist(), np.exp(curve.log_probs).tolist(), strict=True)
+        return {
+            "segments": segments,
+            "curve": [
+                {"start": start, "end": end, "scores": {names[index]: score for index, score in enumerate(scores)}}
+                for start, end, scores in cells
+            ],
+        }
 
     def _windows(self, inputs: Any, settings: dict[str, Any]) -> Iterator[tuple[Window, dict[str, Any]]]:
         """

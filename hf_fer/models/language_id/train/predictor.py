@@ -10,7 +10,7 @@ from .text import LABEL_COLUMNS, TEXT_COLUMNS
 
 
 class TextPredictor(ClassPredictor):
-    """Languages of texts; with `spans`, of their parts too, in characters."""
+    """Languages of texts; with a timeline, of their parts too, in characters."""
 
     pipeline_task = "text-language-identification"
     endings = (".txt",)
@@ -18,6 +18,7 @@ class TextPredictor(ClassPredictor):
     target_columns = LABEL_COLUMNS
     takes_texts = True
     in_seconds = False
+    timeline_options = {"spans": True}
     batch_size = 64
     inputs_per_call = 2048  # the pipeline sorts the windows of these by length
 
@@ -26,9 +27,9 @@ class TextPredictor(ClassPredictor):
         """The user's, and as many languages as the columns need: the best one stands behind `unknown`."""
         return {"top_k": len(self.labels) + 1 if self.probabilities else 2, **self.given}
 
-    @property
-    def has_segments(self) -> bool:
-        return bool(self.given.get("spans"))
+    @classmethod
+    def gives_segments(cls, timeline: bool, options: dict[str, Any]) -> bool:
+        return timeline or bool(options.get("spans"))
 
     def row(self, answer: Any) -> dict[str, Any]:
         if isinstance(answer, dict):

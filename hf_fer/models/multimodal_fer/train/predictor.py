@@ -10,13 +10,14 @@ from ..pipeline_multimodal_fer import ABSTAIN
 
 
 class ClipPredictor(ClassPredictor):
-    """Emotions of clips; with `window_seconds`, of their parts too."""
+    """Emotions of clips; with a timeline, or with `window_seconds`, of their parts too."""
 
     pipeline_task = "audio-visual-emotion-recognition"
     model_type = "multimodal_fer"
     endings = CLIP_SUFFIXES
     columns = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "path": FILE_COLUMNS}
     target_columns = LABEL_COLUMNS
+    timeline_options = {"timeline": True}
 
     @classmethod
     def combine(cls, found: dict[str, Any]) -> Any:
@@ -36,14 +37,28 @@ class ClipPredictor(ClassPredictor):
     def options(self) -> dict[str, Any]:
         """The user's; abstention by the model's own threshold, where it has one."""
         own = {"abstain": True} if self.pipe.model.config.abstention_threshold else {}
-        windows = {"return_timestamps": True} if self.has_segments else {}
+        windows = {"return_timestamps": True} if "window_seconds" in self.given else {}
         return {**own, **windows, **self.given}
 
+    @classmethod
+    def gives_segments(cls, timeline: bool, options: dict[str, Any]) -> bool:
+        return timeline or "window_seconds" in options
+
     @property
-    def has_segments(self) -> bool:
-        return "window_seconds" in self.given
+    def has_curve(self) -> bool:
+        return self.timeline and self.probabilities
 
     def row(self, answer: Any) -> dict[str, Any]:
-        if isinstance(answer, dict):
-            return {**self.ranked(answer["labels"], ABSTAIN), "segments": answer["windows"]}
-        return self.ranked(answer, ABSTAIN)
+        if not isinstance(answer, dict):
+            return self.ranked(answer, ABSTAIN)
+        row = {
+            **self.ranked(answer["labels"], ABSTAIN),
+            "segments": answer["segments" if self.timeline else "windows"],
+        }
+        if self.has_curve:
+            row["curve"] = [
+                {"start": moment["start"], "end": moment["end"]}
+                | {f"p_{label}": score for label, score in moment["scores"].items()}
+                for moment in answer["curve"]
+            ]
+        return row

@@ -21,11 +21,16 @@ class RecordingPredictor(Predictor):
     columns = {"audio": SOUND_COLUMNS}
     target_columns = TRANSCRIPT_COLUMNS
     joins_segments = True
+    timeline_options = {}
     batch_size = 1  # the pipeline takes a recording as a whole
 
     @classmethod
     def length(cls, value: Any) -> float:
         return file_length(value)
+
+    @classmethod
+    def gives_segments(cls, timeline: bool, options: dict[str, Any]) -> bool:
+        return True
 
     @property
     def fields(self) -> dict[str, pa.DataType]:

@@ -1,0 +1,99 @@
+"""From the logits of overlapping windows to what is seen and heard when: smoothed, and merged to segments."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .windows_multimodal_fer import Window
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    Probabilities over time, constant within a cell between two neighbouring starts or ends of windows.
+
+    Args:
+        starts, ends: Seconds, `(cells,)`; cells are in order and do not overlap, and one without a window is left out.
+        log_probs: Of the classes, `(cells, classes)`.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    log_probs: np.ndarray
+
+
+def curve_of(windows: Sequence[Window], log_probs: np.ndarray) -> Curve:
+    """
+    The mean of the log-probabilities of all windows that cover a moment, normalised.
+
+    Args:
+        windows: In seconds; they may overlap and leave gaps.
+        log_probs: `(windows, classes)`.
+    """
+    edges = np.unique(np.round([moment for window in windows for moment in window], 6))
+    first, last = (np.searchsorted(edges, np.round(column, 6)) for column in zip(*windows, strict=True))
+    cells = len(edges) - 1
+    sums, counts = np.zeros((cells + 1, log_probs.shape[1])), np.zeros(cells + 1, dtype=int)
+    np.add.at(sums, first, log_probs)
+    np.add.at(sums, last, -log_probs)
+    np.add.at(counts, first, 1)
+    np.add.at(counts, last, -1)
+    counts = counts.cumsum()[:-1]
+    covered = counts > 0
+    means = sums.cumsum(axis=0)[:-1][covered] / counts[covered, None]
+    means -= np.logaddexp.reduce(means, axis=1, keepdims=True)
+    return Curve(edges[:-1][covered], edges[1:][covered], means)
+
+
+def smoothed_path(curve: Curve, window_seconds: float, switch_penalty: float) -> np.ndarray:
+    """
+    The sequence of classes with the highest sum of log-probabilities less `switch_penalty` for each change.
+
+    A cell weighs as much as its share of a window, since the cells of a window are not independent evidence.
+
+    Returns:
+        The class of each cell, `(cells,)`.
+    """
+    weights = (curve.ends - curve.starts)[:, None] / window_seconds
+    evidence = curve.log_probs * weights
+    score = evidence[0]
+    came_from = np.zeros(evidence.shape, dtype=int)
+    for cell in range(1, len(evidence)):
+        best = score.argmax()
+        switches = score[best] - switch_penalty > score
+        came_from[cell] = np.where(switches, best, np.arange(len(score)))
+        score = np.where(switches, score[best] - switch_penalty, score) + evidence[cell]
+    path = np.empty(len(evidence), dtype=int)
+    path[-1] = score.argmax()
+    for cell in range(len(evidence) - 1, 0, -1):
+        path[cell - 1] = came_from[cell, path[cell]]
+    return path
+
+
+def segments_of(curve: Curve, path: np.ndarray) -> list[dict[str, float | int]]:
+    """
+    Neighbouring cells of one class as `{"start", "end", "class", "score"}`, which do not bridge a gap.
+
+    The score is the mean probability of the class over the segment's time.
+    """
+    breaks = (np.diff(path) != 0) | (curve.starts[1:] > curve.ends[:-1])
+    bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(path)]
+    found = []
+    for first, end in itertools.pairwise(bounds):
+        choice, cells = int(path[first]), slice(first, end)
+        weights = curve.ends[cells] - curve.starts[cells]
+        score = np.average(np.exp(curve.log_probs[cells, choice]), weights=weights)
+        found.append(
+            {
+                "start": float(curve.starts[first]),
+                "end": float(curve.ends[end - 1]),
+                "class": choice,
+                "score": float(score),
+            }
+        )
+    return found
+
+
+__all__ = ["Curve", "curve_of", "segments_of", "smoothed_path"]
