@@ -12,12 +12,15 @@ BACKBONES = {
     "vit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
     "resnet50": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    "timm/test_vit": {},
+    "timm/test_resnet": {},
 }
 
 
 def config(backbone: str = "medmae", stage: int = 1, **fields) -> CsrConfig:
     """A small model on images of 32 pixels; stage 1 trains the most parts."""
     sized = {"image_size": 32, "patch_size": 8} if backbone in ("medmae", "vit") else {}
+    sized = {"image_size": 32} if backbone.startswith("timm/") else sized
     return CsrConfig(
         backbone=backbone,
         stage=stage,

@@ -4,12 +4,24 @@ import argparse
 import re
 from pathlib import Path
 
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_BACKBONE_MAPPING,
+    MODEL_MAPPING,
+    AutoBackbone,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from .configuration_csr import BACKBONES
+from .configuration_csr import TIMM, backbone_type
+
+PRETRAINED = "pretrained"
+"""In place of a file: the weights that timm names for the model, from the Hub."""
 
 # What wraps a backbone in checkpoints of classifiers, of masked autoencoders and of DataParallel.
 PREFIXES = ("module.", "model.", "vit.", "resnet.", "convnext.", "backbone.")
@@ -37,6 +49,8 @@ class BackboneKeysError(ValueError):
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A new backbone, without the parts that its feature map does not use and DDP would miss the gradients of."""
+    if config.model_type == "timm_backbone":
+        return AutoBackbone.from_config(config, **timm_size(config))
     backbone = AutoModel.from_config(config)
     if config.model_type == "vit":
         backbone.pooler = None
@@ -45,10 +59,25 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     return backbone
 
 
+def timm_size(config: PreTrainedConfig) -> dict[str, int]:
+    """The size of its images for those of timm's models that are built for one, such as vision transformers."""
+    is_fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size
+    return {"img_size": config.image_size} if is_fixed and getattr(config, "image_size", None) else {}
+
+
 def can_checkpoint(name: str) -> bool:
-    """Whether the layers of a backbone, one of `BACKBONES`, support gradient checkpointing."""
-    config_class = CONFIG_MAPPING[BACKBONES[name][0]]
-    return MODEL_MAPPING[config_class].supports_gradient_checkpointing
+    """Whether the layers of a backbone, by its name in `CsrConfig`, support gradient checkpointing."""
+    config_class = CONFIG_MAPPING[backbone_type(name)[0]]
+    mapping = MODEL_FOR_BACKBONE_MAPPING if name.startswith(TIMM) else MODEL_MAPPING
+    return mapping[config_class].supports_gradient_checkpointing
+
+
+def feature_size(backbone: PreTrainedModel) -> int:
+    """Channels of the feature map."""
+    if backbone.config.model_type == "timm_backbone":
+        return backbone.channels[-1]
+    sizes = getattr(backbone.config, "hidden_sizes", None)
+    return sizes[-1] if sizes else backbone.config.hidden_size
 
 
 def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -59,6 +88,9 @@ def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def feature_map(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """Pixels `(B, 3, height, width)` -> features `(B, C, H, W)`; a transformer's patch tokens by their place."""
     options, pixel_values = {}, in_half(pixel_values, backbone.dtype)
+    if backbone.config.model_type == "timm_backbone":
+        features = backbone(pixel_values).feature_maps[-1]
+        return features.permute(0, 3, 1, 2) if backbone._backbone.output_fmt == "NHWC" else features
     if backbone.config.model_type == "vit_mae":
         # Ascending noise keeps the patches in their order; with a mask ratio of 0 it keeps them all.
         patches = backbone.embeddings.patch_embeddings.num_patches
@@ -130,11 +162,14 @@ def load_backbone(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel
 
     Args:
         config: The backbone's configuration.
-        path: See `read_weights`; keys in transformers' layout, or in timm's and MAE's for `vit` and `vit_mae`.
+        path: See `read_weights`; keys in transformers' layout, or in timm's and MAE's for `vit` and `vit_mae`. For
+            timm's models in timm's, or `PRETRAINED` for those that timm names, from the Hub.
 
     Raises:
         BackboneKeysError: a key is missing, left over or of another shape; it lists them all.
     """
+    if config.model_type == "timm_backbone":
+        return load_timm(config, path)
     state = timm_to_transformers(bare_names(read_weights(path)))
     if config.model_type == "convnext":
         state = {name: value for name, value in state.items() if not name.startswith("layernorm.")}
@@ -144,18 +179,78 @@ def load_backbone(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel
         None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
     )
     wanted = backbone.state_dict()
-    problems = {
-        "missing": sorted(set(info["missing_keys"]) & set(wanted)),
-        "left over": sorted(info["unexpected_keys"]),
-        "of another shape": sorted(
-            f"{name} {tuple(got)}, not {tuple(want)}" for name, got, want in info["mismatched_keys"]
-        ),
-    }
-    if any(problems.values()):
-        listed = "".join(f"\n{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-        raise BackboneKeysError(f"{path} does not fit the backbone {config.model_type!r}.{listed}")
+    shapes = {name: f"{tuple(got)}, not {tuple(want)}" for name, got, want in info["mismatched_keys"]}
+    refuse_other_keys(
+        f"{path} does not fit the backbone {config.model_type!r}.",
+        set(info["missing_keys"]) & set(wanted),
+        set(info["unexpected_keys"]),
+        shapes,
+    )
     backbone.load_state_dict({name: value for name, value in loaded.state_dict().items() if name in wanted})
     return backbone
 
 
-__all__ = ["BackboneKeysError", "build_backbone", "feature_map", "in_half", "load_backbone", "timm_to_transformers"]
+def refuse_other_keys(message: str, missing: set[str], left_over: set[str], shapes: dict[str, str]) -> None:
+    """
+    Raise where a checkpoint's keys are not those of the model.
+
+    Raises:
+        BackboneKeysError: with the message and all the keys.
+    """
+    problems = {
+        "missing": sorted(missing),
+        "left over": sorted(left_over),
+        "of another shape": sorted(f"{name} {shape}" for name, shape in shapes.items()),
+    }
+    if any(problems.values()):
+        listed = "".join(f"\n{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        raise BackboneKeysError(f"{message}{listed}")
+
+
+def load_timm(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
+    """
+    A backbone of timm with weights of timm's layout, position embeddings resized to `image_size` by timm.
+
+    timm itself passes over keys that do not fit where it builds a feature extractor, so they are compared before.
+
+    Args:
+        config: The backbone's configuration.
+        path: See `read_weights`, or `PRETRAINED`.
+
+    Raises:
+        BackboneKeysError: see `load_backbone`; or the Hub does not give the weights.
+    """
+    name, size = config.backbone, timm_size(config)
+    if path == PRETRAINED:
+        try:
+            return AutoBackbone.from_config(config, pretrained=True, **size)
+        except Exception as error:  # timm and the Hub's client raise all kinds
+            hub_id = timm.get_pretrained_cfg(name).hf_hub_id
+            raise BackboneKeysError(
+                f"the weights of {TIMM}{name} cannot be had ({error}). Where there is a network: hf download {hub_id} "
+                "--local-dir FOLDER, then --backbone_weights FOLDER."
+            ) from error
+    path = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    classifier = timm.get_pretrained_cfg(name).classifier
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or []))
+    state = {key: value for key, value in read_weights(path).items() if not key.startswith(heads)}
+    wanted = timm.create_model(name, num_classes=0).state_dict()
+    shapes = {
+        key: f"{tuple(value.shape)}, not {tuple(wanted[key].shape)}"
+        for key, value in state.items()
+        if key in wanted and value.shape != wanted[key].shape
+    }
+    message = f"{path} does not fit the backbone {TIMM}{name}."
+    refuse_other_keys(message, set(wanted) - set(state), set(state) - set(wanted), shapes)
+    return AutoBackbone.from_config(config, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **size)
+
+
+__all__ = [
+    "BackboneKeysError",
+    "build_backbone",
+    "feature_map",
+    "feature_size",
+    "in_half",
+    "load_backbone",
+    "timm_to_transformers",
+]

@@ -16,6 +16,23 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext": ("convnext", {}),
 }
 
+TIMM = "timm/"
+"""What a backbone's name begins with where timm builds it: `timm/resnet18`, `timm/vit_small_patch16_224.dino`."""
+
+
+def backbone_type(name: str) -> tuple[str, dict[str, Any]]:
+    """
+    A backbone's model type in transformers, and what its configuration has beside the defaults.
+
+    Raises:
+        ValueError: the name is none of `BACKBONES` and not one of timm's.
+    """
+    if name.startswith(TIMM):
+        return "timm_backbone", {"backbone": name.removeprefix(TIMM)}
+    if name not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, or {TIMM}NAME, got {name!r}.")
+    return BACKBONES[name]
+
 
 @strict
 class CsrConfig(PreTrainedConfig):
@@ -27,7 +44,8 @@ class CsrConfig(PreTrainedConfig):
             What is trained: 1 the backbone and the concept head, 2 the projector and the prototypes, 3 the
             classifier. It also says how far a checkpoint has come.
         backbone (`str`, *optional*, defaults to `"resnet50"`):
-            `"medmae"` (ViT-MAE without masking), `"resnet50"`, `"vit"` or `"convnext"`.
+            `"medmae"` (ViT-MAE without masking), `"resnet50"`, `"vit"`, `"convnext"`, or any image model of timm as
+            `"timm/NAME"`.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Sizes of the backbone; a `dict` replaces fields of the backbone's defaults.
         concepts (`list[str]`, *optional*):
@@ -70,7 +88,7 @@ class CsrConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["concept_maps", "similarity_maps"]
 
     stage: Literal[1, 2, 3] = CONCEPTS
-    backbone: Literal["medmae", "resnet50", "vit", "convnext"] = "resnet50"
+    backbone: str = "resnet50"
     backbone_config: dict | PreTrainedConfig | None = None
     concepts: list[str] | None = None
     num_concepts: int = 14
@@ -87,7 +105,7 @@ class CsrConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        model_type, fields = BACKBONES[self.backbone]
+        model_type, fields = backbone_type(self.backbone)
         if not isinstance(self.backbone_config, PreTrainedConfig):
             given = {key: value for key, value in (self.backbone_config or {}).items() if key != "model_type"}
             self.backbone_config = AutoConfig.for_model(model_type, **{**fields, **given})
@@ -113,20 +131,16 @@ class CsrConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         return super().from_dict(config_dict, **kwargs)
 
-    @property
-    def feature_size(self) -> int:
-        """Channels of the backbone's feature map."""
-        sizes = getattr(self.backbone_config, "hidden_sizes", None)
-        return sizes[-1] if sizes else self.backbone_config.hidden_size
-
     def validate_backbone(self):
         """The backbone's configuration is of the backbone's type, and masks nothing."""
-        expected = BACKBONES[self.backbone][0]
+        expected, fields = backbone_type(self.backbone)
         if self.backbone_config.model_type != expected:
             raise ValueError(
                 f"backbone {self.backbone!r} needs a backbone_config of type {expected!r}, "
                 f"got {self.backbone_config.model_type!r}."
             )
+        if getattr(self.backbone_config, "backbone", None) != fields.get("backbone"):
+            raise ValueError(f"backbone {self.backbone!r} has a backbone_config of {self.backbone_config.backbone!r}.")
         if getattr(self.backbone_config, "mask_ratio", 0):
             raise ValueError(f"backbone_config: mask_ratio must be 0, got {self.backbone_config.mask_ratio}.")
 
@@ -160,4 +174,4 @@ class CsrConfig(PreTrainedConfig):
                 )
 
 
-__all__ = ["BACKBONES", "CONCEPTS", "PROTOTYPES", "TASK", "CsrConfig"]
+__all__ = ["BACKBONES", "CONCEPTS", "PROTOTYPES", "TASK", "TIMM", "CsrConfig", "backbone_type"]

@@ -16,7 +16,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbone_csr import BackboneKeysError, build_backbone, feature_map, in_half, load_backbone, timm_to_transformers
+from .backbone_csr import (
+    BackboneKeysError,
+    build_backbone,
+    feature_map,
+    feature_size,
+    in_half,
+    load_backbone,
+    timm_to_transformers,
+)
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
 
@@ -122,10 +130,11 @@ class CsrForImageClassification(PreTrainedModel):
         super().__init__(config)
         size = config.prototype_size
         self.backbone = build_backbone(config.backbone_config)
-        # The layers of ResNet and ConvNeXt cannot.
+        # The layers of ResNet, of ConvNeXt and of timm cannot.
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
-        self.concept_head = nn.Conv2d(config.feature_size, config.num_concepts, kernel_size=1, bias=False)
-        self.projector = nn.Sequential(nn.Linear(config.feature_size, size), nn.GELU(), nn.Linear(size, size))
+        channels = feature_size(self.backbone)
+        self.concept_head = nn.Conv2d(channels, config.num_concepts, kernel_size=1, bias=False)
+        self.projector = nn.Sequential(nn.Linear(channels, size), nn.GELU(), nn.Linear(size, size))
         self.prototypes = nn.Parameter(torch.empty(config.num_concepts, config.num_prototypes, size))
         self.classifier = nn.Linear(config.num_concepts * config.num_prototypes, config.num_labels)
         self.post_init()
@@ -154,7 +163,7 @@ class CsrForImageClassification(PreTrainedModel):
 
         Args:
             path: A weights file or a folder with `model.safetensors`, in transformers' layout, or, for the vision
-                transformers, in timm's or MAE's.
+                transformers and for timm's models, in timm's or MAE's; `"pretrained"` for timm's own from the Hub.
             config: The whole model's configuration.
 
         Raises:

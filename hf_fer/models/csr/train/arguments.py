@@ -17,12 +17,19 @@ class CsrModelArguments(ModelArguments):
     stage: Literal[1, 2, 3] = field(
         default=1, metadata={"help": "What is trained: 1 concepts, 2 prototypes, 3 classes; each from the one before."}
     )
-    backbone: Literal["medmae", "resnet50", "vit", "convnext"] = field(
-        default="resnet50", metadata={"help": "Backbone of a new model; config_overrides has its sizes."}
+    backbone: str = field(
+        default="resnet50",
+        metadata={
+            "help": "Backbone of a new model: medmae, resnet50, vit or convnext, whose sizes config_overrides has, or "
+            "timm/NAME for any of timm's."
+        },
     )
     backbone_weights: str | None = field(
         default=None,
-        metadata={"help": "Pretrained backbone: a weights file, or a folder with model.safetensors; stage 1."},
+        metadata={
+            "help": "Pretrained backbone: a weights file, or a folder with model.safetensors, or 'pretrained' for the "
+            "weights that timm names; stage 1."
+        },
     )
 
 

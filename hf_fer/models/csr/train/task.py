@@ -23,7 +23,7 @@ from hf_fer.data.loading import (
     to_splits,
 )
 from hf_fer.data.remarks import with_remarks
-from hf_fer.data.sources import check_on_hub, looks_local
+from hf_fer.data.sources import check_on_hub
 from hf_fer.data.tables import TableFormat
 from hf_fer.metrics.intervals import interval_metrics
 from hf_fer.recipe.arguments import RecipeError, check_choice
@@ -34,8 +34,8 @@ from hf_fer.task.base import Task
 from hf_fer.task.steps import leave_out, split_by_protocol, subset
 from hf_fer.weights.starting_points import load_model, read
 
-from ..backbone_csr import can_checkpoint
-from ..configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
+from ..backbone_csr import PRETRAINED, can_checkpoint
+from ..configuration_csr import CONCEPTS, PROTOTYPES, TASK, TIMM, CsrConfig
 from ..decoding_csr import IMAGE_SUFFIXES
 from ..modeling_csr import BackboneKeysError, CsrForImageClassification
 from ..pipeline_csr import ConceptImageClassificationPipeline
@@ -43,6 +43,7 @@ from ..processing_csr import CsrProcessor
 from . import atlas
 from . import report as findings
 from .arguments import CsrDataArguments, CsrModelArguments
+from .backbones import check_backbone, timm_statistics
 from .class_images import read_class_images
 from .concepts import ConceptData, read_concepts
 from .demo import demo_data
@@ -117,15 +118,7 @@ class CsrTask(Task):
     def check_arguments(self) -> None:
         super().check_arguments()
         args, stage = self.model_args, self.model_args.stage
-        weights = args.backbone_weights
-        if weights and not Path(weights).exists():
-            hint = (
-                f"; of the Hub's {weights}: hf download {weights} --local-dir FOLDER, then --backbone_weights FOLDER"
-            )
-            raise RecipeError(
-                f"backbone_weights: there is no {weights}. Give a weights file, or a folder with model.safetensors"
-                f"{hint if weights.count('/') == 1 and not looks_local(weights) else ''}."
-            )
+        check_backbone(args)
         if args.model_name_or_path is None:
             if stage != CONCEPTS:
                 raise RecipeError(
@@ -188,7 +181,7 @@ class CsrTask(Task):
 
     def starting_points(self) -> list[str]:
         weights = self.model_args.backbone_weights
-        return [*super().starting_points(), *([weights] if weights else [])]
+        return [*super().starting_points(), *([weights] if weights and weights != PRETRAINED else [])]
 
     def load_data(self) -> LoadedData:
         args = self.data_args
@@ -273,12 +266,15 @@ class CsrTask(Task):
         return processor
 
     def channel_statistics(self) -> dict[str, list[float]]:
-        """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder."""
+        """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder, or of timm."""
         args, found = self.data_args, {}
         if self.model_args.backbone_weights:
             weights = Path(self.model_args.backbone_weights)
             beside = (weights if weights.is_dir() else weights.parent) / IMAGE_PROCESSOR_NAME
-            found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            if beside.is_file():
+                found = json.loads(beside.read_text(encoding="utf-8"))
+            elif self.model_args.backbone.startswith(TIMM):
+                found = timm_statistics(self.model_args.backbone)
         given = {"image_mean": args.image_mean, "image_std": args.image_std}
         chosen = {name: value or found.get(name) for name, value in given.items()}
         return {name: value for name, value in chosen.items() if value}
