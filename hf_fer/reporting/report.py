@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from hf_fer.adapters import base_model
 from hf_fer.data.loading import EXAMPLES
@@ -152,22 +153,14 @@ def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, 
         percent: Show each row as percentages of its sum, not counts.
         split: Named in the title.
     """
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    values = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if percent else matrix
     # Inches per class: room for a number in each cell, or, past 30 classes, for a label only.
     side = max(4.5, (0.72 if len(labels) <= 30 else 0.26) * len(labels) + 2)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    ticks = np.arange(len(labels))
-    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, labels)
-    axes.set(xlabel="predicted", ylabel="true")
+    display = ConfusionMatrixDisplay(values, display_labels=labels)
+    display.plot(ax=axes, cmap="Blues", include_values=len(labels) <= 30, values_format=".0f", xticks_rotation=45)
     axes.set_title(f"{split}, n = {int(matrix.sum())}" + (", % of true class" if percent else ", counts"))
-    if len(labels) <= 30:
-        for (row, column), share in np.ndenumerate(shares):
-            text = f"{100 * share:.0f}" if percent else str(int(matrix[row, column]))
-            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.55 else "black")
     figure.savefig(path, dpi=130)
 
 
