@@ -73,7 +73,8 @@ class Augmentation(Strengths):
         stretch: Largest change of tempo, pitch kept (0.1 is 90% to 110%).
         pitch_semitones: Largest change of pitch, tempo kept.
         resample: Largest change of speed, tempo and pitch together.
-        audio_probability: How often each of gain, shift, stretch, pitch and resample is applied.
+        equalizer_db: Largest change of loudness of each of seven bands, in dB, as by another microphone or room.
+        audio_probability: How often each of gain, shift, stretch, pitch, resample and equalizer is applied.
         vocal_tract: Largest change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013): formants move,
             pitch and tempo stay.
         frequency_masks, frequency_mask_bins: SpecAugment (arXiv 1904.08779): number and largest height in mel bins.
@@ -92,6 +93,7 @@ class Augmentation(Strengths):
     stretch: float = 0.1
     pitch_semitones: float = 0.0
     resample: float = 0.0
+    equalizer_db: float = 0.0
     audio_probability: float = 0.5
     vocal_tract: float = 0.0
     frequency_masks: int = 2
@@ -133,6 +135,8 @@ class AudioAugmenter:
             steps.append(audiomentations.PitchShift(-a.pitch_semitones, a.pitch_semitones, p=p))
         if a.shift_fraction:
             steps.append(audiomentations.Shift(-a.shift_fraction, a.shift_fraction, rollover=False, p=p))
+        if a.equalizer_db:
+            steps.append(audiomentations.SevenBandParametricEQ(-a.equalizer_db, a.equalizer_db, p=p))
         if a.gain_db:
             steps.append(audiomentations.Gain(-a.gain_db, a.gain_db, p=p))
         if a.noise_probability:

@@ -56,6 +56,7 @@ def test_all_off_changes_nothing(wave):
         ({"resample": 0.2}, "length"),
         ({"pitch_semitones": 2}, "samples"),
         ({"noise_probability": 1.0}, "samples"),
+        ({"equalizer_db": 10}, "samples"),
         ({"shift_fraction": 0.2}, "samples"),
     ],
 )
