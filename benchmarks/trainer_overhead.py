@@ -19,7 +19,7 @@ import torch
 from transformers import Trainer, TrainerCallback, get_scheduler, set_seed
 
 from hf_fer.experiment.fit import train_watched
-from hf_fer.experiment.one_run import make_trainer
+from hf_fer.experiment.one_run import load_data, make_trainer
 from hf_fer.recipe.arguments import read_recipe
 from hf_fer.task.base import Task
 from hf_fer.task.find import parse_task
@@ -92,10 +92,10 @@ def bare_loop(trainer: Trainer, batches: list[dict[str, torch.Tensor]]) -> list[
     return clock.steps()
 
 
-def new_trainer(task: Task, data: Any, splits: Any, processor: Any) -> Trainer:
+def new_trainer(task: Task, data: Any, splits: Any, processor: Any, origin: Any) -> Trainer:
     """A fresh model with its Trainer."""
     set_seed(task.training_args.seed)
-    return make_trainer(task, data, splits, task.build_model(data, processor), processor)
+    return make_trainer(task, data, splits, task.build_model(data, processor), processor, origin)
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
             json.dumps({**read_recipe(args.recipe), **QUIET, "output_dir": folder, "max_steps": args.steps})
         )
         task = parse_task([str(path), *fields])
-        data = task.load_data()
+        data, origin = load_data(task)
         processor = task.build_processor(data)
         splits, collate = task.with_transforms(data.splits, processor), task.collator(processor)
         size = task.training_args.per_device_train_batch_size
@@ -122,8 +122,8 @@ def main() -> None:
         task.training_args.per_device_train_batch_size = 1
         times: dict[str, list[float]] = {"trainer": [], "bare": []}
         for _ in range(args.rounds):
-            times["bare"] += bare_loop(new_trainer(task, data, splits, processor), batches)
-            times["trainer"] += through_the_trainer(new_trainer(task, data, splits, processor), batches)
+            times["bare"] += bare_loop(new_trainer(task, data, splits, processor, origin), batches)
+            times["trainer"] += through_the_trainer(new_trainer(task, data, splits, processor, origin), batches)
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, seconds in median.items():
         print(f"{name}: {1000 * seconds:.2f} ms per step of batch {size}, median of {len(times[name])} steps")
