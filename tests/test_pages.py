@@ -114,6 +114,10 @@ def check_verb(words: list[str], is_marked: bool) -> None:
         typer.main.get_command(cli.app).commands[words[0]].make_context(words[0], words[1:])
     elif words[0] == "--install-completion":
         assert words[0] in CliRunner().invoke(cli.app, ["--help"]).output
+    elif is_marked:
+        shown = CliRunner().invoke(cli.app, [words[0], "--help"])
+        assert shown.exit_code == 0
+        assert all(word in shown.output for word in words if word.startswith("--"))
     else:
         assert CliRunner().invoke(cli.app, words).exit_code == 0
 
