@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, set_seed
 from transformers.utils import ModelOutput
 
+from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import LoadedData
 from hf_fer.experiment.one_run import run
 from hf_fer.metrics.classification import classification_metrics
@@ -36,6 +37,7 @@ from hf_fer.models.csr.backbone_csr import build_backbone, feature_map
 from hf_fer.models.csr.configuration_csr import CsrConfig
 from hf_fer.models.csr.decoding_csr import load_image
 from hf_fer.models.csr.losses_csr import class_loss, concept_loss
+from hf_fer.models.csr.train.building import make_config
 from hf_fer.models.csr.train.demo_images import CLASSES, CONCEPTS, class_of, draw_image, patient_tone
 from hf_fer.models.csr.train.task import CsrTask
 from hf_fer.reporting.report import markdown_table
@@ -91,14 +93,14 @@ class JointBottleneck(Rival):
         return ModelOutput(loss=loss, logits=logits, concept_logits=concepts)
 
 
-def rival_metrics(prediction: EvalPrediction, task: CsrTask, names: list[str]) -> dict[str, float]:
+def rival_metrics(prediction: EvalPrediction, data: LoadedData) -> dict[str, float]:
     """Macro-F1, and where there are concepts their AUROC."""
     predicted = prediction.predictions
     logits, concepts = predicted if isinstance(predicted, tuple) else (predicted, None)
     labels, concept_labels = prediction.label_ids
-    metrics = {"macro_f1": classification_metrics(logits.argmax(axis=1), labels, names)["macro_f1"]}
+    metrics = {"macro_f1": classification_metrics(logits.argmax(axis=1), labels, data.labels)["macro_f1"]}
     if concepts is not None:
-        found = multilabel_metrics(expit(concepts), concept_labels, task.source.concepts)
+        found = multilabel_metrics(expit(concepts), concept_labels, data.own.concepts)
         metrics["concept_auroc"] = found["macro_auroc"]
     return metrics
 
@@ -129,16 +131,16 @@ def train_rival(rival: type[Rival], dataset: str, seed: int, folder: Path) -> di
     """Validation metrics of the best checkpoint."""
     task, data, processor = prepared(dataset, seed, folder)
     set_seed(seed)
-    config = task.make_config(data)
-    splits = task.with_transforms(data.splits, processor)
+    config, clock = make_config(task, data), EpochClock()
+    splits = task.with_transforms(data, processor, clock)
     trainer = Trainer(
         model=rival(config),
         args=task.training_args,
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         data_collator=task.collator(processor),
-        compute_metrics=partial(rival_metrics, task=task, names=data.labels),
-        callbacks=[EpochCallback(task.clock)],
+        compute_metrics=partial(rival_metrics, data=data),
+        callbacks=[EpochCallback(clock)],
     )
     trainer.train()
     found = trainer.evaluate()

@@ -24,6 +24,7 @@ import pandas as pd
 import psutil
 from transformers import Trainer, set_seed
 
+from hf_fer.data.augment import EpochClock
 from hf_fer.models.language_id.train.report import length_buckets
 from hf_fer.models.language_id.train.task import LanguageIdTask
 from hf_fer.models.language_id.train.texts import TextCollator, cut_words
@@ -141,8 +142,8 @@ def peers(args: argparse.Namespace) -> None:
     """Print the comparison as Markdown, and write all of it as JSON."""
     task = parse_task([args.recipe, "--dataset", args.dataset, "--output_dir", tempfile.mkdtemp()])
     assert isinstance(task, LanguageIdTask)
-    task.load_data()
-    train, test = task.rows["train"], task.rows["test"]
+    splits = task.load_data().splits
+    train, test = splits["train"].to_pandas(), splits["test"].to_pandas()
     context = multiprocessing.get_context("spawn")
     table, lengths, labels = [], {}, {}
     for system in SYSTEMS:
@@ -189,7 +190,7 @@ def padding(args: argparse.Namespace) -> None:
         data = task.load_data()
         tokenizer = task.build_processor(data)
         model = task.build_model(data, tokenizer)
-        texts = task.with_transforms(data.splits, tokenizer)["train"]
+        texts = task.with_transforms(data, tokenizer, EpochClock())["train"]
         collate = TextCollator(tokenizer, pad_to=512 if name.endswith("512") else None)
         trainer = Trainer(model=model, args=task.training_args, train_dataset=texts, data_collator=collate)
         trainer.train()

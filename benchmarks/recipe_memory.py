@@ -37,6 +37,7 @@ from hf_fer.models.multimodal_fer.configuration_multimodal_fer import PRESETS
 from hf_fer.reporting.report import MIB, markdown_table
 from hf_fer.task.base import Task
 from hf_fer.task.find import parse_task
+from hf_fer.task.settings import adapted
 
 RECIPES = Path(__file__).parent.parent / "training_args"
 MEL_FRAMES = 400
@@ -75,7 +76,7 @@ def build(task: Task) -> PreTrainedModel:
     model.freeze(args.freeze or [])
     if task.training_args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return task.adapted(model)
+    return adapted(task, model)
 
 
 def make_batch(task: Task, size: int, device: torch.device) -> dict[str, torch.Tensor]:

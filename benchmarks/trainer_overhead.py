@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, get_scheduler, set_seed
 
+from hf_fer.data.augment import EpochClock
 from hf_fer.experiment.fit import train_watched
 from hf_fer.experiment.one_run import load_data, make_trainer
 from hf_fer.recipe.arguments import read_recipe
@@ -95,7 +96,7 @@ def bare_loop(trainer: Trainer, batches: list[dict[str, torch.Tensor]]) -> list[
 def new_trainer(task: Task, data: Any, splits: Any, processor: Any, origin: Any) -> Trainer:
     """A fresh model with its Trainer."""
     set_seed(task.training_args.seed)
-    return make_trainer(task, data, splits, task.build_model(data, processor), processor, origin)
+    return make_trainer(task, data, splits, task.build_model(data, processor), processor, origin, EpochClock())
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def main() -> None:
         task = parse_task([str(path), *fields])
         data, origin = load_data(task)
         processor = task.build_processor(data)
-        splits, collate = task.with_transforms(data.splits, processor), task.collator(processor)
+        splits, collate = task.with_transforms(data, processor, EpochClock()), task.collator(processor)
         size = task.training_args.per_device_train_batch_size
         rows = [splits["train"][index] for index in range(min(len(splits["train"]), 4 * size))]
         few = [collate(rows[start : start + size]) for start in range(0, len(rows) - size + 1, size)]

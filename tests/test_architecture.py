@@ -126,3 +126,52 @@ def test_files_stay_under_500_lines():
 
 def test_few_modules_at_the_top():
     assert len([path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]) <= 6
+
+
+def methods(node: ast.ClassDef) -> set[str]:
+    """Public methods and properties that a class defines."""
+    return {
+        item.name
+        for item in node.body
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and not item.name.startswith("_")
+    }
+
+
+def classes() -> dict[str, ast.ClassDef]:
+    """All classes of the package; two of one name would hide each other here, so names have their file."""
+    return {
+        f"{inside(path)}:{node.name}": node
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+CLASSES = classes()
+BY_NAME = {key.partition(":")[2]: node for key, node in CLASSES.items()}
+
+
+def with_inherited(node: ast.ClassDef) -> set[str]:
+    """The methods of a class, and those of its bases that are of this package."""
+    bases = {ast.unparse(base).split(".")[-1] for base in node.bases} - {node.name}
+    return methods(node).union(*(with_inherited(BY_NAME[base]) for base in bases & BY_NAME.keys()))
+
+
+def test_no_class_has_more_than_15_public_methods():
+    counts = {key: len(with_inherited(node)) for key, node in CLASSES.items()}
+    assert not {key: count for key, count in counts.items() if count > 15}
+
+
+def test_no_hook_of_a_task_stores_anything_for_another():
+    """A hook may be called for another model, another fold or not at all."""
+    stored = [
+        f"{key}.{method.name}: self.{target.attr}"
+        for key, node in CLASSES.items()
+        if with_inherited(node) > {"load_data", "build_model", "score"}
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name != "__init__"
+        for target in ast.walk(method)
+        if isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store)
+        if isinstance(target.value, ast.Name) and target.value.id == "self"
+    ]
+    assert not stored

@@ -9,6 +9,8 @@ from hf_fer.data import loading
 from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
 from hf_fer.models.multimodal_fer.train import cache as task_cache
+from hf_fer.models.multimodal_fer.train.building import processor_of
+from hf_fer.models.multimodal_fer.train.source import read_source
 from hf_fer.task.find import build_task, parse_task
 
 
@@ -43,8 +45,7 @@ def test_a_manifest_s_classes_are_in_alphabetical_order(tmp_path):
         "modalities": ["audio"],
     }
     task = build_task({**recipe, "output_dir": str(tmp_path / "out")}, "recipe", [])
-    _, _, _, classes, *_ = task.read_source()
-    assert classes == ["angry", "happy", "sad"]
+    assert read_source(task).labels == ["angry", "happy", "sad"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_settings_of_the_sound_are_in_the_cache_key(tmp_path, monkeypatch, setti
     task = parse_task(["--task", "multimodal_fer", "--dataset", "demo", "--output_dir", str(tmp_path / "out")])
     folders = []
     for change in (False, True):
-        processor = task.new_processor()
+        processor = processor_of(task)
         if change:
             assert getattr(processor.feature_extractor, setting) != value
             setattr(processor.feature_extractor, setting, value)

@@ -20,6 +20,7 @@ from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from tqdm.auto import tqdm
 
+from hf_fer.data.facts import DataFacts
 from hf_fer.data.names import clean_names
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ class LoadedData:
         skipped: One `{"path", "reason"}` per example left out.
         notes: Sentences that every report of a run on this data repeats.
         absent: Why a split is missing, by its name.
+        factors: Metadata columns by whose values a report may break its scores down.
+        facts: What a card says of the data, if that is known.
+        own: What the system's later hooks need of what was found; no other room looks at it.
     """
 
     splits: DatasetDict
@@ -54,6 +58,9 @@ class LoadedData:
     skipped: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+    facts: DataFacts = field(default_factory=DataFacts)
+    own: Any = None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """

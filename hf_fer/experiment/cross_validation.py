@@ -7,19 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from accelerate.utils.memory import clear_device_cache
 
 from hf_fer.data.loading import write_json_atomically
 from hf_fer.experiment.model_card import shareable_recipe
-from hf_fer.metrics import intervals
-from hf_fer.metrics.classification import classification_metrics
 from hf_fer.recipe.arguments import RecipeError, recipe_changes
 from hf_fer.reporting.report import flat_numbers, markdown_table
 from hf_fer.runtime import output_folder
 from hf_fer.task.base import Task
 from hf_fer.task.find import of_fold
+from hf_fer.task.settings import num_folds
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ def train_folds(task: Task, run: Callable[..., None]) -> None:
             is to be gone on with had another recipe.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
-    folds = [of_fold(task, fold) for fold in range(task.num_folds())]
+    folds = [of_fold(task, fold) for fold in range(num_folds(task))]
     if args.dry_run:
         print(f"Fold 0 of {len(folds)}:\n")
         run(folds[0])
@@ -128,14 +126,14 @@ def write_summary(task: Task, finished: list[int]) -> None:
     summary = {
         "task": task.name(),
         "protocol": task.data_args.protocol,
-        "num_folds": task.num_folds(),
+        "num_folds": num_folds(task),
         "folds": {
             str(fold): {"folder": f"fold_{fold}", **{split: scores(metrics, split) for split in SPLITS}}
             for fold, metrics in runs.items()
         },
-        "unfinished": sorted(set(range(task.num_folds())) - set(finished)),
+        "unfinished": sorted(set(range(num_folds(task))) - set(finished)),
         **{name: by_split(table, name) for name in ("mean", "std")},
-        "pooled_test": pooled_test([folder / f"fold_{fold}" for fold in finished]),
+        "pooled_test": pooled_test(task, [folder / f"fold_{fold}" for fold in finished]),
         "test_groups_unseen": all(metrics["data"].get("test_groups_unseen", False) for metrics in runs.values()),
         "notes": list(dict.fromkeys(note for metrics in runs.values() for note in metrics["data"]["notes"])),
         "recipe": shareable_recipe(task),
@@ -178,25 +176,18 @@ def by_split(table: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
     }
 
 
-def pooled_test(folders: list[Path]) -> dict[str, Any]:
+def pooled_test(task: Task, folders: list[Path]) -> dict[str, Any]:
     """
-    Scores of the test examples of all folds together, each predicted by the model that has not seen its group.
+    Figures of the test examples of all folds together, each predicted by the model that has not seen its group.
 
-    With intervals over all groups; empty where a run has no `predictions.csv`.
+    Empty where a run has no `predictions.csv`, or the system says nothing of several.
     """
     files = [folder / "report" / "predictions.csv" for folder in folders]
-    if not all(file.is_file() for file in files):
+    if task.pool_folds is None or not all(file.is_file() for file in files):
         return {}
     rows = pd.concat([pd.read_csv(file, dtype={"group": str}) for file in files])
     rows = rows[rows["split"] == "test"]
-    if rows.empty:
-        return {}
-    labels = sorted({*rows["label"], *rows["predicted"]})
-    index = {name: number for number, name in enumerate(labels)}
-    predicted, truth = (rows[column].map(index).to_numpy() for column in ("predicted", "label"))
-    metrics = classification_metrics(predicted, truth, labels)
-    plain = {name: value for name, value in metrics.items() if np.isscalar(value)}
-    return {"samples": len(rows), **plain, **intervals.interval_metrics(predicted, truth, rows.get("group"))}
+    return {"samples": len(rows), **task.pool_folds(rows)} if len(rows) else {}
 
 
 def summary_page(summary: dict[str, Any], table: pd.DataFrame) -> str:

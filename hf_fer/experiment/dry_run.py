@@ -81,7 +81,7 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
         *data.notes,
         f"Left out: {len(data.skipped)}",
         *(f"  {entry['path']}: {entry['reason']}" for entry in data.skipped[:20]),
-        *(["# Caches", *plan] if (plan := task.cache_plan(data, model, processor)) else []),
+        *(["# Caches", *caches.plan(model)] if (caches := task.caches(data, processor)) else []),
         "# Parameters",
         markdown_table(parameters),
         "# Memory per device, estimated (MiB)",

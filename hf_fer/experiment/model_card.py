@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hf_fer.data.facts import DataFacts
 from hf_fer.data.loading import LoadedData
 from hf_fer.recipe.paths import without_folders
 from hf_fer.reporting.card import Card
@@ -42,6 +43,11 @@ def example_name(task: Task, repo_id: str) -> str:
     return f"path/to/{output_dir.name}" if output_dir.is_absolute() else output_dir.as_posix()
 
 
+def facts_of(task: Task, data: LoadedData) -> DataFacts:
+    """What is known of the data; the demos are the package's own, and under its licence."""
+    return DataFacts(license="apache-2.0") if task.data_args.dataset == "demo" else data.facts
+
+
 def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, Any], repo_id: str) -> None:
     """
     Write `README.md`.
@@ -53,7 +59,7 @@ def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, An
         metrics: As in `metrics.json`.
         repo_id: The model's name.
     """
-    facts = task.data_facts(data)
+    facts = facts_of(task, data)
     Card(
         repo_id=repo_id,
         system=task.name(),

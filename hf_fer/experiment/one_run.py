@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import PreTrainedModel, Trainer, set_seed
+from transformers import EvalPrediction, PreTrainedModel, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 
 from hf_fer import adapters
+from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import DataError, LoadedData, cache_dir
 from hf_fer.data.sources import check_sources
 from hf_fer.experiment import cross_validation, provenance
 from hf_fer.experiment.dry_run import describe
 from hf_fer.experiment.fit import fit
-from hf_fer.experiment.score import closing_lines, evaluate, finish
+from hf_fer.experiment.score import closing_lines, contents, evaluate, finish
 from hf_fer.experiment.search import prepare_search, search
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments
 from hf_fer.reporting import report
@@ -25,6 +26,7 @@ from hf_fer.reporting.sharing import UploadCheckpoints
 from hf_fer.runtime import output_folder
 from hf_fer.runtime.callbacks import (
     ChangedFilesCallback,
+    EpochCallback,
     RepeatableRandomness,
     ResumedEarlyStopping,
     SaveProcessorCallback,
@@ -36,7 +38,10 @@ from hf_fer.runtime.checkpoints import load_weights
 from hf_fer.runtime.failures import explained
 from hf_fer.runtime.preparation import check_hub_access, prepare_output, replace_earlier, share_cores
 from hf_fer.runtime.processes import in_processes
-from hf_fer.task.base import CANNOT_CHECKPOINT, Task
+from hf_fer.task.base import Task
+from hf_fer.task.checks import CANNOT_CHECKPOINT
+from hf_fer.task.scoring import Trained
+from hf_fer.task.settings import adapted, lora_settings, shared_patterns, skipped_file
 
 
 def make_trainer(
@@ -46,8 +51,9 @@ def make_trainer(
     model: PreTrainedModel,
     processor: Any,
     origin: provenance.Provenance,
+    clock: EpochClock,
 ) -> Trainer:
-    """The stock Trainer with the task's parts; raises `DataError` where a split that it needs is missing."""
+    """The stock Trainer with what the task brings; raises `DataError` where a split that it needs is missing."""
     args = task.training_args
     if args.do_train and "train" not in splits:
         raise DataError(f"There is nothing to train on: {data.absent.get('train', 'no train split')}.")
@@ -58,10 +64,11 @@ def make_trainer(
         )
     total = sum(len(split) for split in splits.values()) + len(data.skipped)
     callbacks = [
+        EpochCallback(clock),
         *task.callbacks(),
         provenance.ProvenanceCallback(origin),
         SaveProcessorCallback(processor, task.pipeline_task),
-        SkipLimitCallback(task.skipped_file, total, task.data_args.max_skipped_fraction),
+        SkipLimitCallback(skipped_file(task), total, task.data_args.max_skipped_fraction),
         ChangedFilesCallback(data, task.file_columns),
         RepeatableRandomness(),
         SharedStatistics(),
@@ -73,18 +80,23 @@ def make_trainer(
     if args.world_size > 1 and args.ddp_find_unused_parameters is None:
         # The Trainer's own default is False under gradient checkpointing; parts may be frozen, or see no input.
         args.ddp_find_unused_parameters = True
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        trained = Trained(model=adapters.base_model(trainer.model), processor=processor, data=data)
+        return task.compute_metrics(prediction, trained)
+
     trainer = Trainer(
         model=in_processes(model, args),
         args=args,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
         data_collator=task.collator(processor),
-        compute_metrics=partial(task.compute_metrics, labels=data.labels),
-        preprocess_logits_for_metrics=task.before_gathering(processor),
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=task.preprocess_logits,
         callbacks=callbacks,
     )
     if args.push_to_hub and args.upload_strategy != HubStrategy.END:
-        trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, task.shared_patterns()))
+        trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, shared_patterns(task)))
     return trainer
 
 
@@ -96,7 +108,7 @@ def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None
 
 def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
     """Save the best checkpoint's model with its processor, and return what there is to say of the training."""
-    adapters.merge(trainer, task.lora)
+    adapters.merge(trainer, lora_settings(task))
     # Not pushed here: the one push, with card and report, comes last.
     trainer.save_model(_internal_call=True)
     args, state = trainer.args, trainer.state
@@ -148,9 +160,8 @@ def dry_run(task: Task) -> None:
     """Print what a run would do."""
     data, _ = load_data(task)
     processor = task.build_processor(data)
-    print(
-        describe(task, data, task.with_transforms(data.splits, processor), new_model(task, data, processor), processor)
-    )
+    splits = task.with_transforms(data, processor, EpochClock())
+    print(describe(task, data, splits, new_model(task, data, processor), processor))
 
 
 def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
@@ -167,7 +178,7 @@ def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
     set_seed(task.training_args.seed)
     model = task.build_model(data, processor)
     check_checkpointing(model, task.training_args)
-    return task.adapted(model)
+    return adapted(task, model)
 
 
 def run_once(task: Task, loaded: Callable[[], None]) -> None:
@@ -197,11 +208,13 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
         return load_weights(build(), resume) if resume and args.do_train else build()
 
     with explained(args, task.memory_hints(), task.can_checkpoint()):
-        task.fill_caches(data, encoding_model, processor)
-        splits = task.with_transforms(data.splits, processor)
+        if caches := task.caches(data, processor):
+            data = caches.fill(encoding_model)
+        clock = EpochClock()
+        splits = task.with_transforms(data, processor, clock)
 
         def new_trainer() -> Trainer:
-            return make_trainer(task, data, splits, build(), processor, origin)
+            return make_trainer(task, data, splits, build(), processor, origin, clock)
 
         if args.hp_trials:
             return search(new_trainer(), task, data, processor)
@@ -209,7 +222,8 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
         runtime = save(trainer, task, processor) if args.do_train else {}
         if args.do_train and args.should_save:
             origin.write(args.output_dir)
-        results = evaluate(trainer, task, data, splits)
+        reports = evaluate(trainer, task, data, splits, processor)
         if trainer.is_world_process_zero():
-            finish(trainer, task, data, results, runtime, apart=origin.apart)
+            finish(trainer, task, data, reports, runtime, apart=origin.apart)
+            results = contents(reports)
             print(report.results_page(results, data.notes), closing_lines(task, results), sep="\n\n")

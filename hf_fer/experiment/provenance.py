@@ -15,6 +15,7 @@ from hf_fer.data.copies import content_digests, text_digest
 from hf_fer.data.loading import DataError, LoadedData, digest, is_leaky, warned, write_json_atomically
 from hf_fer.data.names import clean_name
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments
+from hf_fer.task.settings import starting_points
 
 if TYPE_CHECKING:
     from hf_fer.task.base import Task
@@ -107,7 +108,7 @@ def establish(task: "Task", data: LoadedData) -> Provenance:
     }
     provenance = Provenance(own)
     unknown = False
-    for path in task.starting_points():
+    for path in starting_points(task):
         earlier = read(path)
         provenance.earlier += [training for training in earlier or [] if training not in provenance.earlier]
         if earlier is None and path == task.model_args.model_name_or_path:

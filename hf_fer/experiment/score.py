@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import Trainer
 
 from hf_fer.adapters import base_model
@@ -15,23 +15,39 @@ from hf_fer.reporting import report
 from hf_fer.reporting.sharing import add_pipeline, upload
 from hf_fer.runtime.failures import RunError
 from hf_fer.task.base import Task
+from hf_fer.task.scoring import Evaluation, SplitReport, write_files
+from hf_fer.task.settings import shared_patterns, skipped_file
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict) -> dict[str, dict[str, Any]]:
-    """Metrics of each split that was asked for, with those of its views nested by name."""
+def evaluate(
+    trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict, processor: Any
+) -> dict[str, SplitReport]:
+    """What the task says of each split that was asked for; validation comes before test."""
     wanted = {"validation": task.training_args.do_eval, "test": task.training_args.do_predict}
-    results = {}
+    reports: dict[str, SplitReport] = {}
+
+    def look(name: str, inputs: Dataset) -> dict[str, float]:
+        found = trainer.predict(inputs, metric_key_prefix=name).metrics
+        return {metric: found[f"{name}_{metric}"] for metric in task.metric_names if f"{name}_{metric}" in found}
+
     for split in (name for name, asked in wanted.items() if asked and name in splits):
         prediction = trainer.predict(splits[split], metric_key_prefix=split)
-        metrics = task.split_metrics(split, splits[split], prediction, data.labels)
-        metrics |= task.detail_metrics(split, data.splits[split], prediction, base_model(trainer.model))
-        results[split] = {**metrics, "loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
-        for view, dataset in task.evaluation_views(splits[split]).items():
-            prediction = trainer.predict(dataset, metric_key_prefix=view)
-            results[split][view] = {name: prediction.metrics[f"{view}_{name}"] for name in task.metric_names}
-    return results
+        evaluation = Evaluation(
+            model=base_model(trainer.model),
+            processor=processor,
+            data=data,
+            split=split,
+            inputs=splits[split],
+            prediction=prediction,
+            earlier=dict(reports),
+            look=look,
+        )
+        report = task.score(evaluation)
+        report.figures |= {"loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
+        reports[split] = report
+    return reports
 
 
 def all_metrics(
@@ -49,7 +65,7 @@ def all_metrics(
         "data": {
             "dataset": Path(task.data_args.dataset).name,
             "counts": data.counts(),
-            "skipped": len(read_skipped(task.skipped_file)),
+            "skipped": len(read_skipped(skipped_file(task))),
             "notes": data.notes,
             "absent": data.absent,
             "test_groups_unseen": apart,
@@ -63,17 +79,19 @@ def finish(
     trainer: Trainer,
     task: Task,
     data: LoadedData,
-    results: dict[str, Any],
+    reports: dict[str, SplitReport],
     runtime: dict[str, Any],
     *,
     apart: bool,
 ) -> None:
     """Write report and model card, and push all of it where the recipe says so."""
-    args, folder = task.training_args, task.skipped_file.parent
+    args, skipped = task.training_args, skipped_file(task)
+    folder = skipped.parent
     folder.mkdir(parents=True, exist_ok=True)
-    task.skipped_file.touch()
+    skipped.touch()
+    results = contents(reports)
     metrics = all_metrics(task, data, results, runtime, apart=apart)
-    captions = task.write_artifacts(folder, data, results)
+    captions = write_files(folder, reports)
     history = report.history_table(trainer.state.log_history)
     if args.do_train:
         report.plot_curves(folder / "curves.png", history, task.metric_names)
@@ -82,8 +100,10 @@ def finish(
     report.write_report(folder, metrics, history, captions)
     report_html.write_html(folder, metrics, headline(task, results), captions)
     repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
+    if args.do_train:
+        base_model(trainer.model).config.save_pretrained(args.output_dir)  # scoring may have calibrated the model
     if task.pipeline_task and args.do_train:
-        add_pipeline(args.output_dir, task.pipeline_task)  # after the artifacts, which write config.json again
+        add_pipeline(args.output_dir, task.pipeline_task)
     write_card(Path(args.output_dir), task, data, metrics, repo_id)
     if args.push_to_hub:
         push(task, repo_id)
@@ -93,18 +113,23 @@ def push(task: Task, repo_id: str) -> None:
     """Upload what may leave; raises `RunError`, which says how to do it later, where the Hub does not take it."""
     folder, token = task.training_args.output_dir, task.training_args.hub_token
     try:
-        upload(folder, repo_id, token, task.shared_patterns(), "Model, processor, card and report")
+        upload(folder, repo_id, token, shared_patterns(task), "Model, processor, card and report")
     except Exception as error:  # of the Hub, of the HTTP client, or of the disk
         later = (
             f"from hf_fer.reporting.sharing import upload; from hf_fer.task.find import load_task; "
-            f"upload({folder!r}, {repo_id!r}, "
-            f"None, load_task({task.name()!r}).shared_patterns(), 'Model')"
+            f"from hf_fer.task.settings import shared_patterns; "
+            f"upload({folder!r}, {repo_id!r}, None, shared_patterns(load_task({task.name()!r})), 'Model')"
         )
         raise RunError(
             f"The model is in {folder}, but it was not uploaded ({' '.join(str(error).split())}). Upload it later: "
             f'python -c "{later}"'
         ) from error
     logger.warning("Pushed to %s.", repo_id)
+
+
+def contents(reports: dict[str, SplitReport]) -> dict[str, dict[str, Any]]:
+    """Split -> what `metrics.json` says of it."""
+    return {split: report.content() for split, report in reports.items()}
 
 
 def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
@@ -116,7 +141,7 @@ def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
 def closing_lines(task: Task, results: dict[str, dict[str, Any]]) -> str:
     """The last words of a run: its headline, where report and model are, and the lines that use the model."""
     folder, first = Path(task.training_args.output_dir), headline(task, results)
-    lines = [*([first] if first else []), f"Report: {task.skipped_file.parent / 'report.html'}"]
+    lines = [*([first] if first else []), f"Report: {skipped_file(task).parent / 'report.html'}"]
     if not task.training_args.do_train:
         return "\n".join(lines)
     example = "\n".join(f"    {line}".rstrip() for line in task.card_example(folder.as_posix()).splitlines())

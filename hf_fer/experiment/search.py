@@ -23,6 +23,7 @@ from hf_fer.runtime.nonfinite import NonFiniteGuard
 from hf_fer.runtime.processes import in_processes
 from hf_fer.task.base import Task
 from hf_fer.task.find import with_fields
+from hf_fer.task.settings import adapted, recipe_with, search_space
 
 if TYPE_CHECKING:
     import optuna
@@ -111,7 +112,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
         return with_fields(task, **recipe_fields(task.recipe, suggest(task, trial)))
 
     def model_init(trial: "optuna.Trial") -> PreTrainedModel:
-        model = build(task, suggested(trial), data, processor)
+        model = build(suggested(trial), data, processor)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0
@@ -159,26 +160,21 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
 
 def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:
     """A trial's settings, by the names of the dimensions."""
-    return {dimension.name: dimension.suggest(trial) for dimension in task.search_space()}
+    return {dimension.name: dimension.suggest(trial) for dimension in search_space(task)}
 
 
-def build(task: Task, settings: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
-    """
-    The model of other settings, made by the task that has read the data and scores what is trained.
-
-    What can be searched is in the model's arguments, which the task keeps, and in the Trainer's.
-    """
-    task.model_args = settings.model_args
-    return task.adapted(task.build_model(data, processor))
+def build(settings: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
+    """The model of a trial's settings."""
+    return adapted(settings, settings.build_model(data, processor))
 
 
 def check_settings(task: Task, data: LoadedData, processor: Any) -> None:
     """Make sure that every end of the space is a recipe, and a model can be built with it."""
-    for dimension in task.search_space():
+    for dimension in search_space(task):
         for value in dimension.extremes():
             settings = with_fields(task, **recipe_fields(task.recipe, {dimension.name: value}))
             if dimension.name not in TRAINING_FIELDS:
-                build(task, settings, data, processor)
+                build(settings, data, processor)
 
 
 def storage(args: TrainingArguments) -> "optuna.storages.RDBStorage":
@@ -263,7 +259,7 @@ def trial_table(study: "optuna.Study", task: Task) -> pd.DataFrame:
             "state": trial.state.name.lower(),
             metric: None if trial.state == optuna.trial.TrialState.FAIL else trial.value,
             "minutes": round(trial.duration.total_seconds() / 60, 2) if trial.duration else None,
-            **{dimension.name: trial.params.get(dimension.name) for dimension in task.search_space()},
+            **{dimension.name: trial.params.get(dimension.name) for dimension in search_space(task)},
         }
         for trial in ended
     ]
@@ -286,7 +282,7 @@ def plot_trials(path: Path, table: pd.DataFrame, task: Task) -> None:
         table: From `trial_table`.
         task: What was searched for.
     """
-    space = task.search_space()
+    space = search_space(task)
     metric = task.training_args.metric_for_best_model.removeprefix("eval_")
     columns = min(3, len(space) + 1)
     rows = math.ceil((len(space) + 1) / columns)
@@ -319,7 +315,7 @@ def draw_values(axes: Any, part: pd.DataFrame, dimension: Dimension, metric: str
 def best_recipe(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """The recipe that trains with the best settings, into a folder of its own."""
     left_out = ("hp_trials", "hp_space", "resume_from_checkpoint", "overwrite_output_dir")
-    best = {"task": task.name(), **task.recipe_with(recipe_fields(task.recipe, settings))}
+    best = {"task": task.name(), **recipe_with(task, recipe_fields(task.recipe, settings))}
     return {
         **{name: value for name, value in best.items() if name not in left_out},
         "output_dir": str(Path(task.training_args.output_dir, "best")),

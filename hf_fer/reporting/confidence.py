@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from hf_fer.metrics import calibration
 from hf_fer.metrics.scored import Scored
@@ -73,12 +73,6 @@ class Calibration:
         """Store both in a model's configuration."""
         config.temperature, config.abstention_threshold = self.temperature, self.abstention_threshold
 
-    def save(self, folder: str | Path) -> None:
-        """Store both in the `config.json` of a saved model."""
-        config = AutoConfig.from_pretrained(folder)
-        self.put(config)
-        config.save_pretrained(folder)
-
     def metrics(self, scored: Scored) -> dict[str, Any]:
         """
         Returns:
@@ -96,21 +90,6 @@ class Calibration:
             if answered.any():
                 abstention["accuracy_of_answered"] = float(scored.correct[answered].mean())
         return {"calibration": ece, "abstention": abstention}
-
-    def write_curves(self, folder: Path, scored: dict[str, Scored]) -> dict[str, str]:
-        """Write the risk-coverage curve of every split as a table and a plot; returns file name -> caption."""
-        curves = {
-            split: calibration.risk_coverage(part.confidence(self.temperature), part.correct)
-            for split, part in scored.items()
-        }
-        tables = [curve.assign(split=split) for split, curve in curves.items()]
-        columns = ["split", "coverage", "risk", "threshold"]
-        pd.concat(tables)[columns].to_csv(folder / "risk_coverage.csv", index=False, float_format="%.4f")
-        plot_risk_coverage(folder / "risk_coverage.png", curves)
-        return {
-            "risk_coverage.csv": "Error rate of the k most confident answers, for every k.",
-            "risk_coverage.png": "Risk-coverage curve: the error rate when only the most confident are answered.",
-        }
 
 
 def fitted_temperature(validation: Scored) -> tuple[float, str]:

@@ -24,7 +24,6 @@ from hf_fer.data.loading import EXAMPLES
 MIB = 2**20
 ABBREVIATED = ("uar", "wer", "cer")
 PACKAGES = ("hf_fer", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "av")
-CLASS_FIGURES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
 
 
 def environment() -> dict[str, Any]:
@@ -119,29 +118,6 @@ def history_table(log_history: list[dict[str, Any]]) -> pd.DataFrame:
     return table[[*first, *(column for column in table if column not in first)]]
 
 
-def write_per_class(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """Precision, recall, F1 and support of every split and class as CSV."""
-    rows = [
-        {"split": split, "class": name, **scores}
-        for split, metrics in results.items()
-        for name, scores in metrics["per_class"].items()
-    ]
-    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
-
-
-def write_class_scores(folder: Path, results: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, str]:
-    """`per_class.csv` and the confusion matrix of the last split as two PNGs; returns file name -> caption."""
-    split = "test" if "test" in results else "validation"
-    write_per_class(folder / "per_class.csv", results)
-    captions = {"per_class.csv": "Precision, recall, F1 and support by split and class."}
-    matrix = np.array(results[split]["confusion_matrix"])
-    for kind in ("counts", "percent"):
-        name = f"confusion_matrix_{kind}.png"
-        plot_confusion_matrix(folder / name, matrix, labels, percent=kind == "percent", split=split)
-        captions[name] = f"Confusion matrix of the {split} split, {kind}."
-    return captions
-
-
 def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, percent: bool, split: str) -> None:
     """
     Draw a confusion matrix.
@@ -201,7 +177,7 @@ def flat_numbers(metrics: dict[str, Any]) -> dict[str, float | str]:
             numbers[name] = value
         elif name.endswith("_ci95"):
             numbers[name] = f"{value[0]:.4f} to {value[1]:.4f}"
-        elif isinstance(value, dict) and name not in ("per_class", "bootstrap"):
+        elif isinstance(value, dict) and name != "bootstrap":
             numbers.update({f"{name}.{key}": item for key, item in value.items() if isinstance(item, int | float)})
     return numbers
 

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,6 @@ MODEL_FILES = (
     "spiece.model",
 )
 """Glob patterns of a saved model's files, relative to its folder; `*` and `?` do not cross a `/`."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """
-    What a model's card says of its data.
-
-    Args:
-        license: The Hub's name of a licence that the model can be given; `None` leaves it to whoever shares it.
-        limits: Sentences on what scores on this data do not say; empty if there is nothing to add.
-    """
-
-    license: str | None = None
-    limits: str = ""
 
 
 def shared_files(folder: str | Path, patterns: Iterable[str]) -> list[str]:

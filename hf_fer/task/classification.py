@@ -1,20 +1,53 @@
-"""The task of a system with one label per example."""
+"""The task of a system with one label per example; what a report says of classes."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction
 
-from hf_fer.data.loading import LoadedData
+from hf_fer.metrics import calibration as calibration_metrics
 from hf_fer.metrics import classification, intervals
 from hf_fer.metrics.scored import Scored
 from hf_fer.recipe.arguments import ClassificationDataArguments
 from hf_fer.reporting import report
-from hf_fer.reporting.confidence import Calibration
+from hf_fer.reporting.confidence import Calibration, plot_risk_coverage
 from hf_fer.task.base import Task
+from hf_fer.task.scoring import Evaluation, Plot, SplitReport, Table, Trained
+
+CLASS_FILES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
+"""What `add_class_scores` adds to a report."""
+
+
+@dataclass(kw_only=True)
+class ClassificationReport(SplitReport):
+    """
+    The report of one split, with what the next split's builds on.
+
+    Args:
+        scored: The answers.
+        calibration: Temperature and threshold of a model that has them.
+    """
+
+    scored: Scored
+    calibration: Calibration | None = None
+
+
+def pooled_scores(answers: pd.DataFrame) -> dict[str, Any]:
+    """
+    Scores of the answers of several models, each example answered by one that has not seen its group.
+
+    Args:
+        answers: `label` and `predicted` as names and, where the data has groups, `group`.
+    """
+    labels = sorted({*answers["label"], *answers["predicted"]})
+    index = {name: number for number, name in enumerate(labels)}
+    predicted, truth = (answers[column].map(index).to_numpy() for column in ("predicted", "label"))
+    metrics = classification.classification_metrics(predicted, truth, labels)
+    plain = {name: value for name, value in metrics.items() if np.isscalar(value)}
+    return {**plain, **intervals.interval_metrics(predicted, truth, answers.get("group"))}
 
 
 class ClassificationTask(Task):
@@ -23,67 +56,108 @@ class ClassificationTask(Task):
 
     A model whose configuration has `temperature` and `abstention_threshold` gets both fitted on validation after
     training. Its logits stay as they are: whoever wants calibrated probabilities divides them by the temperature.
-
-    Attributes:
-        breakdown_columns: Metadata columns by whose values the report breaks the scores down.
-        scored: Splits that were evaluated, by name.
-        calibration: Temperature and threshold, once they are known.
-        temperature: What log-probabilities are divided by to be confidences.
     """
 
     data_arguments = ClassificationDataArguments
     metric_names = classification.NAMES
     primary_metric = "uar"
-    shareable = (*Task.shareable, *report.CLASS_FIGURES, "breakdown.csv", "risk_coverage.csv", "risk_coverage.png")
-    breakdown_columns: tuple[str, ...] = ()
+    shareable = (*Task.shareable, *CLASS_FILES, "breakdown.csv", "risk_coverage.csv", "risk_coverage.png")
+    pool_folds = staticmethod(pooled_scores)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.scored: dict[str, Scored] = {}
-        self.calibration: Calibration | None = None
-        self.temperature = 1.0
-
-    def full_metrics(self, prediction: EvalPrediction, labels: list[str]) -> dict[str, Any]:
+    def compute_metrics(self, prediction: EvalPrediction, trained: Trained) -> dict[str, float]:
         predicted = np.argmax(prediction.predictions, axis=-1)
-        return classification.classification_metrics(predicted, prediction.label_ids, labels)
+        metrics = classification.classification_metrics(predicted, prediction.label_ids, trained.data.labels)
+        return {name: metrics[name] for name in self.metric_names}
 
-    def detail_metrics(
-        self, split: str, rows: Dataset, prediction: EvalPrediction, model: PreTrainedModel
-    ) -> dict[str, Any]:
+    def score(self, evaluation: Evaluation) -> ClassificationReport:
         """Intervals over groups, scores by metadata, and, where the model has a temperature, its calibration."""
-        scored = self.scored[split] = Scored.of(rows.to_pandas(), prediction)
-        details = intervals.interval_metrics(scored.predicted, scored.labels, scored.rows.get("group"))
-        if self.breakdown_columns:
-            labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-            details["breakdown"] = {
-                column: classification.breakdown(scored.predicted, scored.labels, scored.rows[column], labels)
-                for column in self.breakdown_columns
-            }
-        if hasattr(model.config, "temperature"):
-            self.calibration = self.calibration or Calibration.stored(model.config, self.training_args.do_train)
-            if split == "validation" and self.training_args.do_train:
-                args = self.data_args
-                self.calibration = Calibration.fit(scored, args.abstention_coverage, args.abstention_risk)
-                self.calibration.put(model.config)
-            self.temperature = self.calibration.temperature
-            details |= self.calibration.metrics(scored)
-            details["remarks"] = [*details["remarks"], self.calibration.remark]
-        return details
+        scored = Scored.of(evaluation.rows.to_pandas(), evaluation.prediction)
+        labels = evaluation.data.labels
+        found = report_of_classes(evaluation.split, scored, labels, scored.rows.get("group"))
+        add_breakdown(found, labels, evaluation.data.factors)
+        found.calibration = calibrated(self, scored, evaluation)
+        if found.calibration is not None:
+            add_calibration(found, evaluation)
+        add_predictions(found, labels, found.calibration.temperature if found.calibration else 1.0)
+        return found
 
-    def write_artifacts(self, folder: Path, data: LoadedData, results: dict[str, dict[str, Any]]) -> dict[str, str]:
-        if not results:
-            return {}
-        captions = report.write_class_scores(folder, results, data.labels)
-        if self.breakdown_columns:
-            report.breakdown_table(results).to_csv(folder / "breakdown.csv", index=False, float_format="%.4f")
-            captions["breakdown.csv"] = f"Scores by {', '.join(self.breakdown_columns)}."
-        if self.scored:
-            answers = {name: part.table(data.labels, self.temperature) for name, part in self.scored.items()}
-            tables = [table.assign(split=name) for name, table in answers.items()]
-            pd.concat(tables).to_csv(folder / "predictions.csv", index=False, float_format="%.4f")
-            captions["predictions.csv"] = "The answer to every example, with its confidence at the stored temperature."
-        if self.calibration is not None:
-            captions |= self.calibration.write_curves(folder, self.scored)
-            if self.training_args.do_train:
-                self.calibration.save(self.training_args.output_dir)
-        return captions
+
+def report_of_classes(split: str, scored: Scored, labels: list[str], groups: pd.Series | None) -> ClassificationReport:
+    """Figures of single-label answers with their intervals, and tables and plots of the classes."""
+    figures = classification.classification_metrics(scored.predicted, scored.labels, labels)
+    drawn = intervals.interval_metrics(scored.predicted, scored.labels, groups)
+    remarks = drawn.pop("remarks")
+    found = ClassificationReport(figures={**figures, **drawn}, remarks=remarks, scored=scored)
+    add_class_scores(found, split, labels)
+    return found
+
+
+def add_class_scores(found: SplitReport, split: str, labels: list[str]) -> None:
+    """The table of `per_class`, and the confusion matrix as two plots."""
+    rows = [{"class": name, **scores} for name, scores in found.figures["per_class"].items()]
+    found.tables["per_class.csv"] = Table(pd.DataFrame(rows), "Precision, recall, F1 and support by split and class.")
+    matrix = np.array(found.figures["confusion_matrix"])
+    for kind in ("counts", "percent"):
+        drawn = {"matrix": matrix, "labels": labels, "percent": kind == "percent", "split": split}
+        found.plots[f"confusion_matrix_{kind}.png"] = Plot(
+            partial(report.plot_confusion_matrix, **drawn), f"Confusion matrix of the {split} split, {kind}."
+        )
+
+
+def add_breakdown(found: ClassificationReport, labels: list[str], factors: tuple[str, ...]) -> None:
+    """Scores by the values of the columns `factors`, if there are any."""
+    if not factors:
+        return
+    scored = found.scored
+    found.figures["breakdown"] = {
+        column: classification.breakdown(scored.predicted, scored.labels, scored.rows[column], labels)
+        for column in factors
+    }
+    table = report.breakdown_table({"": found.figures}).drop(columns="split")
+    found.tables["breakdown.csv"] = Table(table, f"Scores by {', '.join(factors)}.")
+
+
+def calibrated(task: Task, scored: Scored, evaluation: Evaluation) -> Calibration | None:
+    """
+    Temperature and threshold of the model: fitted on the validation split of a training, else as they are stored.
+
+    Those that are fitted are put into the model's configuration. `None` for a model that has no place for them.
+    """
+    config, trains, args = evaluation.model.config, task.training_args.do_train, task.data_args
+    if not hasattr(config, "temperature"):
+        return None
+    if evaluation.split == "validation" and trains:
+        fitted = Calibration.fit(scored, args.abstention_coverage, args.abstention_risk)
+        fitted.put(config)
+        return fitted
+    earlier = evaluation.earlier.get("validation")
+    return earlier.calibration if earlier else Calibration.stored(config, trains)
+
+
+def add_calibration(found: ClassificationReport, evaluation: Evaluation) -> None:
+    """Figures, remark and curves of the calibration; the plot has the curves of the splits before this one, too."""
+    found.figures |= found.calibration.metrics(found.scored)
+    found.remarks.append(found.calibration.remark)
+    reports = {**evaluation.earlier, evaluation.split: found}
+    curves = {
+        split: calibration_metrics.risk_coverage(
+            part.scored.confidence(found.calibration.temperature), part.scored.correct
+        )
+        for split, part in reports.items()
+    }
+    found.tables["risk_coverage.csv"] = Table(
+        curves[evaluation.split][["coverage", "risk", "threshold"]],
+        "Error rate of the k most confident answers, for every k.",
+    )
+    found.plots["risk_coverage.png"] = Plot(
+        partial(plot_risk_coverage, curves=curves),
+        "Risk-coverage curve: the error rate when only the most confident are answered.",
+    )
+
+
+def add_predictions(found: ClassificationReport, labels: list[str], temperature: float) -> None:
+    """The answer to every example."""
+    found.tables["predictions.csv"] = Table(
+        found.scored.table(labels, temperature),
+        "The answer to every example, with its confidence at the stored temperature.",
+    )

@@ -19,6 +19,8 @@ from hf_fer.recipe.arguments import (
 from hf_fer.recipe.shipped import shipped_folder
 from hf_fer.runtime.checkpoints import has_folds
 from hf_fer.task.base import Task, task_names
+from hf_fer.task.checks import settle_metric
+from hf_fer.task.settings import recipe_with
 
 
 def load_task(name: str) -> type[Task]:
@@ -92,14 +94,12 @@ def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     name = recipe["task"]
     task_class = load_task(name)
     arguments = (task_class.model_arguments, task_class.data_arguments, TrainingArguments)
-    best = task_class.best_metric(lambda field: _flag(argv, f"--{field}") or recipe.get(field))
-    recipe = {"metric_for_best_model": best, **recipe}
     parsed, resolved = parse(arguments, recipe, source, argv)
     task = task_class(*parsed, recipe={**resolved, "task": name})
     flags = (word[2:].partition("=")[0] for word in argv if word.startswith("--"))
     task.on_command_line = {flag.replace("-", "_") for flag in flags}
     task.given |= recipe.keys() | task.on_command_line
-    task.settle_direction()
+    settle_metric(task)
     task.check_arguments()
     return task
 
@@ -125,6 +125,6 @@ def of_fold(task: Task, fold: int) -> Task:
 def with_fields(task: Task, **fields: Any) -> Task:
     """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
     token = {"hub_token": task.training_args.hub_token} if task.training_args.hub_token else {}
-    changed = build_task({**task.recipe_with(fields), **token}, "recipe", [])
+    changed = build_task({**recipe_with(task, fields), **token}, "recipe", [])
     changed.given |= task.given
     return changed

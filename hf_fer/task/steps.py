@@ -1,6 +1,6 @@
 """Steps of `load_data` that systems share: what is left out, and splits as the recipe asks for them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -8,6 +8,7 @@ from hf_fer.data import manifest
 from hf_fer.data.copies import drop_copies
 from hf_fer.data.loading import append_skipped, enforce_skip_limit, is_leaky, take_subset
 from hf_fer.task.base import Task
+from hf_fer.task.settings import protocol_name, skipped_file
 
 
 @dataclass
@@ -28,11 +29,6 @@ class SplitRows:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def protocol_name(task: Task, protocol: str) -> str:
-    """The protocol, with its fold where it has folds."""
-    return f"{protocol}, fold {task.data_args.fold}" if task.num_folds() else protocol
-
-
 def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
     """
     List the examples that cannot be used in the report; a dry run lists none.
@@ -46,13 +42,15 @@ def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
         DataError: they are more than `max_skipped_fraction`.
     """
     if task.training_args.should_save and not task.training_args.dry_run:
-        append_skipped(task.skipped_file, skipped)
+        append_skipped(skipped_file(task), skipped)
     enforce_skip_limit(skipped, total, task.data_args.max_skipped_fraction)
 
 
 def subset(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
-    """The part of each split that the recipe asks for, stratified by `label`; see `take_subset`."""
+    """The part of each split that the recipe asks for, stratified by `label` if there is one; see `take_subset`."""
     args = task.data_args
+    if "label" not in rows:
+        return subset(task, rows.assign(label="")).drop(columns="label")
     return take_subset(
         rows,
         label="label",
@@ -69,11 +67,15 @@ def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
 
     Args:
         task: Its recipe names protocol, seed and fold.
-        rows: One row per example, with `label`, and `group` and `split` where the data has them.
+        rows: One row per example, with `group` and `split` where the data has them, and with `label` where there are
+            classes to stratify by.
 
     Raises:
         DataError: unknown protocol, groups on two sides, or folds that cannot be drawn.
     """
+    if "label" not in rows:
+        found = split_by_protocol(task, rows.assign(label=""))
+        return replace(found, rows=found.rows.drop(columns="label"))
     args = task.data_args
     protocol = args.protocol or manifest.PROTOCOLS[0]
     rows, notes = manifest.assign_protocol(
@@ -90,7 +92,7 @@ def split_rows(task: Task, rows: pd.DataFrame) -> SplitRows:
 
     Args:
         task: Its `file_columns` and `text_columns` are what an example is made of.
-        rows: One row per example, with `label`.
+        rows: See `split_by_protocol`.
 
     Raises:
         DataError: see `split_by_protocol`.

@@ -6,6 +6,8 @@ from PIL import Image
 from hf_fer.data.check import main as check
 from hf_fer.data.loading import DataError
 from hf_fer.models.csr.train.concepts import ConceptFormat, read_concepts
+from hf_fer.models.language_id.train.source import read_rows
+from hf_fer.models.multimodal_fer.train.source import read_source
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.base import task_names
 from hf_fer.task.find import parse_task
@@ -29,16 +31,16 @@ def test_a_manifest_in_another_encoding_and_with_another_delimiter(tmp_path):
         arguments("multimodal_fer", dataset=path, modalities="audio", protocol="random_leaky", delimiter="^")
     )
     with pytest.raises(DataError, match="Pass --encoding utf-16-le"):
-        task.read_source()
+        read_source(task)
     task.data_args.encoding = "utf-16-le"
     with pytest.raises(DataError, match="too few to make splits"):  # so the table was read
-        task.read_source()
+        read_source(task)
 
 
 def test_texts_with_another_delimiter(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text~lang\nxin chào~vi\nhello, my friend~en\n", encoding="utf-8")
-    rows, _, _ = parse_task(arguments("language_id", dataset=path, delimiter="~")).read_rows()
+    rows, _, _ = read_rows(parse_task(arguments("language_id", dataset=path, delimiter="~")).data_args)
     assert rows["text"].tolist() == ["xin chào", "hello, my friend"]
 
 

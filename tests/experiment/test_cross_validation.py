@@ -16,6 +16,7 @@ from experiment.test_run import FAST, metrics_of
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
+from hf_fer.task.settings import num_folds
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,4 +143,4 @@ def test_fold_on_the_command_line(recipe):
     assert parse_task([recipe(fold=0), "--fold", "2"]).data_args.fold == 2
     task = parse_task([recipe(fold=0), "--fold", "all"])
     assert task.data_args.fold == "all"
-    assert task.num_folds() == 3
+    assert num_folds(task) == 3

@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hf_fer.models.language_id.train.source import choose_languages
+from hf_fer.models.multimodal_fer.train.source import read_source
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import parse_task, with_fields
 
@@ -34,9 +36,9 @@ def test_a_manifest_is_a_manifest_whatever_the_recipes_protocol(name, clips):
             "true",
         ]
     )
-    rows, *_, labels, protocol, _ = task.read_source()
-    assert (protocol, labels) == ("manifest", ["happy", "sad"])
-    assert rows.groupby("group")["split"].nunique().max() == 1
+    source = read_source(task)
+    assert (source.protocol, source.labels) == ("manifest", ["happy", "sad"])
+    assert source.rows.groupby("group")["split"].nunique().max() == 1
     assert with_fields(task, split_seed=1).data_args.protocol is None
 
 
@@ -51,6 +53,8 @@ def test_a_recipes_focus_languages_do_not_stop_a_run_on_other_languages(tmp_path
     fields = {"task": "language_id", "dataset": "texts.csv", "focus_languages": ["vi", "ja"], "use_cpu": True}
     path.write_text(json.dumps(fields))
     rows = pd.DataFrame({"text": ["hello", "bonjour"], "label": ["en", "fr"]})
-    assert len(parse_task([str(path)]).choose_languages(rows)) == 2
+    task = parse_task([str(path)])
+    assert len(choose_languages(rows, task.data_args, task.on_command_line)[0]) == 2
+    task = parse_task([str(path), "--focus_languages", "vi"])
     with pytest.raises(RecipeError, match="focus_languages"):
-        parse_task([str(path), "--focus_languages", "vi"]).choose_languages(rows)
+        choose_languages(rows, task.data_args, task.on_command_line)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
+from hf_fer.data.facts import DataFacts
 from hf_fer.data.loading import LoadedData
 from hf_fer.experiment.model_card import how_scored, write_card
+from hf_fer.models.multimodal_fer.train.facts import data_facts
 from hf_fer.reporting.report import environment
 from hf_fer.task.base import Task, task_names
 from hf_fer.task.find import parse_task
@@ -14,10 +16,10 @@ from hf_fer.task.find import parse_task
 TRAINED = {"steps": 12, "epochs": 2.0, "best_metric": 0.5}
 
 
-def card_of(folder: Path, name: str, *arguments: str, columns: tuple[str, ...] = (), **runtime) -> str:
-    """The card of a run that scored nothing, whose data has these columns."""
+def card_of(folder: Path, name: str, *arguments: str, facts: DataFacts | None = None, **runtime) -> str:
+    """The card of a run that scored nothing, on data of which this is known."""
     task = parse_task(["--task", name, "--dataset", "clips.csv", "--use_cpu", "true", *arguments])
-    data = LoadedData(DatasetDict(train=Dataset.from_dict({column: ["x"] for column in columns})), ["a", "b"], "own")
+    data = LoadedData(DatasetDict(), ["a", "b"], "own", facts=facts or DataFacts())
     metrics = {
         "task": name,
         "protocol": "own",
@@ -46,7 +48,9 @@ def test_demo_data_is_licensed_as_the_code(name, tmp_path):
 
 
 def test_ravdess_has_its_limits_and_licence(tmp_path):
-    card = card_of(tmp_path, "multimodal_fer", columns=("sex", "intensity", "statement"))
+    columns = {column: ["x"] for column in ("sex", "intensity", "statement")}
+    data = LoadedData(DatasetDict(train=Dataset.from_dict(columns)), ["a", "b"], "own")
+    card = card_of(tmp_path, "multimodal_fer", facts=data_facts("clips", data))
     assert "RAVDESS has 24 actors" in card
     assert "\nlicense: cc-by-nc-sa-4.0" in card
 

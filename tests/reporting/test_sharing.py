@@ -24,6 +24,7 @@ from hf_fer.recipe.paths import without_folders
 from hf_fer.reporting.sharing import shared_content, shared_files
 from hf_fer.task.base import task_names
 from hf_fer.task.find import load_task
+from hf_fer.task.settings import shared_patterns
 
 REPO = "tester/model"
 SUBPROCESS = {"capture_output": True, "text": True, "check": False}
@@ -139,7 +140,7 @@ def test_what_nobody_named_stays(name, tmp_path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("x")
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "notes.txt")
-    assert shared_files(tmp_path, task.shared_patterns()) == given
+    assert shared_files(tmp_path, shared_patterns(task)) == given
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])

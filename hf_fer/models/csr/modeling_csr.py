@@ -267,19 +267,19 @@ class CsrForImageClassification(PreTrainedModel):
             raise ValueError(f"replacement must be one of {REPLACEMENTS}, got {replacement!r}.")
         other = torch.zeros_like(similarities)
         if replacement != "zero":
-            other = self.training_mean("all" if replacement == "mean" else "absent", similarities)
+            other = self._training_mean("all" if replacement == "mean" else "absent", similarities)
         changed = torch.where(reject[..., None], other, similarities)
         if confirm is None or not confirm.any():
             return changed
-        return torch.where(confirm[..., None], self.training_mean("present", similarities), changed)
+        return torch.where(confirm[..., None], self._training_mean("present", similarities), changed)
 
-    def training_mean(self, kind: str, like: Tensor) -> Tensor:
+    def _training_mean(self, kind: str, like: Tensor) -> Tensor:
         """The training mean `"all"`, `"present"` or `"absent"`, `(K, M)`; raises ValueError where there is none."""
         if self.config.similarity_means is None:
             raise ValueError("This checkpoint has no training means; they are set at the end of stages 2 and 3.")
         return torch.tensor(self.config.similarity_means[kind], dtype=like.dtype, device=like.device)
 
-    def stage_loss(
+    def _stage_loss(
         self, features: Tensor, outputs: dict[str, Tensor], labels: Tensor | None, concept_labels: Tensor | None
     ) -> Tensor | None:
         """The loss of `config.stage`, or `None` without the labels that it needs."""
@@ -296,7 +296,7 @@ class CsrForImageClassification(PreTrainedModel):
         margin = config.margin_sign * config.margin
         return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
 
-    def task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def _task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Similarity maps `(B, K, M, H, W)` to similarities, their places, and the classes that follow: `forward`."""
         if weights is not None:
             maps = maps * weights[..., None, None, :, :].to(maps)
@@ -332,8 +332,8 @@ class CsrForImageClassification(PreTrainedModel):
             "concept_maps": concept_maps,
         }
         if self.config.stage == TASK:
-            outputs |= self.task_outputs(self.similarity_maps(features), spatial_weights)
-        output = CsrOutput(loss=self.stage_loss(features, outputs, labels, concept_labels), **outputs)
+            outputs |= self._task_outputs(self.similarity_maps(features), spatial_weights)
+        output = CsrOutput(loss=self._stage_loss(features, outputs, labels, concept_labels), **outputs)
         return output if return_dict is not False else output.to_tuple()
 
 

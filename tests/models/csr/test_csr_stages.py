@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 
 from hf_fer.experiment.stages import fingerprint
 from hf_fer.experiment.stages import main as run_stages
+from hf_fer.models.csr.train.source import read_source
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 from hf_fer.task.find import of_fold, parse_task
+from hf_fer.task.settings import num_folds
 
 
 @pytest.fixture(scope="module")
@@ -212,15 +214,15 @@ class TestFolds:
         recipe, tested = write_recipes(tmp_path)[0], []
         for fold in range(4):
             task = parse_task([recipe, *self.ARGUMENTS, "--fold", str(fold)])
-            source, protocol, _ = task.read_source()
+            source, protocol, _ = read_source(task)
             assert protocol == f"group_kfold, fold {fold}"
             sides = source.rows.groupby("split")["group"].agg(set)
             assert not sides["train"] & sides["test"]
             assert not sides["validation"] & (sides["train"] | sides["test"])
             tested += sides["test"]
         assert len(tested) == len(set(tested)) == source.rows["group"].nunique()
-        assert parse_task([recipe, *self.ARGUMENTS, "--fold", "all"]).num_folds() == 4
-        assert parse_task([recipe]).num_folds() == 0
+        assert num_folds(parse_task([recipe, *self.ARGUMENTS, "--fold", "all"])) == 4
+        assert num_folds(parse_task([recipe])) == 0
 
     def test_stages(self, trained, tmp_path, monkeypatch, capsys):
         """Stage 2 of all folds from stage 1 of all folds; from one model of all data it is refused."""

@@ -19,9 +19,9 @@ from transformers import pipeline
 
 from hf_fer.experiment.stages import main as run_stages
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
+from hf_fer.models.csr.train.building import positive_weights
 from hf_fer.models.csr.train.demo import demo_data
 from hf_fer.models.csr.train.images import ImageCollator, ImageTransform, Steering
-from hf_fer.models.csr.train.task import positive_weights
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
 

@@ -242,7 +242,7 @@ def test_long_documents_are_scored_by_all_their_windows(tmp_path):
     rows["split"] = ["train"] * 239 + ["validation", "test"]
     task = task_of("--dataset", write_csv(tmp_path / "a.csv", rows), "--near_duplicate_threshold", 0.95)
     data = task.load_data()
-    prepared = task.with_transforms(data.splits, task.build_processor(data))
+    prepared = task.with_transforms(data, task.build_processor(data), EpochClock())
     assert len(prepared["test"]) > 3
     assert set(prepared["test"]["text"]) == {0}
     assert max(prepared["test"]["length"]) == 64
@@ -280,7 +280,7 @@ def test_a_pretrained_checkpoint_gets_a_new_head_and_frozen_parts(small_xlm_r, t
     assert not any(parameter.requires_grad for parameter in model.roberta.embeddings.parameters())
     assert all(parameter.requires_grad for parameter in model.classifier.parameters())
     assert processor("\uff56\uff49")["input_ids"] == processor("vi")["input_ids"]
-    assert "Memory" in describe(task, data, task.with_transforms(data.splits, processor), model, processor)
+    assert "Memory" in describe(task, data, task.with_transforms(data, processor, EpochClock()), model, processor)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_confused_pairs_and_noise(scored):
     pairs = findings.confused_pairs(scored, ["en", "vi"])
     assert pairs.set_index(["true", "predicted"])["texts"].to_dict() == {("en", "vi"): 1, ("vi", "en"): 1}
     assert pairs["share"].tolist() == [0.5, 0.5]
-    noise = findings.suspected_noise({"test": scored}, ["en", "vi"], 1.0, 0.9)
+    noise = findings.suspected_noise(scored, ["en", "vi"], 1.0, 0.9)
     assert noise[["path", "label", "predicted"]].to_numpy().tolist() == [["r2", "vi", "en"]]
     assert noise["confidence"].iloc[0] == pytest.approx(0.95)
 

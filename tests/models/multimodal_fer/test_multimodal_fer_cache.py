@@ -15,7 +15,9 @@ from experiment.test_run import FAST, metrics_of, weights
 from media import break_ravdess
 
 from hf_fer.data import loading
+from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import read_skipped
+from hf_fer.models.multimodal_fer.train.building import base_processor
 from hf_fer.models.multimodal_fer.train.cache import EncodedClips
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
@@ -51,8 +53,9 @@ def prepared(path: str):
     data = task.load_data()
     processor = task.build_processor(data)
     model = task.build_model(data, processor).eval()
-    task.fill_caches(data, lambda: model, processor)
-    splits = task.with_transforms(data.splits, processor)
+    if caches := task.caches(data, processor):
+        data = caches.fill(lambda: model)
+    splits = task.with_transforms(data, processor, EpochClock())
     collate = task.collator(processor)
     batches = {split: collate([splits[split][index] for index in range(8)]) for split in ("train", "validation")}
     return task, model, data, batches
@@ -65,8 +68,8 @@ def cache_files(home: Path) -> dict[str, bytes]:
 class TestDecoded:
     def test_batches_are_the_same_to_the_bit(self, recipe):
         _, _, _, plain = prepared(recipe())
-        task, _, _, cached = prepared(recipe(cache="decoded"))
-        assert {cache.kind for cache in task.decoded.caches.values()} == {"audio_samples", "video_frames"}
+        _, _, data, cached = prepared(recipe(cache="decoded"))
+        assert data.own.by_kind().keys() == {"audio_samples", "video_frames"}
         for split, batch in plain.items():
             assert batch.keys() == cached[split].keys()
             for name, tensor in batch.items():
@@ -76,9 +79,9 @@ class TestDecoded:
         root = Path(shutil.copytree(small_ravdess, tmp_path / "set"))
         fields = {"dataset": str(root), "max_train_samples": None, "num_train_epochs": 1, "cache": "decoded"}
         task = parse_task([recipe(**fields)])
-        splits = task.load_data().splits
+        data = task.load_data()
         shutil.rmtree(root)
-        splits = task.with_transforms(splits, task.base_processor())
+        splits = task.with_transforms(data, base_processor(task), EpochClock())
         assert splits["train"][5]["pixel_values"].shape == (2, 3, 32, 32)
 
     def test_training_is_the_same_to_the_bit(self, recipe, tmp_path):
@@ -170,24 +173,23 @@ class TestFeatures:
 
     def test_a_changed_weight_is_a_miss(self, recipe):
         task, model, data, _ = prepared(recipe(**self.FROZEN))
-        before = task.encoded.caches
+        before = data.own.encoded.caches
         with torch.no_grad():
             model.model.vision_encoder.embeddings.patch_embedding.bias[0] += 1e-4
-        task.fill_caches(data, lambda: model, task.base_processor())
-        after = task.encoded.caches
+        after = task.caches(data, base_processor(task)).fill(lambda: model).own.encoded.caches
         assert after["video"].folder != before["video"].folder
         assert after["audio"].folder == before["audio"].folder
 
     def test_half_precision_is_another_cache(self, recipe):
-        task, _, _, exact = prepared(recipe(**self.FROZEN))
-        half_task, _, _, half = prepared(recipe(**self.FROZEN, bf16=True))
-        assert task.encoded.caches["video"].folder != half_task.encoded.caches["video"].folder
+        _, _, data, exact = prepared(recipe(**self.FROZEN))
+        _, _, half_data, half = prepared(recipe(**self.FROZEN, bf16=True))
+        assert data.own.encoded.caches["video"].folder != half_data.own.encoded.caches["video"].folder
         difference = (exact["train"]["visual_features"] - half["train"]["visual_features"]).abs().float()
         assert 1e-4 < difference.max() < 0.2  # bfloat16 keeps 8 bits
 
     def test_only_what_is_frozen(self, recipe):
-        task, _, _, batches = prepared(recipe(cache="features", freeze=["vision"]))
-        assert task.encoded.caches.keys() == {"video"}
+        _, _, data, batches = prepared(recipe(cache="features", freeze=["vision"]))
+        assert data.own.encoded.caches.keys() == {"video"}
         assert {"visual_features", "input_features"} <= batches["train"].keys()
 
     def test_clips_without_a_modality(self, recipe, small_ravdess, tmp_path):
@@ -206,8 +208,8 @@ class TestFeatures:
         with torch.no_grad():
             logits, expected = cached_model(**cached["train"]).logits, model(**plain["train"]).logits
             torch.testing.assert_close(logits, expected, **HALF_PRECISION)
-            split = task.with_transforms(data.splits, task.base_processor())["train"]
-            alone = cached_model(**task.collator(task.base_processor())([split[0]])).logits
+            split = task.with_transforms(data, base_processor(task), EpochClock())["train"]
+            alone = cached_model(**task.collator(base_processor(task))([split[0]])).logits
             torch.testing.assert_close(alone[0], expected[0], **HALF_PRECISION)
 
     def test_what_is_not_finite_is_listed(self, recipe, tmp_path):
@@ -217,11 +219,11 @@ class TestFeatures:
         model = task.build_model(data, processor)
         with torch.no_grad():
             model.model.vision_encoder.post_layernorm.weight.fill_(1e6)
-        task.fill_caches(data, lambda: model, processor)
+        data = task.caches(data, processor).fill(lambda: model)
         skipped = read_skipped(tmp_path / "out" / "report" / "skipped.jsonl")
         assert len(skipped) == 64
         assert "too large for float16" in skipped[0]["reason"]
-        assert task.with_transforms(data.splits, processor)["train"][0]["labels"] == -100
+        assert task.with_transforms(data, processor, EpochClock())["train"][0]["labels"] == -100
 
     def test_they_are_of_the_model_that_is_evaluated(self, recipe, tmp_path):
         """And not of the checkpoints that lie in the folder, whatever the recipe says of resuming."""

@@ -29,6 +29,7 @@ from hf_fer.models.multimodal_fer.train import clips as task_clips
 from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
 from hf_fer.models.multimodal_fer.windows_multimodal_fer import picture_windows, sound_windows, window_times
 from hf_fer.task.find import build_task
+from hf_fer.task.settings import skipped_file
 
 LIMIT = 20 * 2**20
 """Bytes that refusing a file may take."""
@@ -180,7 +181,7 @@ def test_a_file_over_the_limit_is_left_out_of_training_and_counted(tmp_path, mon
     fields = {"dataset": str(tmp_path / "clips.csv"), "modalities": ["audio"], "max_skipped_fraction": 0.5}
     task = build_task({"task": "multimodal_fer", "output_dir": str(tmp_path / "out"), **fields}, "recipe", [])
     task.load_data()
-    skipped = loading.read_skipped(task.skipped_file)
+    skipped = loading.read_skipped(skipped_file(task))
     assert [(entry["path"], "max_seconds" in entry["reason"]) for entry in skipped] == [(str(long), True)]
 
 

@@ -9,6 +9,7 @@ from experiment.test_run import FAST
 from runs import ROOT
 from safetensors.torch import load_file
 
+from hf_fer.models.multimodal_fer.train.building import base_processor
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
@@ -61,7 +62,7 @@ def test_other_classes_get_another_classifier(recipe, trained):
 def test_what_a_checkpoint_settles_is_not_dropped_without_a_word(recipe, trained, fields, message):
     task = parse_task([recipe(**{"model_name_or_path": str(trained), **fields})])
     with pytest.raises(RecipeError, match=message):
-        task.base_processor()
+        base_processor(task)
     assert task.memory_hints() == ["--freeze vision (now none)"]  # frames and sizes would not be obeyed
 
 
@@ -69,11 +70,11 @@ def test_a_model_without_pictures_is_given_none(recipe, tmp_path):
     main([recipe(modalities=["audio"], num_train_epochs=1, max_train_samples=8)])
     task = parse_task([recipe(model_name_or_path=str(tmp_path / "out"), modalities=["audio", "video"])])
     with pytest.raises(RecipeError, match="was built for audio, without video"):
-        task.base_processor()
+        base_processor(task)
 
 
 def test_a_first_stage_that_has_not_run_is_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     task = parse_task([str(ROOT / "training_args" / "ravdess_finetune_vision.json"), "--fp16", "false"])
     with pytest.raises(RecipeError, match=r"outputs/ravdess has no model of this system .* run that first"):
-        task.base_processor()
+        base_processor(task)

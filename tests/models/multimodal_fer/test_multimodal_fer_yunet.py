@@ -6,6 +6,7 @@ import pytest
 
 from hf_fer.models.multimodal_fer.decoding_multimodal_fer import load_video
 from hf_fer.models.multimodal_fer.face_multimodal_fer import YUNET_FILE, YUNET_FIXED, face_cropper, find_yunet
+from hf_fer.models.multimodal_fer.train.source import file_check
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import parse_task
 
@@ -56,4 +57,4 @@ def test_a_run_with_a_network_that_does_not_run_ends_with_one_message(tmp_path):
     arguments = ["--task", "multimodal_fer", "--dataset", "demo", "--output_dir", str(tmp_path / "out")]
     task = parse_task([*arguments, "--face_crop", "yunet", "--yunet_path", str(tmp_path / "face.onnx")])
     with pytest.raises(RecipeError, match="needs face_detection_yunet"):
-        task.file_check()
+        file_check(task)

@@ -34,6 +34,7 @@ from hf_fer.models.speech_to_text.train.model import (
 )
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
+from hf_fer.task.settings import shared_patterns
 
 TINY = {
     "hidden_size": 32,
@@ -198,7 +199,7 @@ class TestRun:
             task_of(manifest, tmp_path, **fields)
 
     def test_what_names_words_and_speakers_is_not_shared(self, manifest, tmp_path):
-        patterns = task_of(manifest, tmp_path).shared_patterns()
+        patterns = shared_patterns(task_of(manifest, tmp_path))
         named = ("utterances.csv", "worst_utterances.csv", "word_confusions.csv", "errors_by_speaker.csv")
         for name in (*named, "alignments.txt", "train.arpa"):
             assert f"report/{name}" not in patterns

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,10 @@ from hf_fer.metrics.localization import pointing_game
 from hf_fer.metrics.multilabel import multilabel_metrics
 from hf_fer.metrics.prototypes import prototype_diversity
 
-from ..configuration_csr import CONCEPTS, TASK, CsrConfig
+from ..configuration_csr import PROTOTYPES, TASK, CsrConfig
 from ..losses_csr import IGNORED
 from ..modeling_csr import REPLACEMENTS, CsrForImageClassification
 from .concepts import ConceptData
-
-WHY_NOT = {
-    (TASK, CONCEPTS): "its prototypes have not been trained. Run stage 2 from it first, and start from its output.",
-}
 
 NO_CONCEPTS = "The data says nothing of concepts: their scores and what corrections would change are left out."
 
@@ -178,6 +173,16 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> d
     return {"class_auroc": auroc, **metrics}
 
 
+def all_metrics(scored: Scored, model: CsrForImageClassification, labels: list[str]) -> dict[str, Any]:
+    """Everything that the predictions of the model's stage say."""
+    metrics = concept_metrics(scored, model.config.concepts)
+    if scored.stage >= PROTOTYPES:
+        metrics |= diversity(model)
+    if scored.stage == TASK:
+        metrics |= class_metrics(scored.logits, scored.labels, labels)
+    return metrics
+
+
 def diversity(model: CsrForImageClassification) -> dict[str, float]:
     """How alike the prototypes of a concept are."""
     return prototype_diversity(model.prototypes.detach().float().cpu().numpy())
@@ -250,11 +255,12 @@ def intervention_metrics(
     }
 
 
-def write_per_concept(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """One row per split and concept as CSV."""
-    rows = [
-        {"split": split, "concept": name, **scores, "pointing_game": metrics.get("pointing_per_concept", {}).get(name)}
-        for split, metrics in results.items()
-        for name, scores in metrics.get("per_concept", {}).items()
-    ]
-    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
+def concept_table(figures: dict[str, Any]) -> pd.DataFrame:
+    """One row per concept, with its scores and Pointing Game."""
+    pointed = figures.get("pointing_per_concept", {})
+    return pd.DataFrame(
+        [
+            {"concept": name, **scores, "pointing_game": pointed.get(name)}
+            for name, scores in figures.get("per_concept", {}).items()
+        ]
+    )

@@ -1,12 +1,12 @@
 """What the report of a language identifier says beyond accuracy."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hf_fer.metrics.scored import Scored
+from hf_fer.task.scoring import Table
 
 LENGTH_BOUNDS = (10, 20, 50, 100, 200)
 
@@ -41,28 +41,21 @@ def confused_pairs(scored: Scored, names: list[str]) -> pd.DataFrame:
     return table.assign(share=table["texts"] / table["true"].map(support))
 
 
-def suspected_noise(
-    scored: dict[str, Scored], names: list[str], temperature: float, min_confidence: float
-) -> pd.DataFrame:
+def suspected_noise(scored: Scored, names: list[str], temperature: float, min_confidence: float) -> pd.DataFrame:
     """Texts whose label the model disputes with at least `min_confidence`, surest first, for someone to look at."""
-    tables = []
-    for split, part in scored.items():
-        confidence = part.confidence(temperature)
-        chosen = np.flatnonzero((part.predicted != part.labels) & (confidence >= min_confidence))
-        rows = part.rows.iloc[chosen]
-        tables.append(
-            pd.DataFrame(
-                {
-                    "split": split,
-                    "path": rows["path"].to_numpy(),
-                    "label": rows["label"].to_numpy(),
-                    "predicted": [names[index] for index in part.predicted[chosen]],
-                    "confidence": confidence[chosen],
-                    "text": rows["text"].str.slice(0, 300).to_numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True).sort_values("confidence", ascending=False)
+    confidence = scored.confidence(temperature)
+    chosen = np.flatnonzero((scored.predicted != scored.labels) & (confidence >= min_confidence))
+    rows = scored.rows.iloc[chosen]
+    found = pd.DataFrame(
+        {
+            "path": rows["path"].to_numpy(),
+            "label": rows["label"].to_numpy(),
+            "predicted": [names[index] for index in scored.predicted[chosen]],
+            "confidence": confidence[chosen],
+            "text": rows["text"].str.slice(0, 300).to_numpy(),
+        }
+    )
+    return found.sort_values("confidence", ascending=False)
 
 
 def focus_metrics(scored: Scored, names: list[str], focus: list[str]) -> dict[str, Any]:
@@ -89,24 +82,21 @@ def focus_metrics(scored: Scored, names: list[str], focus: list[str]) -> dict[st
     }
 
 
-def write_tables(
-    folder: Path, scored: dict[str, Scored], names: list[str], temperature: float, min_confidence: float
-) -> dict[str, str]:
-    """
-    Write the tables of the last split that was evaluated, and the suspected noise of all.
-
-    Returns:
-        File name -> caption.
-    """
-    split = list(scored)[-1]
-    accuracy_by_length(scored[split]).to_csv(folder / "accuracy_by_length.csv", index=False, float_format="%.4f")
-    confused_pairs(scored[split], names).to_csv(folder / "confused_pairs.csv", index=False, float_format="%.4f")
-    noise = suspected_noise(scored, names, temperature, min_confidence)
-    noise.to_csv(folder / "suspected_label_noise.csv", index=False, float_format="%.4f")
+def tables(
+    split: str, scored: Scored, names: list[str], temperature: float, min_confidence: float
+) -> dict[str, Table]:
+    """The tables of a split, by file name; see `suspected_noise` for the last two arguments."""
     return {
-        "accuracy_by_length.csv": f"Accuracy on {split} by length in characters.",
-        "confused_pairs.csv": f"Languages taken for each other on {split}, most frequent first.",
-        "suspected_label_noise.csv": (
-            f"{len(noise)} texts whose label the model disputes with a confidence of {min_confidence:g} or more."
+        "accuracy_by_length.csv": Table(
+            accuracy_by_length(scored), f"Accuracy on {split} by length in characters.", every_split=False
+        ),
+        "confused_pairs.csv": Table(
+            confused_pairs(scored, names),
+            f"Languages taken for each other on {split}, most frequent first.",
+            every_split=False,
+        ),
+        "suspected_label_noise.csv": Table(
+            suspected_noise(scored, names, temperature, min_confidence),
+            f"Texts whose label the model disputes with a confidence of {min_confidence:g} or more.",
         ),
     }

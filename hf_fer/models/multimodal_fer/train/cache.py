@@ -9,9 +9,10 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_fer.adapters import base_model
 from hf_fer.data.cache import ArrayCache, weights_digest
-from hf_fer.data.loading import append_skipped, file_facts
+from hf_fer.data.loading import LoadedData, append_skipped, enforce_skip_limit, file_facts, read_skipped
 from hf_fer.recipe.arguments import TrainingArguments
+from hf_fer.task.base import Task
+from hf_fer.task.settings import skipped_file
 
 from ..decoding_multimodal_fer import DECODER_VERSION, UnusableMediaError, is_feature_reference
 from ..face_multimodal_fer import find_yunet
 from ..processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+from .arguments import MultimodalFerDataArguments
 from .clips import unusable_reason
 
 FEATURES = {"audio": "audio_hidden_states", "video": "visual_features"}
@@ -270,3 +274,86 @@ class EncodedClips:
         reason = "an encoder's outputs for it are not finite, or too large for float16"
         append_skipped(self.skipped_file, [{"path": path, "reason": reason}])
         return None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is read in place of files, where the recipe has caches: decoded clips, and outputs of frozen encoders."""
+
+    decoded: DecodedClips | None = None
+    encoded: EncodedClips | None = None
+
+    def by_kind(self) -> dict[str, ArrayCache]:
+        """The caches, by the name of what they hold."""
+        stages = [stage for stage in (self.decoded, self.encoded) if stage]
+        return {cache.kind: cache for stage in stages for cache in stage.caches.values()}
+
+
+def decoded_clips(
+    processor: MultimodalFerProcessor, args: MultimodalFerDataArguments, training_args: TrainingArguments
+) -> DecodedClips:
+    """The caches of decoded media."""
+    return DecodedClips(
+        processor,
+        workers=args.check_workers,
+        main_process=training_args.local_process_index == 0,
+        disable_tqdm=training_args.disable_tqdm,
+    )
+
+
+class ClipCaches:
+    """
+    The caches of a recipe, to be planned or filled; see `hf_fer.task.base.Caches`.
+
+    Args:
+        task: Its recipe has `cache`.
+        data: Of which reading has filled the caches of decoded media.
+        processor: Of the model that is trained.
+    """
+
+    def __init__(self, task: Task, data: LoadedData, processor: MultimodalFerProcessor):
+        self.task = task
+        self.data = data
+        self.processor = processor
+        self.paths = {
+            modality: [
+                path
+                for split in data.splits.values()
+                for path in split[modality]
+                if path and not is_feature_reference(path)
+            ]
+            for modality in task.data_args.modalities
+        }
+
+    def plan(self, model: PreTrainedModel) -> list[str]:
+        """What `fill`, and the reading of the data, would need."""
+        decoded = decoded_clips(self.processor, self.task.data_args, self.task.training_args)
+        lines = decoded.plan(self.paths)
+        if self.task.data_args.cache == "decoded":
+            return lines
+        encoded = self._encoded(model, decoded)
+        return [*lines, *encoded.plan(self.paths), *self._lost_augmentation(encoded)]
+
+    def fill(self, new_model: Callable[[], PreTrainedModel]) -> LoadedData:
+        """Compute what frozen encoders make of every clip; raises `DataError` where too many clips cannot be used."""
+        data, args = self.data, self.task.data_args
+        if args.cache == "decoded":
+            return data
+        encoded = self._encoded(new_model(), data.own.decoded)
+        encoded.fill(self.paths)
+        data.notes.extend(self._lost_augmentation(encoded))
+        total = sum(len(split) for split in data.splits.values()) + len(data.skipped)
+        enforce_skip_limit(read_skipped(skipped_file(self.task)), total, args.max_skipped_fraction)
+        return replace(data, own=replace(data.own, encoded=encoded))
+
+    def _encoded(self, model: PreTrainedModel, decoded: DecodedClips) -> EncodedClips:
+        return EncodedClips(model, self.processor, decoded, self.task.training_args, skipped_file(self.task))
+
+    def _lost_augmentation(self, encoded: EncodedClips) -> list[str]:
+        if not (self.task.data_args.augment and self.task.training_args.do_train):
+            return []
+        lost = {"audio": "sound (gain, noise, shift, stretch, masks)", "video": "pictures (flip, colour, crop)"}
+        return [
+            f"No augmentation of {lost[modality]}: the frozen encoder's outputs were computed once and cached."
+            for modality in encoded.caches
+        ]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from hf_fer.data.facts import DataFacts
 from hf_fer.data.loading import LoadedData
-from hf_fer.reporting.sharing import DataFacts
 
 from . import ravdess
 from .demo import NOTICE_NAME

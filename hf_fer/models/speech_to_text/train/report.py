@@ -1,6 +1,7 @@
 """What the report of a recogniser says: errors of words, letters and tones, by length and by speaker."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hf_fer.metrics.calibration import risk_coverage
 from hf_fer.metrics.transcription import NOTHING, Errors, count_errors, error_interval
 from hf_fer.reporting.confidence import plot_risk_coverage
 from hf_fer.reporting.report import plot_confusion_matrix
+from hf_fer.task.scoring import Plot, Table
 
 from .listening import Heard, WordConfidence, buckets
 from .tones import LEVEL, TONES, base_letters, is_vietnamese, tones
@@ -130,69 +132,75 @@ def tone_matrix(errors: Errors) -> tuple[np.ndarray, list[str]]:
     return matrix, names
 
 
-def tables_of_hearing(last: Recognised, split: str) -> dict[str, tuple[pd.DataFrame, str]]:
-    """Tables of what hearing recordings one by one adds: file name -> table and caption."""
+def tables_of_hearing(last: Recognised, split: str) -> dict[str, Table]:
+    """Tables of what hearing recordings one by one adds."""
     decoders = pd.DataFrame(last.by_decoder()).T.rename_axis("decoder").reset_index()
     utterances = buckets(last.heard["greedy"].utterances)
     return {
-        "decoders.csv": (decoders, f"Scores of each decoder on {split}, of the same frames."),
-        "word_confidence.csv": (
+        "decoders.csv": Table(decoders, f"Scores of each decoder on {split}, of the same frames.", every_split=False),
+        "word_confidence.csv": Table(
             last.word_confidence().table(),
             f"How many of the words of {split} are right, by their confidence.",
+            every_split=False,
         ),
-        "errors_by_confidence.csv": (
+        "errors_by_confidence.csv": Table(
             last.by(utterances, "confidence"),
             f"WER on {split} by the confidence of the utterance.",
+            every_split=False,
         ),
     }
 
 
-def write_tables(folder: Path, recognised: dict[str, Recognised]) -> dict[str, str]:
-    """
-    Write tables and plots of the last split that was evaluated, and the utterances of all.
-
-    Returns:
-        File name -> caption.
-    """
-    split = list(recognised)[-1]
-    last = recognised[split]
-    parts = [part.table().assign(split=name) for name, part in recognised.items()]
+def tables_of(split: str, found: Recognised) -> dict[str, Table]:
+    """The tables of a split's report, by file name."""
+    answers = found.table()
     tables = {
-        "utterances.csv": (pd.concat(parts), "What was recognised of every utterance."),
-        "worst_utterances.csv": (
-            last.table().sort_values(["wer", "edits"], ascending=False).head(WORST),
+        "utterances.csv": Table(answers, "What was recognised of every utterance."),
+        "worst_utterances.csv": Table(
+            answers.sort_values(["wer", "edits"], ascending=False).head(WORST),
             f"The {WORST} utterances of {split} with the highest WER.",
+            every_split=False,
         ),
-        "word_confusions.csv": (last.words.confusions().head(MOST_CONFUSED), f"Words taken for others on {split}."),
-        "letter_confusions.csv": (
-            last.letters.confusions().head(MOST_CONFUSED),
+        "word_confusions.csv": Table(
+            found.words.confusions().head(MOST_CONFUSED), f"Words taken for others on {split}.", every_split=False
+        ),
+        "letter_confusions.csv": Table(
+            found.letters.confusions().head(MOST_CONFUSED),
             f"Letters taken for others on {split}, most frequent first; {NOTHING} is none.",
+            every_split=False,
         ),
-        "errors_by_length.csv": (
-            last.by(length_buckets(last.rows["seconds"]), "length"),
+        "errors_by_length.csv": Table(
+            found.by(length_buckets(found.rows["seconds"]), "length"),
             f"WER on {split} by the length of the recording.",
+            every_split=False,
         ),
     }
-    if "group" in last.rows:
-        tables["errors_by_speaker.csv"] = (last.by(last.rows["group"], "speaker"), f"WER on {split} by speaker.")
-    if "accent" in last.rows:
-        tables["errors_by_accent.csv"] = (last.by(last.rows["accent"], "accent"), f"WER on {split} by accent.")
-    if last.heard:
-        tables |= tables_of_hearing(last, split)
-    for name, (table, _) in tables.items():
-        table.to_csv(folder / name, index=False, float_format="%.4f")
-    captions = {name: caption for name, (_, caption) in tables.items()}
-    (folder / "alignments.txt").write_text(last.alignments(), encoding="utf-8")
-    captions["alignments.txt"] = f"The {SHOWN} worst and the {SHOWN} median utterances of {split}, aligned."
-    curves = {name: part.word_confidence() for name, part in recognised.items() if part.heard}
-    if all(len(curve.confidence) for curve in curves.values()) and curves:
-        plot_risk_coverage(
-            folder / "word_risk_coverage.png",
-            {name: risk_coverage(curve.confidence, curve.right) for name, curve in curves.items()},
+    for column, name in (("group", "speaker"), ("accent", "accent")):
+        if column in found.rows:
+            by_value = found.by(found.rows[column], name)
+            tables[f"errors_by_{name}.csv"] = Table(by_value, f"WER on {split} by {name}.", every_split=False)
+    return {**tables, **tables_of_hearing(found, split)} if found.heard else tables
+
+
+def plots_of(recognised: dict[str, Recognised]) -> dict[str, Plot]:
+    """The plots of the last split's report, and the page of its alignments, by file name."""
+    split, last = list(recognised.items())[-1]
+    caption = f"The {SHOWN} worst and the {SHOWN} median utterances of {split}, aligned."
+    plots = {"alignments.txt": Plot(partial(write_alignments, last), caption)}
+    sure = {name: part.word_confidence() for name, part in recognised.items() if part.heard}
+    if sure and all(len(words.confidence) for words in sure.values()):
+        curves = {name: risk_coverage(words.confidence, words.right) for name, words in sure.items()}
+        plots["word_risk_coverage.png"] = Plot(
+            partial(plot_risk_coverage, curves=curves),
+            "Error rate of the words when only the most confident are kept.",
         )
-        captions["word_risk_coverage.png"] = "Error rate of the words when only the most confident are kept."
     if last.tones is not None:
         matrix, names = tone_matrix(last.tones)
-        plot_confusion_matrix(folder / "tones.png", matrix, names, percent=True, split=split)
-        captions["tones.png"] = f"Tones of {split} as they were recognised."
-    return captions
+        draw = partial(plot_confusion_matrix, matrix=matrix, labels=names, percent=True, split=split)
+        plots["tones.png"] = Plot(draw, f"Tones of {split} as they were recognised.")
+    return plots
+
+
+def write_alignments(found: Recognised, path: Path) -> None:
+    """Write `Recognised.alignments`."""
+    path.write_text(found.alignments(), encoding="utf-8")

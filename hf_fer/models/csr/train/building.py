@@ -1,0 +1,154 @@
+"""The processor and the model of a csr recipe."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel, ViTImageProcessor
+from transformers.utils import IMAGE_PROCESSOR_NAME
+
+from hf_fer.data.loading import DataError, LoadedData
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.runtime.checkpoints import start_anew
+from hf_fer.task.base import Task
+from hf_fer.task.settings import check_settled
+from hf_fer.weights.starting_points import load_model
+
+from ..configuration_csr import CONCEPTS, TIMM, CsrConfig
+from ..modeling_csr import BackboneKeysError, CsrForImageClassification
+from ..processing_csr import CsrProcessor
+from .arguments import CsrDataArguments, CsrModelArguments
+from .backbones import timm_statistics
+from .images import pixel_limit
+from .start import check_sizes, checkpoint_config
+
+logger = logging.getLogger(__name__)
+
+MAX_POS_WEIGHT = 20.0
+
+
+def positive_weights(labels: np.ndarray) -> list[float]:
+    """Negatives over positives of each concept, `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count as shares."""
+    positives = labels.sum(axis=0)
+    return np.minimum((len(labels) - positives) / positives, MAX_POS_WEIGHT).tolist()
+
+
+def make_processor(task: Task) -> CsrProcessor:
+    """The checkpoint's processor, which knows how its model was trained, or a new one."""
+    args, path = task.data_args, task.model_args.model_name_or_path
+    if path:
+        return checkpoint_processor(task, path)
+    size = {"height": args.image_size, "width": args.image_size}
+    images = ViTImageProcessor(size=size, **channel_statistics(task.model_args, args))
+    return CsrProcessor(images, pixel_limit(args.max_pixels, None))
+
+
+def checkpoint_processor(task: Task, path: str) -> CsrProcessor:
+    """The checkpoint's; raises `RecipeError` where the recipe asks for other pixels."""
+    processor = CsrProcessor.from_pretrained(path)
+    processor.max_pixels = pixel_limit(task.data_args.max_pixels, path)
+    images = processor.image_processor
+    stored = {
+        "image_size": images.size["height"],
+        "image_mean": list(images.image_mean),
+        "image_std": list(images.image_std),
+    }
+    check_settled(task, path, stored)
+    return processor
+
+
+def channel_statistics(model_args: CsrModelArguments, data_args: CsrDataArguments) -> dict[str, list[float]]:
+    """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder, or of timm."""
+    found = {}
+    if model_args.backbone_weights:
+        weights = Path(model_args.backbone_weights)
+        beside = (weights if weights.is_dir() else weights.parent) / IMAGE_PROCESSOR_NAME
+        if beside.is_file():
+            found = json.loads(beside.read_text(encoding="utf-8"))
+        elif model_args.backbone.startswith(TIMM):
+            found = timm_statistics(model_args.backbone)
+    given = {"image_mean": data_args.image_mean, "image_std": data_args.image_std}
+    chosen = {name: value or found.get(name) for name, value in given.items()}
+    return {name: value for name, value in chosen.items() if value}
+
+
+def make_model(task: Task, data: LoadedData) -> PreTrainedModel:
+    """The model of the recipe's stage, with its parts frozen."""
+    args = task.model_args
+    valid = {item.name for item in dataclasses.fields(CsrConfig)}
+    for name in args.config_overrides:
+        check_choice("config_overrides field", name, valid)
+    config = make_config(task, data)
+    if args.model_name_or_path:
+        model = load_checkpoint(args.model_name_or_path, config, data.labels, task.training_args.do_train)
+    else:
+        model = new_model(args, config)
+    for part in args.freeze or []:
+        check_choice("freeze part", part, dict(model.named_children()))
+        getattr(model, part).requires_grad_(False)
+    model.train(model.training)
+    return model
+
+
+def make_config(task: Task, data: LoadedData) -> CsrConfig:
+    """The checkpoint's configuration or a new one, with what the recipe and the data say."""
+    args, source = task.model_args, data.own
+    names = dict(enumerate(data.labels))
+    fields: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+        "problem_type": f"{'multi' if source.multi_label else 'single'}_label_classification",
+        "stage": args.stage,
+        **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
+        **args.config_overrides,
+    }
+    if args.model_name_or_path:
+        before = checkpoint_config(args.model_name_or_path).to_dict()
+        check_sizes(args.model_name_or_path, before, args.config_overrides)
+        fields = {**before, **fields, "backbone_config": before["backbone_config"]}
+    else:
+        sized = {} if args.backbone == "resnet50" else {"image_size": task.data_args.image_size}
+        fields |= {"backbone": args.backbone, "concepts": source.concepts}
+        fields["backbone_config"] = {**sized, **fields.get("backbone_config", {})}
+    if args.stage == CONCEPTS and "train" in data.splits:
+        fields["pos_weight"] = positive_weights(np.array(data.splits["train"]["concept_labels"]))
+    try:
+        return CsrConfig(**fields)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise RecipeError(f"config_overrides: {error}") from error
+
+
+def new_model(args: CsrModelArguments, config: CsrConfig) -> CsrForImageClassification:
+    """A new model, its backbone pretrained where the recipe says so."""
+    if args.backbone_weights is None:
+        return CsrForImageClassification(config)
+    try:
+        return CsrForImageClassification.from_backbone_pretrained(args.backbone_weights, config)
+    except BackboneKeysError as error:
+        raise RecipeError(f"backbone_weights: {error}") from error
+
+
+def load_checkpoint(path: str, config: CsrConfig, labels: list[str], training: bool) -> CsrForImageClassification:
+    """The checkpoint's model; its classifier starts anew where the classes are others and it is to be trained."""
+    before = checkpoint_config(path)
+    known = list(before.id2label.values())
+    if known != labels and not training:
+        raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
+    if known != labels:
+        logger.warning("%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels)
+    # What stage 1 does not train may have another size from stage 2 on.
+    later = {"prototypes", "projector", "classifier"}
+    heads = later if before.stage == CONCEPTS else {"classifier"} if known != labels else set()
+    model = load_model(
+        CsrForImageClassification,
+        path,
+        config=config,
+        anew=lambda name: name.partition(".")[0] in heads,
+    )
+    if known != labels:
+        start_anew(model.classifier)
+    return model

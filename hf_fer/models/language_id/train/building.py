@@ -1,0 +1,98 @@
+"""The tokenizer and the model of a language_id recipe."""
+
+import logging
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_fer.data.loading import DataError, LoadedData
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.runtime.checkpoints import start_anew
+from hf_fer.task.base import Task
+from hf_fer.weights.starting_points import load_model, nothing_anew
+
+from ..pipeline_language_id import SETTINGS
+from .scratch import outside_encoder, scratch_config, train_tokenizer, with_nfkc
+from .source import checkpoint_config
+
+logger = logging.getLogger(__name__)
+
+
+def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, with NFKC, or a new one that has seen the training split alone."""
+    path = task.model_args.model_name_or_path
+    if path is None:
+        if "train" not in data.splits:
+            raise DataError("There is no training split to train a tokenizer on; give --model_name_or_path.")
+        return train_tokenizer(data.splits["train"]["text"], task.model_args.vocab_size, task.data_args.max_length)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model_name_or_path: {path} has no tokenizer that can be loaded ({error}).") from error
+    if not tokenizer.is_fast:
+        raise RecipeError(f"{path} has no fast tokenizer, which windows of long texts need.")
+    if tokenizer.model_max_length < task.data_args.max_length:
+        raise RecipeError(
+            f"max_length is {task.data_args.max_length}, but {path} takes {tokenizer.model_max_length} tokens."
+        )
+    return with_nfkc(tokenizer)
+
+
+def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A new classifier, or the checkpoint's, with what the pipeline needs in its configuration."""
+    args, path = task.model_args, task.model_args.model_name_or_path
+    config = make_config(task, data, tokenizer)
+    if path:
+        model = load_checkpoint(path, config, data.labels)
+    else:
+        model = AutoModelForSequenceClassification.from_config(config)
+    modules = dict(model.named_modules())
+    for part in args.freeze or []:
+        check_choice("freeze part", part, [name for name in modules if name])
+        modules[part].requires_grad_(False)
+    return model
+
+
+def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The checkpoint's configuration or a new one, with the classes of the data and the fields of the recipe."""
+    args, names = task.model_args, dict(enumerate(data.labels))
+    fields: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+        "problem_type": "single_label_classification",
+        **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
+    }
+    if args.model_name_or_path:
+        config = checkpoint_config(args.model_name_or_path, **fields)
+    else:
+        config = AutoConfig.for_model("modernbert", **scratch_config(tokenizer, task.data_args.max_length), **fields)
+    for name, value in args.config_overrides.items():
+        check_choice("config_overrides field", name, config.to_dict())
+        setattr(config, name, value)
+    # Training changes what temperature and threshold were fitted to.
+    stored = None if task.training_args.do_train else getattr(config, "language_id", None)
+    config.language_id = {
+        "typical_margins": None,
+        **(stored or {name: SETTINGS[name] for name in ("temperature", "unknown_threshold")}),
+        "max_length": task.data_args.max_length,
+        "overlap": task.data_args.overlap,
+    }
+    return config
+
+
+def load_checkpoint(path: str, config: PreTrainedConfig, labels: list[str]) -> PreTrainedModel:
+    """The checkpoint's model; its classifier starts anew where the classes are others."""
+    known = list(checkpoint_config(path).id2label.values())
+    if known == labels:
+        return load_model(AutoModelForSequenceClassification, path, config=config, anew=nothing_anew)
+    logger.warning("%s has other classes than the data: its classifier starts anew.", path)
+    model = load_model(AutoModelForSequenceClassification, path, config=config, anew=outside_encoder(config))
+    start_anew(*(part for name, part in model.named_children() if name != model.base_model_prefix))
+    return model

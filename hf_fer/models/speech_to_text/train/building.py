@@ -1,0 +1,142 @@
+"""The processor and the model of a speech_to_text recipe."""
+
+import logging
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoTokenizer,
+    LasrFeatureExtractor,
+    ParakeetFeatureExtractor,
+    ParakeetProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Wav2Vec2Processor,
+)
+
+from hf_fer.data.loading import DataError
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.runtime.checkpoints import start_anew
+from hf_fer.task.base import Task
+from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
+
+from .arguments import SpeechToTextModelArguments
+from .model import new_extractor, new_model, prepare, preset_config, samples_per_frame
+from .vocabulary import build_tokenizer, outside_vocabulary
+
+logger = logging.getLogger(__name__)
+
+HEADS = ("ctc_head", "lm_head")
+
+
+def start_config(args: SpeechToTextModelArguments) -> PreTrainedConfig | None:
+    """The configuration of the checkpoint that the recipe starts from."""
+    path = args.model_name_or_path
+    return read(AutoConfig.from_pretrained, path) if path else None
+
+
+def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
+    """
+    The checkpoint's processor, or that of a new model; the vocabulary is the training split's.
+
+    Args:
+        task: Of the recipe.
+        transcripts: Of the training split.
+
+    Raises:
+        DataError: there are none to build a vocabulary from.
+        RecipeError: the checkpoint's cannot be loaded.
+    """
+    args = task.model_args
+    tokenizer = None
+    if args.model_name_or_path:
+        extractor = read(AutoFeatureExtractor.from_pretrained, args.model_name_or_path)
+        tokenizer = known_tokenizer(task, transcripts)
+    else:
+        try:
+            extractor = new_extractor(task.data_args.sampling_rate, args.features)
+        except ValueError as error:
+            raise RecipeError(f"features: {error}.") from error
+    if tokenizer is None:
+        if not transcripts:
+            raise DataError("There is no training split to build a vocabulary from; give --model_name_or_path.")
+        tokenizer = build_tokenizer(transcripts, args.units, args.vocab_size)
+    if isinstance(extractor, LasrFeatureExtractor | ParakeetFeatureExtractor):
+        return ParakeetProcessor(extractor, tokenizer, decoder_type="ctc")
+    return Wav2Vec2Processor(extractor, tokenizer)
+
+
+def known_tokenizer(task: Task, transcripts: list[str]) -> PreTrainedTokenizerBase | None:
+    """The checkpoint's tokenizer, or `None` where training takes a new one, which is said."""
+    path, trains = task.model_args.model_name_or_path, task.training_args.do_train
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except NOT_LOADABLE as error:
+        if not trains:
+            raise RecipeError(f"model_name_or_path: {path} has no tokenizer ({error}).") from error
+        return None
+    if not trains or ("units" not in task.given and not outside_vocabulary(transcripts, tokenizer)):
+        return tokenizer
+    logger.warning("%s writes other characters than the training split: its head starts anew.", path)
+    return None
+
+
+def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
+    """A new model of a preset, or the checkpoint's, with the recipe's parts frozen."""
+    args, tokenizer = task.model_args, processor.tokenizer
+    if args.model_name_or_path:
+        model = started_model(args, processor)
+    else:
+        hop = processor.feature_extractor.hop_length
+        try:
+            config = preset_config(args.model_size, len(tokenizer), tokenizer.pad_token_id, hop, args.config_overrides)
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise RecipeError(f"config_overrides: {error}") from error
+        if args.attn_implementation:
+            config._attn_implementation = args.attn_implementation
+        model = new_model(config, args.features)
+    modules = dict(model.named_modules())
+    for part in args.freeze or []:
+        check_choice("freeze part", part, [name for name in modules if name])
+        modules[part].requires_grad_(False)
+    return prepare(model)
+
+
+def started_model(args: SpeechToTextModelArguments, processor: ProcessorMixin) -> PreTrainedModel:
+    """The checkpoint's model, with a new head where the vocabulary is another."""
+    tokenizer, config = processor.tokenizer, start_config(args)
+    known = same_vocabulary(args.model_name_or_path, tokenizer)
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config.ctc_loss_reduction, config.ctc_zero_infinity = "mean", True
+    for name, value in args.config_overrides.items():
+        check_choice("config_overrides field", name, config.to_dict())
+        setattr(config, name, value)
+    if hasattr(config, "encoder_config"):
+        hop = processor.feature_extractor.hop_length
+        config.inputs_to_logits_ratio = samples_per_frame(config, hop)
+        config.encoder_config.layerdrop = 0.0
+    elif hasattr(config, "layerdrop"):
+        config.layerdrop = 0.0
+    options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    model = load_model(
+        AutoModelForCTC,
+        args.model_name_or_path,
+        config=config,
+        anew=nothing_anew if known else lambda name: name.startswith(HEADS) or name.endswith("masked_spec_embed"),
+        **options,
+    )
+    if not known:
+        start_anew(*(part for name, part in model.named_children() if name in HEADS))
+    return model
+
+
+def same_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer is the checkpoint's own."""
+    try:
+        return AutoTokenizer.from_pretrained(path).get_vocab() == tokenizer.get_vocab()
+    except NOT_LOADABLE:
+        return False

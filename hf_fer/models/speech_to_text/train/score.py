@@ -1,0 +1,129 @@
+"""What a run of speech_to_text says of a split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from hf_fer.runtime.evaluation_order import evaluation_order
+from hf_fer.task.base import Task
+from hf_fer.task.scoring import Evaluation, SplitReport
+from hf_fer.task.settings import skipped_file
+
+from ..alignment_speech_to_text import text_of
+from ..recognition_speech_to_text import Search
+from .arguments import TRAINING_TRANSCRIPTS
+from .blanks import advice, is_stuck
+from .listening import listen
+from .ngram import build_model, write_arpa
+from .report import Recognised, plots_of, tables_of
+from .vocabulary import encode
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    What a model wrote, and what was said, as far as the vocabulary has it; both empty of a file that was not read.
+
+    Args:
+        said, heard: One text per recording, in the order of evaluation.
+        blank_share: Part of the frames, padding aside, of which the best token is the blank.
+    """
+
+    said: list[str]
+    heard: list[str]
+    blank_share: float
+
+    @classmethod
+    def of(cls, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> "Answers":
+        """From the best token of each frame and the labels, `(recordings, frames)`; negative ones are padding."""
+        frames, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        heard = [text_of(row[row >= 0], tokenizer) for row in frames]
+        said = [tokenizer.decode(row[row >= 0].tolist(), group_tokens=False).strip() for row in labels]
+        return cls(said, heard, float((frames[frames >= 0] == tokenizer.pad_token_id).mean()))
+
+    def metrics(self) -> dict[str, Any]:
+        """Error rates against what the vocabulary has of the transcripts."""
+        rows = pd.DataFrame({"transcript": self.said, "recognised": self.heard})
+        return {**Recognised.of(rows[rows["transcript"] != ""]).metrics(), "blank_share": self.blank_share}
+
+
+@dataclass(kw_only=True)
+class SpeechReport(SplitReport):
+    """
+    The report of one split, with what the next split's builds on.
+
+    Args:
+        recognised: The recordings with what was recognised.
+    """
+
+    recognised: Recognised
+
+
+def score_split(task: Task, evaluation: Evaluation) -> SpeechReport:
+    """Scores against the transcripts themselves, characters that the vocabulary lacks among them."""
+    split, tokenizer = evaluation.split, evaluation.processor.tokenizer
+    answers = Answers.of(evaluation.prediction, tokenizer)
+    recognised = recognised_rows(task, evaluation, answers)
+    drawn, seconds = recognised.intervals(), float(recognised.rows["seconds"].sum())
+    found = SpeechReport(
+        figures={**recognised.metrics(), "blank_share": answers.blank_share},
+        remarks=drawn.pop("remarks"),
+        recognised=recognised,
+    )
+    found.figures["real_time_factor"] = evaluation.prediction.metrics[f"{split}_runtime"] / seconds
+    found.figures |= drawn
+    if task.training_args.should_save:  # the first process writes the report
+        add_hearing(task, found, evaluation)
+    if is_stuck(answers.blank_share, recognised.words.rate):
+        found.warnings.append(advice(answers.blank_share))
+    found.tables = tables_of(split, recognised)
+    earlier = {name: report.recognised for name, report in evaluation.earlier.items()}
+    found.plots = plots_of({**earlier, split: recognised})
+    return found
+
+
+def add_hearing(task: Task, found: SpeechReport, evaluation: Evaluation) -> None:
+    """Hear the recordings one by one: each decoder's scores, and how sure words are."""
+    recognised = found.recognised
+    recognised.heard = listen(
+        evaluation.model,
+        evaluation.processor,
+        recognised.rows["audio"],
+        searches(task, evaluation),
+        task.data_args.max_seconds,
+    )
+    decoders = recognised.by_decoder()
+    found.figures["inference_real_time_factor"] = decoders.pop("greedy")["real_time_factor"]
+    found.figures |= decoders
+    found.figures["word_confidence"] = recognised.word_confidence().metrics()
+
+
+def searches(task: Task, evaluation: Evaluation) -> dict[str, Search]:
+    """The decoders that the report compares; writes the language model of the training transcripts first."""
+    path, args = skipped_file(task).parent / "train.arpa", task.data_args
+    if args.lm == TRAINING_TRANSCRIPTS:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spoken = [text.split() for text in evaluation.data.splits["train"]["transcript"]]
+        write_arpa(build_model(spoken, args.lm_order), path)
+    return args.searches(path)
+
+
+def recognised_rows(task: Task, evaluation: Evaluation, answers: Answers) -> Recognised:
+    """The recordings that were read with what was recognised, in the order of the data."""
+    rows = evaluation.inputs.with_format(None).to_pandas()
+    order = evaluation_order(task.training_args, list(rows["length"]))
+    said = np.array(answers.said)
+    rows = rows.iloc[order].reset_index(drop=True).assign(recognised=answers.heard)
+    read = said != ""
+    check_order(rows["transcript"][read], said[read], evaluation.processor.tokenizer)
+    return Recognised.of(rows[read].sort_values("index").reset_index(drop=True))
+
+
+def check_order(transcripts: pd.Series, said: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `RuntimeError` where predictions are of other rows than those they are compared with."""
+    expected = [tokenizer.decode(encode(tokenizer, text), group_tokens=False).strip() for text in transcripts]
+    if expected != list(said):
+        raise RuntimeError("The Trainer evaluated in another order than that of the data.")

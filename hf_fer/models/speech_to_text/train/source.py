@@ -1,0 +1,106 @@
+"""What speech_to_text loads: recordings whose transcripts fit into the frames of their sound."""
+
+import numpy as np
+import pandas as pd
+
+from hf_fer.data.loading import DataError, LoadedData, cache_dir, enforce_skip_limit, to_splits, warned
+from hf_fer.data.remarks import with_remarks
+from hf_fer.task.base import Task
+from hf_fer.task.steps import leave_out, split_rows
+
+from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments
+from .building import processor_for, start_config
+from .demo import DEMO_NOTICE, make_demo
+from .model import samples_per_frame
+from .recordings import measure, read_recordings, written
+from .vocabulary import encode, frames_needed, outside_vocabulary
+
+LENGTHS_PER_SECOND = 100
+LISTED_CHARACTERS = 20
+
+
+def load_recordings(task: Task) -> LoadedData:
+    """The splits, with `transcript`, `seconds` and `length`."""
+    args = task.data_args
+    rows, notes = read_rows(args)
+    total = len(rows)
+    rows, skipped = drop_unusable(rows, args)
+    if rows.empty:
+        enforce_skip_limit(skipped, total, args.max_skipped_fraction)
+        raise DataError(f"{args.dataset}: no usable recordings are left.")
+    found = split_rows(task, rows)
+    rows, misfits, vocabulary_notes = fit_transcripts(task, found.rows)
+    skipped += misfits
+    leave_out(task, skipped, total)
+    rows["length"] = (rows["seconds"] * LENGTHS_PER_SECOND).round().astype(int)
+    hours = rows.groupby("split", sort=False)["seconds"].sum() / 3600
+    spoken = ", ".join(f"{split} {value:.2f}" for split, value in hours.items())
+    notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes]
+    data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
+    return with_remarks(data, learns_classes=False)
+
+
+def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of the manifest, with transcripts as they are learnt; and notes for the report."""
+    notes, path = [], args.dataset
+    if path == "demo":
+        path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
+    elif not args.is_table:
+        raise DataError(f"dataset: {path} is no table of recordings; give a CSV, TSV, JSONL or Parquet file.")
+    columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
+    rows = read_recordings(path, args.form, **columns)
+    changed = rows["transcript"].map(lambda text: written(text, args.transcript_form))
+    different = int((changed != rows["transcript"]).sum())
+    if different:
+        notes.append(
+            f"{different} of {len(rows)} transcripts were changed by transcript_form {args.transcript_form!r}."
+        )
+    return rows.assign(transcript=changed), notes
+
+
+def drop_unusable(rows: pd.DataFrame, args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """The rows that can be used, with `seconds`, and why the others cannot."""
+    found = measure(rows["audio"], args.sampling_rate, args.max_seconds, args.check_workers)
+    reasons = []
+    for path, transcript in zip(rows["audio"], rows["transcript"], strict=True):
+        reason = found[path] if isinstance(found[path], str) else None
+        if reason is None and not transcript:
+            reason = "its transcript is empty"
+        reasons.append(reason)
+    good = np.array([reason is None for reason in reasons], dtype=bool)
+    skipped = [{"path": path, "reason": reason} for path, reason in zip(rows["audio"], reasons, strict=True) if reason]
+    rows = rows[good].reset_index(drop=True)
+    return rows.assign(seconds=[float(found[path]) for path in rows["audio"]]), skipped
+
+
+def fit_transcripts(task: Task, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]], list[str]]:
+    """
+    The rows without training transcripts that need more frames than their sound has; what was left out, and notes.
+
+    Transcripts of other splits stay, and what cannot be recognised of them counts as an error.
+    """
+    is_train = (rows["split"] == "train").to_numpy()
+    if task.data_args.lm == TRAINING_TRANSCRIPTS and not is_train.any():
+        raise DataError(f"lm {TRAINING_TRANSCRIPTS!r}: there is no training split.")
+    processor = processor_for(task, list(rows["transcript"][is_train]))
+    ratio = samples_per_frame(start_config(task.model_args), getattr(processor.feature_extractor, "hop_length", 1))
+    frames = np.ceil(rows["seconds"] * processor.feature_extractor.sampling_rate / ratio).to_numpy()
+    needed = np.array([frames_needed(encode(processor.tokenizer, text)) for text in rows["transcript"]])
+    misfit, notes = needed > frames, []
+    skipped = [
+        {
+            "path": rows["audio"].iloc[index],
+            "reason": f"its transcript needs {needed[index]} frames, and its sound has {int(frames[index])}",
+        }
+        for index in np.flatnonzero(misfit & is_train)
+    ]
+    if (others := int((misfit & ~is_train).sum())) > 0:
+        notes += warned(f"{others} transcripts that are scored need more frames than their sound has.")
+    lacking = outside_vocabulary(rows["transcript"][~is_train], processor.tokenizer)
+    if lacking:
+        named = ", ".join(f"{letter!r} ({count})" for letter, count in lacking.most_common(LISTED_CHARACTERS))
+        notes += warned(
+            f"{len(lacking)} characters of transcripts that are scored are not in the vocabulary, which is "
+            f"that of the training split, and count as errors: {named}."
+        )
+    return rows[~(misfit & is_train)].reset_index(drop=True), skipped, notes

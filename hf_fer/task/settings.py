@@ -1,0 +1,87 @@
+"""What a task's recipe comes to, for the rooms that ask."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from hf_fer.adapters import LoraSettings, add_lora
+from hf_fer.recipe.arguments import RecipeError, TrainingArguments, check_rivals, object_fields, overlaid
+from hf_fer.recipe.search_space import TRAINING_FIELDS, Dimension, read_space
+from hf_fer.reporting.sharing import MODEL_FILES
+from hf_fer.runtime import output_folder
+
+if TYPE_CHECKING:
+    from hf_fer.task.base import Task
+
+
+def num_folds(task: "Task") -> int:
+    """How many folds the recipe's protocol has; 0 if it has none."""
+    return {"group_kfold": task.data_args.num_folds, **task.fixed_folds}.get(task.data_args.protocol, 0)
+
+
+def protocol_name(task: "Task", protocol: str) -> str:
+    """The protocol, with its fold where it has folds."""
+    return f"{protocol}, fold {task.data_args.fold}" if num_folds(task) else protocol
+
+
+def search_space(task: "Task") -> list[Dimension]:
+    """What `hp_space` varies; raises `RecipeError` where it cannot be read."""
+    space = task.training_args.hp_space
+    check_rivals(space)
+    return read_space(space, {*TRAINING_FIELDS, *task.searched_fields}, {"config_overrides", "lora"})
+
+
+def recipe_with(task: "Task", fields: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with fields that stand above it, see `overlaid`."""
+    return overlaid(task.recipe, fields, object_fields((task.model_arguments, task.data_arguments, TrainingArguments)))
+
+
+def check_settled(task: "Task", path: str, settled: dict[str, Any]) -> None:
+    """
+    Make sure that the recipe does not ask for what a checkpoint has otherwise; what it leaves out does not count.
+
+    Args:
+        task: Of the recipe.
+        path: The checkpoint.
+        settled: Field -> what it was trained with.
+
+    Raises:
+        RecipeError: naming the field.
+    """
+    for name, value in settled.items():
+        asked = getattr(task.data_args if hasattr(task.data_args, name) else task.model_args, name)
+        if name in task.given and asked != value:
+            raise RecipeError(
+                f"{name} {asked!r}: {path} was trained with {value!r}, which stays. Leave {name} out, or train a "
+                "new model without model_name_or_path."
+            )
+
+
+def starting_points(task: "Task") -> list[str]:
+    """Folders, files and Hub repositories that the model's weights come from; the recipe's checkpoint first."""
+    found = [getattr(task.model_args, name) for name in ("model_name_or_path", *task.weight_fields)]
+    return [path for path in found if path]
+
+
+def lora_settings(task: "Task") -> LoraSettings | None:
+    """The recipe's LoRA settings; raises `RecipeError` where they cannot be."""
+    fields = task.model_args.lora
+    return LoraSettings.from_recipe(fields, task.lora_targets) if fields else None
+
+
+def adapted(task: "Task", model: PreTrainedModel) -> PreTrainedModel:
+    """The model with adapters where the recipe has `lora` and trains."""
+    settings = lora_settings(task)
+    return add_lora(model, settings) if settings and task.training_args.do_train else model
+
+
+def skipped_file(task: "Task") -> Path:
+    """Where examples that had to be left out are listed: in the report, or beside one that is still in place."""
+    folder = output_folder.NEW_REPORT if task.replaces_report else output_folder.REPORT
+    return Path(task.training_args.output_dir, folder, output_folder.SKIPPED)
+
+
+def shared_patterns(task: "Task | type[Task]") -> tuple[str, ...]:
+    """Glob patterns, relative to a model's folder, of all that may be uploaded: model, code, card and figures."""
+    return (*MODEL_FILES, f"*_{task.name()}.py", *(f"report/{name}" for name in task.shareable))
