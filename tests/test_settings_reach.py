@@ -6,12 +6,13 @@ import torch
 from models.suite_csr import batch, config
 
 from hf_fer.data import loading
+from hf_fer.data.cache import ArrayCache
 from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
-from hf_fer.models.multimodal_fer.train import cache as task_cache
-from hf_fer.models.multimodal_fer.train.building import processor_of
+from hf_fer.models.multimodal_fer.train import preprocessing
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
 from hf_fer.models.multimodal_fer.train.source import read_source
-from hf_fer.task.find import build_task, parse_task
+from hf_fer.task.find import build_task
 
 
 def test_pos_weight_reaches_the_concept_loss_of_the_model():
@@ -48,19 +49,50 @@ def test_a_manifest_s_classes_are_in_alphabetical_order(tmp_path):
     assert read_source(task).labels == ["angry", "happy", "sad"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("sampling_rate", 8000), ("trim_db", 33.0), ("n_fft", 256), ("hop_length", 80)]
-)
-def test_settings_of_the_sound_are_in_the_cache_key(tmp_path, monkeypatch, setting, value):
+ARRAYS = {
+    "num_frames": (5, "video"),
+    "image_size": (32, "video"),
+    "face_crop": ("none", "video"),
+    "yunet_path": ("faces.onnx", "video"),
+    "audio_normalization": ("utterance", "audio"),
+    "trim_silence_db": (33.0, "audio"),
+    "max_seconds": (9.0, "audio"),
+    "max_pixels": (5000, "video"),
+}
+"""Field of preprocessing -> another value than the default, and the media that it changes."""
+
+MEDIA = {"audio": ("audio_samples", "audio_hidden_states"), "video": ("video_frames", "visual_features")}
+
+
+def test_every_field_of_preprocessing_reaches_processor_caches_check_and_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "HF_HOME", tmp_path)
-    task = parse_task(["--task", "multimodal_fer", "--dataset", "demo", "--output_dir", str(tmp_path / "out")])
-    folders = []
-    for change in (False, True):
-        processor = processor_of(task)
-        if change:
-            assert getattr(processor.feature_extractor, setting) != value
-            setattr(processor.feature_extractor, setting, value)
-        clips = task_cache.DecodedClips(processor, workers=1, main_process=True, disable_tqdm=True)
-        folders.append({modality: cache.folder for modality, cache in clips.caches.items()})
-    assert folders[0]["audio"] != folders[1]["audio"]
-    assert folders[0]["video"] == folders[1]["video"]
+    face = {"face_crop": "yunet", "yunet_path": str(tmp_path / "default.onnx")}
+    for name in ("default.onnx", "faces.onnx"):
+        (tmp_path / name).write_text(name)
+    assert ARRAYS.keys() == preprocessing.SETTINGS.keys()
+    before = preprocessing.new_processor(MultimodalFerDataArguments(**face))
+    for field, (value, media) in ARRAYS.items():
+        value = str(tmp_path / value) if field == "yunet_path" else value
+        after = preprocessing.new_processor(MultimodalFerDataArguments(**{**face, field: value}))
+        assert preprocessing.SETTINGS[field](after) == value
+        keys = [preprocessing.cache_keys(processor) for processor in (before, after)]
+        changed = {kind for kind, key in keys[0].items() if key != keys[1][kind]}
+        assert changed & set(MEDIA[media])
+        folders = [{kind: ArrayCache(kind, key, "float32").folder for kind, key in found.items()} for found in keys]
+        assert {kind for kind, folder in folders[0].items() if folder != folders[1][kind]} == changed
+        if field != "audio_normalization":  # comes after decoding, and changes what frozen encoders make of it
+            assert preprocessing.check_key(before) != preprocessing.check_key(after)
+        assert field in preprocessing.FREE or preprocessing.settled(after)[field] == value
+
+
+@pytest.mark.parametrize(("setting", "value"), [("sampling_rate", 8000), ("n_fft", 256), ("hop_length", 80)])
+def test_settings_of_the_sound_are_in_the_cache_key(setting, value):
+    keys = []
+    for change in ({}, {setting: value}):
+        processor = preprocessing.new_processor(MultimodalFerDataArguments(face_crop="none"))
+        for name, changed in change.items():
+            assert getattr(processor.feature_extractor, name) != changed
+            setattr(processor.feature_extractor, name, changed)
+        keys.append(preprocessing.cache_keys(processor))
+    assert keys[0]["audio_samples"] != keys[1]["audio_samples"]
+    assert keys[0]["video_frames"] == keys[1]["video_frames"]

@@ -11,7 +11,8 @@ from hf_fer.data.remarks import class_order
 from hf_fer.models.csr.train.concepts import ConceptData
 from hf_fer.models.csr.train.report import class_metrics, order_classes
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
+from hf_fer.models.multimodal_fer.train.preprocessing import new_processor
 from hf_fer.task.find import parse_task
 
 KNOWN = ["sad", "happy", "angry"]

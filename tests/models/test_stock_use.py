@@ -16,7 +16,8 @@ from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
 from hf_fer.models.csr.backbone_csr import feature_map
 from hf_fer.models.csr.train.task import CsrTask
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
+from hf_fer.models.multimodal_fer.train.preprocessing import new_processor
 from hf_fer.models.multimodal_fer.train.task import MultimodalFerTask
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task

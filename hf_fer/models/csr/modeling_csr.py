@@ -296,7 +296,7 @@ class CsrForImageClassification(PreTrainedModel):
         margin = config.margin_sign * config.margin
         return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
 
-    def _task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Similarity maps `(B, K, M, H, W)` to similarities, their places, and the classes that follow: `forward`."""
         if weights is not None:
             maps = maps * weights[..., None, None, :, :].to(maps)
@@ -332,7 +332,7 @@ class CsrForImageClassification(PreTrainedModel):
             "concept_maps": concept_maps,
         }
         if self.config.stage == TASK:
-            outputs |= self._task_outputs(self.similarity_maps(features), spatial_weights)
+            outputs |= self.task_outputs(self.similarity_maps(features), spatial_weights)
         output = CsrOutput(loss=self._stage_loss(features, outputs, labels, concept_labels), **outputs)
         return output if return_dict is not False else output.to_tuple()
 

@@ -26,7 +26,9 @@ from hf_fer.models.multimodal_fer.decoding_multimodal_fer import (
     read_timeline,
 )
 from hf_fer.models.multimodal_fer.train import clips as task_clips
-from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments, new_processor
+from hf_fer.models.multimodal_fer.train import preprocessing
+from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
+from hf_fer.models.multimodal_fer.train.preprocessing import new_processor
 from hf_fer.models.multimodal_fer.windows_multimodal_fer import picture_windows, sound_windows, window_times
 from hf_fer.task.find import build_task
 from hf_fer.task.settings import skipped_file
@@ -172,7 +174,7 @@ def test_a_file_over_the_limit_is_left_out_of_training_and_counted(tmp_path, mon
     assert reasons[0] is None
     assert "max_seconds = 300" in reasons[1]
     assert "max_seconds = 0.5" in task_clips.clip_check(processor(max_seconds=0.5)).reasons(items)[0]
-    assert task_clips.clip_check(processor()).settings["decoder"] == task_clips.DECODER_VERSION
+    assert task_clips.clip_check(processor()).settings["decoder"] == preprocessing.DECODER_VERSION
 
     rows = "".join(f"c{n}.wav,{'ab'[n % 2]}\n" for n in range(12))
     (tmp_path / "clips.csv").write_text("audio,label\n" + rows + "long.wav,a\n", encoding="utf-8")

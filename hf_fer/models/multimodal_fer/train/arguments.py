@@ -1,20 +1,15 @@
-"""Recipe fields of multimodal_fer, and the processor that they describe."""
+"""The recipe fields of multimodal_fer."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transformers import SiglipImageProcessor
-
 from hf_fer.data.augment import Augmentation
 from hf_fer.data.tables import is_table
 from hf_fer.recipe.arguments import ClassificationDataArguments, ModelArguments, check_choice, json_object
 
 from ..configuration_multimodal_fer import MODALITIES
-from ..processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
-
-PARAKEET_PREEMPHASIS = 0.97
 
 
 @dataclass
@@ -117,23 +112,3 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
         path = Path(self.dataset)
         here = self.is_table or path.is_dir() or path.parent.is_dir()
         return not here and self.dataset.count("/") == 1
-
-
-def new_processor(
-    args: MultimodalFerDataArguments, mel_bins: int = 80, default_normalization: str = "global"
-) -> MultimodalFerProcessor:
-    """A processor as the recipe wants it."""
-    normalization = args.audio_normalization or default_normalization
-    return MultimodalFerProcessor(
-        MultimodalFerFeatureExtractor(
-            feature_size=mel_bins,
-            normalize=normalization,
-            trim_db=args.trim_silence_db,
-            preemphasis=PARAKEET_PREEMPHASIS if normalization == "utterance" else None,
-        ),
-        SiglipImageProcessor(size={"height": args.image_size, "width": args.image_size}),
-        num_frames=args.num_frames,
-        face_crop=args.face_crop,
-        yunet_path=args.yunet_path,
-        **args.limits,
-    )

@@ -17,7 +17,8 @@ from ..decoding_multimodal_fer import is_feature_reference, load_visual_features
 from ..modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from ..processing_multimodal_fer import MultimodalFerProcessor
 from . import visual_features
-from .arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
+from .arguments import MultimodalFerDataArguments, MultimodalFerModelArguments
+from .preprocessing import free, new_processor
 from .start import check_adapter_base, checkpoint_model, checkpoint_processor
 
 
@@ -28,9 +29,7 @@ def base_processor(task: Task) -> MultimodalFerProcessor:
         return processor_of(task)
     processor, settled = checkpoint_processor(path, task.data_args.modalities)
     check_settled(task, path, settled)
-    for name, value in {"yunet_path": task.data_args.yunet_path, **task.data_args.limits}.items():
-        setattr(processor, name, value)
-    return processor
+    return free(processor, task.data_args)
 
 
 def make_processor(task: Task, data: LoadedData) -> MultimodalFerProcessor:

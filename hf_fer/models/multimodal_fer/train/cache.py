@@ -8,7 +8,6 @@
 | `audio_hidden_states` | `float16 (T, D_a)`, the audio encoder's valid frames | log-mel settings, the same |
 """
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,21 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers import PreTrainedModel
 
 from hf_fer.adapters import base_model
 from hf_fer.data.cache import ArrayCache, weights_digest
-from hf_fer.data.loading import LoadedData, append_skipped, enforce_skip_limit, file_facts, read_skipped
+from hf_fer.data.loading import LoadedData, append_skipped, enforce_skip_limit, read_skipped
 from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.task.base import Task
 from hf_fer.task.settings import skipped_file
 
-from ..decoding_multimodal_fer import DECODER_VERSION, UnusableMediaError, is_feature_reference
-from ..face_multimodal_fer import find_yunet
-from ..processing_multimodal_fer import MultimodalFerFeatureExtractor, MultimodalFerProcessor
+from ..decoding_multimodal_fer import UnusableMediaError, is_feature_reference
+from ..processing_multimodal_fer import MultimodalFerProcessor
 from .arguments import MultimodalFerDataArguments
 from .clips import unusable_reason
+from .preprocessing import as_json, cache_keys
 
 FEATURES = {"audio": "audio_hidden_states", "video": "visual_features"}
 """Name of an encoder's outputs as a model input, by modality."""
@@ -42,41 +40,10 @@ FEATURES = {"audio": "audio_hidden_states", "video": "visual_features"}
 PROBED_FILES = 4
 """Files that are decoded to estimate the length of the others' sound."""
 
-PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype")
-"""Configuration fields that say where weights came from, and nothing about what is computed with them."""
-
-
-def as_json(settings: BaseImageProcessor | MultimodalFerFeatureExtractor | PreTrainedConfig) -> dict[str, Any]:
-    """The saved form of a processor or configuration, less its provenance."""
-    values = json.loads(settings.to_json_string())
-    return {name: value for name, value in values.items() if name not in PROVENANCE}
-
 
 def is_frozen(encoder: nn.Module | None) -> bool:
     """Whether there is such an encoder, and nothing in it trains."""
     return encoder is not None and not any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-def sound_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
-    """What decoded samples depend on."""
-    extractor = processor.feature_extractor
-    settings = {name: getattr(extractor, name) for name in ("sampling_rate", "trim_db", "n_fft", "hop_length")}
-    return {"decoder": DECODER_VERSION, "max_seconds": processor.max_seconds, **settings}
-
-
-def picture_settings(processor: MultimodalFerProcessor) -> dict[str, Any]:
-    """What decoded frames depend on."""
-    detector = file_facts(find_yunet(processor.yunet_path)) if processor.face_crop == "yunet" else None
-    sizes = {name: getattr(processor.image_processor, name) for name in ("do_resize", "resample")}
-    return {
-        "decoder": DECODER_VERSION,
-        "limits": list(processor.limits),
-        "num_frames": processor.num_frames,
-        "face_crop": processor.face_crop,
-        "detector": detector,
-        "size": dict(processor.image_processor.size),
-        **sizes,
-    }
 
 
 def resized(processor: MultimodalFerProcessor, frames: np.ndarray) -> np.ndarray:
@@ -101,9 +68,10 @@ class DecodedClips:
         self.processor = processor
         self.workers = workers
         self.display = {"main_process": main_process, "disable_tqdm": disable_tqdm}
+        keys = cache_keys(processor)
         self.caches = {
-            "audio": ArrayCache("audio_samples", sound_settings(processor), "float32"),
-            "video": ArrayCache("video_frames", picture_settings(processor), "uint8"),
+            "audio": ArrayCache("audio_samples", keys["audio_samples"], "float32"),
+            "video": ArrayCache("video_frames", keys["video_frames"], "uint8"),
         }
 
     def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
@@ -185,17 +153,16 @@ class EncodedClips:
         self.args = args
         self.skipped_file = skipped_file
         self.compute_type = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        inputs = {
-            "audio": as_json(processor.feature_extractor),
-            "video": {**picture_settings(processor), **as_json(processor.image_processor)},
-        }
+        keys = cache_keys(processor)
         self.encoders = {
             modality: self.model.parts()[part]
             for modality, part in (("audio", "audio"), ("video", "vision"))
             if is_frozen(self.model.parts().get(part))
         }
         self.caches = {
-            modality: ArrayCache(FEATURES[modality], {**inputs[modality], **self._encoder_facts(encoder)}, "float16")
+            modality: ArrayCache(
+                FEATURES[modality], {**keys[FEATURES[modality]], **self._encoder_facts(encoder)}, "float16"
+            )
             for modality, encoder in self.encoders.items()
         }
 

@@ -17,7 +17,6 @@ from hf_fer.data.tables import TableFormat
 
 from ..configuration_multimodal_fer import MODALITIES
 from ..decoding_multimodal_fer import (
-    DECODER_VERSION,
     UnusableMediaError,
     is_feature_reference,
     load_visual_features,
@@ -25,6 +24,7 @@ from ..decoding_multimodal_fer import (
 )
 from ..processing_multimodal_fer import MultimodalFerProcessor
 from . import ravdess
+from .preprocessing import check_key
 
 
 def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str) -> str | None:
@@ -43,13 +43,7 @@ def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str)
 
 def clip_check(processor: MultimodalFerProcessor, workers: int = 4) -> FileCheck:
     """What finds out whether `(path, modality)` can be loaded as training will load it."""
-    settings = {
-        "decoder": DECODER_VERSION,
-        "num_frames": processor.num_frames,
-        "face_crop": processor.face_crop,
-        "limits": list(processor.limits),
-    }
-    return FileCheck(partial(unusable_reason, processor), settings, workers)
+    return FileCheck(partial(unusable_reason, processor), check_key(processor), workers)
 
 
 class ClipTransform:

@@ -17,6 +17,7 @@ from ..configuration_multimodal_fer import MultimodalFerConfig
 from ..face_multimodal_fer import NoFaceError, face_cropper
 from ..modeling_multimodal_fer import MultimodalFerForEmotionClassification
 from ..processing_multimodal_fer import MultimodalFerProcessor
+from .preprocessing import settled
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +41,14 @@ def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFe
             f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe is to "
             "make it, run that first."
         ) from error
-    sound = processor.feature_extractor
-    settled = {
-        "num_frames": processor.num_frames,
-        "image_size": processor.image_processor.size["height"],
-        "face_crop": processor.face_crop,
-        "trim_silence_db": sound.trim_db,
-        "audio_normalization": sound.normalize,
-        **{f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS},
-    }
+    backbones = {f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS}
     lacking = sorted(set(modalities) - set(config.modalities))
     if lacking:
         raise RecipeError(
             f"modalities: {path} was built for {' and '.join(config.modalities)}, without {lacking[0]}. Give "
             f"--modalities {' '.join(config.modalities)}, or train a new model without model_name_or_path."
         )
-    return processor, settled
+    return processor, {**settled(processor), **backbones}
 
 
 def check_face_detector(processor: MultimodalFerProcessor) -> None:

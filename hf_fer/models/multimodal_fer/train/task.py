@@ -21,11 +21,12 @@ from hf_fer.task.settings import lora_settings, skipped_file
 from ..configuration_multimodal_fer import MODALITIES, MultimodalFerConfig
 from ..processing_multimodal_fer import MultimodalFerProcessor
 from . import ravdess
-from .arguments import MultimodalFerDataArguments, MultimodalFerModelArguments, new_processor
+from .arguments import MultimodalFerDataArguments, MultimodalFerModelArguments
 from .building import make_model, make_processor
 from .cache import ClipCaches
 from .clips import ClipCollator, ClipTransform, clip_check, media_files, tracks
 from .facts import card_example
+from .preprocessing import new_processor
 from .source import load_clips
 
 
