@@ -154,6 +154,9 @@ class TrainingArguments(transformers.TrainingArguments):
     max_skipped_steps: int = field(
         default=25, metadata={"help": "Skipped steps in a row after which training stops with advice."}
     )
+    extra_metrics: list[str] | None = field(
+        default=None, metadata={"help": "More metrics of `evaluate`, by name on the Hub or path of a .py file."}
+    )
     hp_trials: int = field(
         default=0, metadata={"help": "Trials of a hyperparameter search over hp_space; 0 trains once."}
     )

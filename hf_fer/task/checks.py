@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from hf_fer.metrics.extra import MetricError, load_metric, stem
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.recipe.search_space import check_search
 from hf_fer.runtime.checkpoints import has_folds
@@ -45,8 +46,13 @@ def check_arguments(task: "Task", systems: list[str]) -> None:
 def check_training(task: "Task") -> None:
     """Raises `RecipeError` where the Trainer's fields do not fit the system, or one another."""
     args = task.training_args
-    if args.metric_for_best_model is not None:
-        chosen = args.metric_for_best_model.removeprefix("eval_")
+    for name in args.extra_metrics or []:
+        try:
+            load_metric(name)
+        except MetricError as error:
+            raise RecipeError(f"extra_metrics: {error}.") from error
+    chosen = (args.metric_for_best_model or "").removeprefix("eval_")
+    if chosen and not chosen.startswith(tuple(stem(name) for name in args.extra_metrics or [])):
         check_choice("metric_for_best_model", chosen, (*task.metric_names, "loss"))
     if (args.gradient_checkpointing or args.activation_checkpointing) and not task.can_checkpoint():
         raise RecipeError(CANNOT_CHECKPOINT.format("model"))

@@ -15,7 +15,7 @@ from hf_fer.recipe.arguments import ClassificationDataArguments
 from hf_fer.reporting import report
 from hf_fer.reporting.confidence import Calibration, plot_risk_coverage
 from hf_fer.task.base import Task
-from hf_fer.task.scoring import Evaluation, Plot, SplitReport, Table, Trained
+from hf_fer.task.scoring import Evaluation, Plot, SplitReport, Table, Trained, with_extra
 
 CLASS_FILES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
 """What `add_class_scores` adds to a report."""
@@ -67,13 +67,15 @@ class ClassificationTask(Task):
     def compute_metrics(self, prediction: EvalPrediction, trained: Trained) -> dict[str, float]:
         predicted = np.argmax(prediction.predictions, axis=-1)
         metrics = classification.classification_metrics(predicted, prediction.label_ids, trained.data.labels)
-        return {name: metrics[name] for name in self.metric_names}
+        logged, read = {name: metrics[name] for name in self.metric_names}, prediction.label_ids != -100
+        return with_extra(logged, self.training_args, predicted[read], prediction.label_ids[read])
 
     def score(self, evaluation: Evaluation) -> ClassificationReport:
         """Intervals over groups, scores by metadata, and, where the model has a temperature, its calibration."""
         scored = Scored.of(evaluation.rows.to_pandas(), evaluation.prediction)
         labels = evaluation.data.labels
         found = report_of_classes(evaluation.split, scored, labels, scored.rows.get("group"))
+        found.figures = with_extra(found.figures, self.training_args, scored.predicted, scored.labels)
         add_breakdown(found, labels, evaluation.data.factors)
         found.calibration = calibrated(self, scored, evaluation)
         if found.calibration is not None:

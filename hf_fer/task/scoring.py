@@ -1,6 +1,6 @@
 """What a task is asked to score, and what it answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import pandas as pd
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel
 
-from hf_fer.data.loading import LoadedData
+from hf_fer.data.loading import DataError, LoadedData
+from hf_fer.metrics.extra import MetricError, extra_figures
+from hf_fer.recipe.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,29 @@ class Evaluation(Trained):
     def rows(self) -> Dataset:
         """The split as it was loaded, in the order of the data."""
         return self.data.splits[self.split]
+
+
+def with_extra(
+    figures: dict[str, Any], args: TrainingArguments, predictions: Iterable[Any], references: Iterable[Any]
+) -> dict[str, Any]:
+    """
+    Figures with those of the recipe's `extra_metrics`.
+
+    Args:
+        figures: Of the system.
+        args: Of the recipe.
+        predictions, references: One of each per example that could be read; class indices, or texts.
+
+    Raises:
+        DataError: a metric cannot be computed of these, or has the name of a figure of the system.
+    """
+    try:
+        extra = extra_figures(args.extra_metrics or (), predictions, references)
+    except MetricError as error:
+        raise DataError(f"{error}.") from error
+    if taken := sorted(extra.keys() & figures.keys()):
+        raise DataError(f"extra_metrics: this system computes {', '.join(taken)} already; leave it out.")
+    return {**figures, **extra}
 
 
 def write_files(folder: Path, reports: Mapping[str, SplitReport]) -> dict[str, str]:

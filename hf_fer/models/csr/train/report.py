@@ -17,6 +17,8 @@ from hf_fer.metrics.classification import classification_metrics
 from hf_fer.metrics.localization import pointing_game
 from hf_fer.metrics.multilabel import multilabel_metrics
 from hf_fer.metrics.prototypes import prototype_diversity
+from hf_fer.recipe.arguments import TrainingArguments
+from hf_fer.task.scoring import with_extra
 
 from ..configuration_csr import PROTOTYPES, TASK, CsrConfig
 from ..losses_csr import IGNORED
@@ -181,6 +183,21 @@ def all_metrics(scored: Scored, model: CsrForImageClassification, labels: list[s
     if scored.stage == TASK:
         metrics |= class_metrics(scored.logits, scored.labels, labels)
     return metrics
+
+
+def with_added(metrics: dict[str, Any], scored: Scored, args: TrainingArguments) -> dict[str, Any]:
+    """
+    Metrics with those that the recipe adds.
+
+    Raises:
+        DataError: it adds some, and an image may have several classes.
+    """
+    if not args.extra_metrics:
+        return metrics
+    if scored.labels.ndim > 1:
+        raise DataError("extra_metrics are computed of one class per image; leave them out for several.")
+    read = scored.readable
+    return with_extra(metrics, args, scored.logits.argmax(axis=1)[read], scored.labels[read])
 
 
 def diversity(model: CsrForImageClassification) -> dict[str, float]:

@@ -42,7 +42,8 @@ def score_split(task: Task, evaluation: Evaluation) -> CsrReport:
     model, labels = evaluation.model, evaluation.data.labels
     scored = findings.Scored.of(evaluation.prediction, model.config)
     found = start_report(task, scored, evaluation)
-    found.figures |= findings.all_metrics(scored, model, labels)
+    metrics = findings.all_metrics(scored, model, labels)
+    found.figures |= findings.with_added(metrics, scored, task.training_args)
     found.figures |= findings.pointing(scored, list(evaluation.rows["boxes"]), model)
     if scored.stage == TASK and scored.has_concepts:
         found.figures |= findings.intervention_metrics(scored, model, labels, found.earlier_head)

@@ -64,6 +64,8 @@ def checkpoint_config(path: str) -> CsrConfig:
 def check_start(task: Task) -> None:
     """Raises `RecipeError` where the stage cannot start from the checkpoint or the backbone that the recipe names."""
     args, stage = task.model_args, task.model_args.stage
+    if task.training_args.extra_metrics and stage != TASK:
+        raise RecipeError(f"extra_metrics are computed of classes, which stage {stage} does not give; leave them out.")
     check_backbone(args)
     if args.model_name_or_path is None:
         if stage != CONCEPTS:

@@ -101,7 +101,8 @@ class CsrTask(Task):
         """Those of the stage that the data allows: a folder of classes says nothing of concepts."""
         scored = findings.Scored.of(prediction, trained.model.config)
         metrics = findings.all_metrics(scored, trained.model, trained.data.labels)
-        return {name: metrics[name] for name in self.metric_names if name in metrics}
+        logged = {name: metrics[name] for name in self.metric_names if name in metrics}
+        return findings.with_added(logged, scored, self.training_args)
 
     def score(self, evaluation: Evaluation) -> CsrReport:
         return score_split(self, evaluation)

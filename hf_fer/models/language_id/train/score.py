@@ -15,7 +15,7 @@ from hf_fer.reporting.confidence import fitted_temperature
 from hf_fer.runtime.evaluation_order import evaluation_order
 from hf_fer.task.base import Task
 from hf_fer.task.classification import ClassificationReport, add_predictions, report_of_classes
-from hf_fer.task.scoring import Evaluation
+from hf_fer.task.scoring import Evaluation, with_extra
 
 from ..pipeline_language_id import TextLanguageIdentificationPipeline
 from ..windows_language_id import familiarity, pool_windows, typical_margins
@@ -71,6 +71,7 @@ def score_split(task: Task, evaluation: Evaluation) -> LanguageReport:
     fitted = fit(scored, evaluation, task.data_args.accepted_fraction)
     found = report_of_texts(evaluation.split, scored, labels, fitted)
     settings = config.language_id
+    found.figures = with_extra(found.figures, task.training_args, scored.predicted, scored.labels)
     found.figures |= length_figures(scored)
     found.figures["calibration"] = calibration.calibration_report(
         scored.log_probs, scored.labels, settings["temperature"]

@@ -1,6 +1,6 @@
 """What a run of speech_to_text says of a split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from hf_fer.runtime.evaluation_order import evaluation_order
 from hf_fer.task.base import Task
-from hf_fer.task.scoring import Evaluation, SplitReport
+from hf_fer.task.scoring import Evaluation, SplitReport, with_extra
 from hf_fer.task.settings import skipped_file
 
 from ..alignment_speech_to_text import text_of
@@ -44,10 +44,15 @@ class Answers:
         said = [tokenizer.decode(row[row >= 0].tolist(), group_tokens=False).strip() for row in labels]
         return cls(said, heard, float((frames[frames >= 0] == tokenizer.pad_token_id).mean()))
 
+    def readable(self) -> "Answers":
+        """Those to files that were read."""
+        pairs = [pair for pair in zip(self.said, self.heard, strict=True) if pair[0]]
+        return replace(self, said=[said for said, _ in pairs], heard=[heard for _, heard in pairs])
+
     def metrics(self) -> dict[str, Any]:
         """Error rates against what the vocabulary has of the transcripts."""
         rows = pd.DataFrame({"transcript": self.said, "recognised": self.heard})
-        return {**Recognised.of(rows[rows["transcript"] != ""]).metrics(), "blank_share": self.blank_share}
+        return {**Recognised.of(rows).metrics(), "blank_share": self.blank_share}
 
 
 @dataclass(kw_only=True)
@@ -75,6 +80,8 @@ def score_split(task: Task, evaluation: Evaluation) -> SpeechReport:
     )
     found.figures["real_time_factor"] = evaluation.prediction.metrics[f"{split}_runtime"] / seconds
     found.figures |= drawn
+    rows = recognised.rows
+    found.figures = with_extra(found.figures, task.training_args, rows["recognised"], rows["transcript"])
     if task.training_args.should_save:  # the first process writes the report
         add_hearing(task, found, evaluation)
     if is_stuck(answers.blank_share, recognised.words.rate):

@@ -11,7 +11,7 @@ from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.loading import LoadedData
 from hf_fer.data.tables import TableFormat
 from hf_fer.task.base import Task
-from hf_fer.task.scoring import Evaluation, Trained
+from hf_fer.task.scoring import Evaluation, Trained, with_extra
 from hf_fer.task.settings import skipped_file
 
 from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
@@ -95,8 +95,10 @@ class SpeechToTextTask(Task):
         return [BlankWatch(self.data_args.blank_steps)]
 
     def compute_metrics(self, prediction: EvalPrediction, trained: Trained) -> dict[str, float]:
-        metrics = Answers.of(prediction, trained.processor.tokenizer).metrics()
-        return {name: metrics[name] for name in self.metric_names}
+        answers = Answers.of(prediction, trained.processor.tokenizer).readable()
+        metrics = answers.metrics()
+        logged = {name: metrics[name] for name in self.metric_names}
+        return with_extra(logged, self.training_args, answers.heard, answers.said)
 
     def score(self, evaluation: Evaluation) -> SpeechReport:
         return score_split(self, evaluation)
