@@ -104,29 +104,6 @@ class DataArguments:
 
 
 @dataclass
-class ClassificationDataArguments(DataArguments):
-    """Data whose single-label scores are looked at closely."""
-
-    breakdown: list[str] | None = field(
-        default=None, metadata={"help": "Metadata columns to report scores by; those of a known data set if unset."}
-    )
-    abstention_coverage: float = field(
-        default=0.9, metadata={"help": "Part of validation that the abstention threshold answers."}
-    )
-    abstention_risk: float | None = field(
-        default=None,
-        metadata={"help": "Choose the threshold by the error rate of the answers on validation instead."},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.abstention_coverage <= 1:
-            raise RecipeError(f"abstention_coverage must be in (0, 1], got {self.abstention_coverage}.")
-        if self.abstention_risk is not None and not 0 <= self.abstention_risk < 1:
-            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
-
-
-@dataclass
 class TrainingArguments(transformers.TrainingArguments):
     """The Trainer's arguments, with the defaults of this project and what its recipes add."""
 

@@ -1,6 +1,6 @@
 """The task of a system with one label per example; what a report says of classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 from hf_fer.metrics import calibration as calibration_metrics
 from hf_fer.metrics import classification, intervals
 from hf_fer.metrics.scored import Scored
-from hf_fer.recipe.arguments import ClassificationDataArguments
+from hf_fer.recipe.arguments import DataArguments, RecipeError
 from hf_fer.reporting import report
 from hf_fer.reporting.confidence import Calibration, plot_risk_coverage
 from hf_fer.task.base import Task
@@ -19,6 +19,29 @@ from hf_fer.task.scoring import Evaluation, Plot, SplitReport, Table, Trained, w
 
 CLASS_FILES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
 """What `add_class_scores` adds to a report."""
+
+
+@dataclass
+class ClassificationDataArguments(DataArguments):
+    """Data whose single-label scores are looked at closely."""
+
+    breakdown: list[str] | None = field(
+        default=None, metadata={"help": "Metadata columns to report scores by; those of a known data set if unset."}
+    )
+    abstention_coverage: float = field(
+        default=0.9, metadata={"help": "Part of validation that the abstention threshold answers."}
+    )
+    abstention_risk: float | None = field(
+        default=None,
+        metadata={"help": "Choose the threshold by the error rate of the answers on validation instead."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.abstention_coverage <= 1:
+            raise RecipeError(f"abstention_coverage must be in (0, 1], got {self.abstention_coverage}.")
+        if self.abstention_risk is not None and not 0 <= self.abstention_risk < 1:
+            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from hf_fer.data.augment import Augmentation
 from hf_fer.data.tables import is_table
-from hf_fer.recipe.arguments import ClassificationDataArguments, ModelArguments, check_choice, json_object
+from hf_fer.recipe.arguments import ModelArguments, check_choice, json_object
+from hf_fer.task.classification import ClassificationDataArguments
 
 from ..configuration_multimodal_fer import MODALITIES
 
