@@ -20,6 +20,7 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from hf_fer import cli
+from hf_fer.experiment.stages import fields_of
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments, read_recipe
 from hf_fer.task.base import task_names
 from hf_fer.task.find import load_task, parse_task
@@ -65,7 +66,7 @@ def check_recipe(words: list[str], is_marked: bool) -> None:
 def check_stages(words: list[str], is_marked: bool) -> None:
     """The first of the stages describes a run; the others start from what it leaves."""
     flag = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
-    check_recipe([words[0], *words[flag:]], is_marked)
+    check_recipe([words[0], *fields_of(words[flag:], 1)], is_marked)
     for recipe in words[1:flag]:
         assert read_recipe(recipe)["task"]
 
@@ -110,6 +111,8 @@ def check_verb(words: list[str], is_marked: bool) -> None:
     """`hf-fer` with one of its verbs; what takes no time is run."""
     if words[0] == "train":
         check_recipe(words[1:], is_marked)
+    elif words[0] == "stages":
+        check_stages(words[1:], is_marked)
     elif words[0] in MODEL_VERBS:
         typer.main.get_command(cli.app).commands[words[0]].make_context(words[0], words[1:])
     elif words[0] == "--install-completion":

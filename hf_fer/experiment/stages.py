@@ -3,19 +3,22 @@
 accelerate launch --config_file accelerate_configs/cpu.yaml -m hf_fer.stages training_args/demo/csr_*.json \
     [--any_field value ...]
 
-A stage that was stopped goes on from its newest checkpoint. Fields given here count for every stage.
+A stage that was stopped goes on from its newest checkpoint. Fields given here count for every stage, and
+`--2.num_train_epochs 10` for the second one alone. `--experiment NAME` puts the whole chain into `outputs/NAME/`.
 """
 
 import hashlib
 import json
+import re
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from accelerate import PartialState
 
 from hf_fer.data.loading import write_json_atomically
 from hf_fer.experiment.one_run import run
-from hf_fer.recipe.arguments import RecipeError
+from hf_fer.recipe.arguments import RecipeError, read_recipe
 from hf_fer.runtime.checkpoints import checkpoint_folders, has_folds
 from hf_fer.runtime.messages import one_message
 from hf_fer.task.base import Task
@@ -23,6 +26,7 @@ from hf_fer.task.find import parse_task
 
 RECORD = "stage.json"
 MODEL_FILES = ("model.safetensors", "config.json")
+STAGE_FIELD = re.compile(r"--(\d+)\.(.+)")
 
 # What may change between two calls without making another model of the recipe.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
@@ -119,18 +123,81 @@ def run_stage(path: str, overrides: list[str]) -> None:
     state.wait_for_everyone()
 
 
+def fields_of(overrides: list[str], number: int) -> list[str]:
+    """
+    The fields that a stage gets from the command line: `--2.name value` goes to the second stage alone.
+
+    Args:
+        overrides: All of them; those of one stage follow those of every stage, so that they stand above these.
+        number: Of the stage, from 1.
+    """
+    shared, own, chosen = [], [], None
+    for word in overrides:
+        if word.startswith("--"):
+            of_stage = STAGE_FIELD.match(word)
+            chosen = shared if of_stage is None else own if int(of_stage[1]) == number else []
+            word = f"--{of_stage[2]}" if of_stage else word
+        chosen.append(word)
+    return [*shared, *own]
+
+
+def check_fields(overrides: list[str], count: int) -> None:
+    """Raises `RecipeError` where a field names a stage that there is not, or is of one stage and given to all."""
+    for word in overrides:
+        of_stage = STAGE_FIELD.match(word)
+        if of_stage and not 1 <= int(of_stage[1]) <= count:
+            raise RecipeError(f"{word}: there are stages 1 to {count}, in the order of the recipes.")
+        if word.split("=")[0] == "--output_dir":
+            raise RecipeError(
+                "--output_dir would be the same for every stage; set it in the recipes, or give --experiment NAME."
+            )
+
+
+def chain_fields(recipes: list[str], experiment: str) -> list[list[str]]:
+    """
+    Fields that put the stages of one experiment into `outputs/<experiment>/`, each into a folder of its own.
+
+    A stage that starts from the output of another one starts from that of the experiment.
+
+    Args:
+        recipes: Of the stages, in their order.
+        experiment: A name without folders.
+
+    Raises:
+        RecipeError: the name has folders, or two stages would share one.
+    """
+    if not experiment or Path(experiment).name != experiment:
+        raise RecipeError(f"--experiment {experiment!r}: give a name; its folder is outputs/NAME.")
+    moved: dict[Path, str] = {}
+    fields = []
+    for path in recipes:
+        recipe = read_recipe(path)
+        before = Path(recipe.get("output_dir", path))
+        place = Path("outputs", experiment, before.name).as_posix()
+        if place in moved.values():
+            raise RecipeError(f"--experiment: two stages would go to {place}; give their recipes other output_dirs.")
+        start = moved.get(Path(recipe.get("model_name_or_path") or ""))
+        fields.append(["--output_dir", place, "--run_name", f"{experiment}/{before.name}"])
+        fields[-1] += ["--model_name_or_path", start] if start else []
+        moved[before] = place
+    return fields
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line: recipes, then fields; messages and exit status are those of `hf_fer.run`."""
     argv = sys.argv[1:] if argv is None else argv
     first_flag = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
-    recipes, overrides = argv[:first_flag], argv[first_flag:]
+    recipes, words = argv[:first_flag], argv[first_flag:]
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--experiment")
+    asked, overrides = parser.parse_known_args(words)
     with one_message():
         if not recipes:
             raise RecipeError("Give the recipes of the stages in their order.")
-        if any(word.split("=")[0] == "--output_dir" for word in overrides):
-            raise RecipeError("--output_dir would be the same for every stage; set it in the recipes.")
-        for path in recipes:
-            run_stage(path, overrides)
+        check_fields(overrides, len(recipes))
+        chain = chain_fields(recipes, asked.experiment) if asked.experiment is not None else [[]] * len(recipes)
+        for number, (path, fields) in enumerate(zip(recipes, chain, strict=True), start=1):
+            run_stage(path, [*fields, *fields_of(overrides, number)])
 
 
 if __name__ == "__main__":
