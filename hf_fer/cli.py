@@ -123,6 +123,25 @@ def predict(
     raise typer.Exit(status)
 
 
+@app.command(short_help="Models over HTTP.")
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Folders of saved models or Hub names; or name=folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of the machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    token: Annotated[str | None, typer.Option(help="That requests must bring; or HF_FER_SERVE_TOKEN.")] = None,
+    max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Of an upload (104857600).")] = None,
+    max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Of a recording (300).")] = None,
+    max_pixels: Annotated[int | None, typer.Option("--max_pixels", help="Of a picture or frame (33554432).")] = None,
+    max_frames: Annotated[int | None, typer.Option("--max_frames", help="Of a video (20000).")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests at a time; more get status 429 (64).")] = None,
+) -> None:
+    """Serve models: typed routes under /v1, their description at /docs, health at /healthz and /readyz."""
+    from hf_fer.inference.serve import command
+
+    limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
+    raise typer.Exit(command.main(models, host=host, port=port, token=token, queue=queue, **limits))
+
+
 @app.command(context_settings=FIELDS, short_help="What is in a folder or table, and what is wrong.")
 def check(context: typer.Context) -> None:
     """PATH [--task SYSTEM]: what is in a folder or table, and what is wrong with it."""

@@ -1,0 +1,100 @@
+"""Requests that arrive together go through a model together."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+GATHER_SECONDS = 0.005
+"""How long the first request of a batch waits for others; while the model is busy, others gather anyway."""
+
+
+@dataclass
+class Job:
+    """One request's input, and where its answer goes."""
+
+    value: Any
+    options: dict[str, Any]
+    answer: asyncio.Future
+
+    @property
+    def key(self) -> str:
+        """The same for jobs that can share a batch."""
+        return json.dumps(self.options, sort_keys=True)
+
+
+class Batcher:
+    """
+    A model in a thread of its own, which answers batch after batch.
+
+    Args:
+        answer: Called with values and options; answers in the values' order.
+        size: Values that go through the model together.
+    """
+
+    def __init__(self, answer: Callable[[list[Any], dict[str, Any]], list[Any]], size: int):
+        self.answer = answer
+        self.size = size
+        self.waiting: deque[Job] = deque()
+        self.thread = ThreadPoolExecutor(1, "model")
+        self.task: asyncio.Task | None = None
+
+    async def ask(self, value: Any, options: dict[str, Any]) -> Any:
+        """
+        The answer to one value, whatever else is in its batch.
+
+        Raises:
+            Exception: what the model raises for this value alone.
+        """
+        loop = asyncio.get_running_loop()
+        job = Job(value, options, loop.create_future())
+        self.waiting.append(job)
+        if self.task is None or self.task.done():
+            self.task = loop.create_task(self._work())
+        return await job.answer
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.waiting:
+            await asyncio.sleep(GATHER_SECONDS)
+            batch = self._take()
+            if not batch:
+                continue
+            found = await loop.run_in_executor(
+                self.thread, self._answers, [job.value for job in batch], batch[0].options
+            )
+            for job, one in zip(batch, found, strict=True):
+                if job.answer.done():  # nobody waits for it any more
+                    continue
+                if isinstance(one, Exception):
+                    job.answer.set_exception(one)
+                else:
+                    job.answer.set_result(one)
+
+    def _take(self) -> list[Job]:
+        """The jobs that have waited longest and have the same options; the others stay in their order."""
+        batch: list[Job] = []
+        rest: list[Job] = []
+        for job in self.waiting:
+            if job.answer.done():
+                continue
+            fits = len(batch) < self.size and (not batch or job.key == batch[0].key)
+            (batch if fits else rest).append(job)
+        self.waiting = deque(rest)
+        return batch
+
+    def _answers(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """Answers, or what was raised for a value; a batch that fails is answered one by one."""
+        try:
+            return self.answer(values, options)
+        except Exception as error:  # whatever an input brings about in a model
+            if len(values) == 1:
+                return [error]
+        return [one for value in values for one in self._answers([value], options)]
+
+    def close(self) -> None:
+        """End the thread when its batch is through."""
+        self.thread.shutdown(wait=False, cancel_futures=True)

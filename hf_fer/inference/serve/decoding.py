@@ -1,0 +1,116 @@
+"""Uploads are decoded in processes of their own, which may crash, hang or run out of memory without harm."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from hf_fer.task.service import Arrays, Decoder, Limits
+
+DECODED = "decoded.npz"
+LONGEST_MESSAGE = 2**16
+
+
+class UnusableUploadError(ValueError):
+    """A file that cannot be used, with the reason in words a person can act on."""
+
+
+class Decoding:
+    """
+    Decodes files in processes that are forked from one which has the decoders imported and nothing else.
+
+    A process has one file, a limit of memory and of time, and hands back plain arrays in a file without pickles.
+
+    Args:
+        limits: Of time and memory.
+        modules: Names of those that decoders come from.
+        workers: Files that are decoded at the same time.
+    """
+
+    def __init__(self, limits: Limits, modules: list[str], workers: int | None = None):
+        self.limits = limits
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["__main__", __name__, *modules])
+        self.threads = ThreadPoolExecutor(workers or os.cpu_count() or 1, "decode")
+        self.is_ready = False
+        self.threads.submit(self._prepare)
+
+    def _prepare(self) -> None:
+        """Start the process that has the decoders imported."""
+        process = self.context.Process(target=int, daemon=True)
+        process.start()
+        process.join()
+        self.is_ready = process.exitcode == 0
+
+    async def decode(self, decoder: Decoder, path: Path) -> Arrays:
+        """
+        The arrays of a file. Beside it, in its folder, is room for them.
+
+        Raises:
+            UnusableUploadError: the file cannot be decoded, or not within the limits.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._decode, decoder, path)
+
+    def _decode(self, decoder: Decoder, path: Path) -> Arrays:
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(
+            target=_decode_alone, args=(sender, decoder, str(path), self.limits), daemon=True
+        )
+        process.start()
+        sender.close()
+        try:
+            if not receiver.poll(self.limits.decode_seconds):
+                raise UnusableUploadError(f"it took more than {self.limits.decode_seconds:g} s to decode.")
+            reason = json.loads(receiver.recv_bytes(LONGEST_MESSAGE))
+        except (EOFError, OSError, ValueError) as error:
+            if isinstance(error, UnusableUploadError):
+                raise
+            raise UnusableUploadError("the decoder gave up on it: damaged, or made to use up memory.") from error
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+            receiver.close()
+        if reason:
+            raise UnusableUploadError(reason)
+        with np.load(path.with_name(DECODED), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def close(self) -> None:
+        """Wait for no file any more."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode_alone(sender: Connection, decoder: Decoder, path: str, limits: Limits) -> None:
+    """What the process does: an empty message stands for arrays in the file beside the upload."""
+    reason = ""
+    try:
+        _limit(limits)
+        np.savez(Path(path).with_name(DECODED), **decoder(path))
+    except MemoryError:
+        reason = f"it needs more than {limits.decode_bytes / 2**20:.0f} MiB to decode."
+    except Exception as error:  # whatever a damaged file brings about in decoders
+        reason = " ".join(getattr(error, "reason", str(error)).replace(path, "the file").split())
+        reason = reason[:1000] or type(error).__name__
+    sender.send_bytes(json.dumps(reason).encode())
+
+
+def _limit(limits: Limits) -> None:
+    """Memory beyond that of the imported libraries, processor time, and what may be written."""
+    memory = psutil.Process().memory_info().vms + limits.decode_bytes
+    seconds = int(limits.decode_seconds) + 1
+    for name, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, limits.decode_bytes),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(name)
+        resource.setrlimit(name, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

@@ -1,0 +1,122 @@
+"""Models that are being served: from an upload to a pipeline's answer."""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastapi import HTTPException, UploadFile
+
+from hf_fer.inference.loading import FoundModel, load_predictor
+from hf_fer.inference.serve.batching import Batcher
+from hf_fer.inference.serve.decoding import Decoding, UnusableUploadError
+from hf_fer.inference.serve.formats import HEAD, kind_of
+from hf_fer.task.service import Limits, Service, services
+
+
+class HostedModel:
+    """
+    One model behind HTTP; see `hf_fer.task.service.Hosted`.
+
+    Args:
+        name: By which requests name it.
+        service: Its system's, with the model loaded.
+        decoding: Shared by all models.
+    """
+
+    def __init__(self, name: str, service: Service, decoding: Decoding):
+        self.name = name
+        self.service = service
+        self.decoding = decoding
+        self.decoder = service.decoder() if service.kinds else None
+        self.batcher = Batcher(service.answer, service.predictor.batch_size)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model would answer, and a file be decoded."""
+        return self.decoder is None or self.decoding.is_ready
+
+    async def read(self, upload: UploadFile | str) -> Any:
+        """
+        What the pipeline is given for an upload, whose name is not looked at.
+
+        Args:
+            upload: Of a request, or a file that the server itself has stored.
+
+        Raises:
+            HTTPException: 422 for a format that the model does not take, or a file that does not decode.
+        """
+        with tempfile.TemporaryDirectory(prefix="hf_fer_upload_") as folder:
+            path = Path(folder) / "upload"
+            await asyncio.to_thread(store, upload, path)
+            with path.open("rb") as file:
+                kind = kind_of(file.read(HEAD))
+            if kind not in self.service.kinds:
+                found = f"it is {kind}" if kind else "it is of no format that is taken, or empty"
+                raise HTTPException(422, f"file: {found}; this model takes {' or '.join(self.service.kinds)}.")
+            try:
+                return self.service.value(await self.decoding.decode(self.decoder, path))
+            except UnusableUploadError as error:
+                raise HTTPException(422, f"file: {error}") from error
+
+    async def ask(self, value: Any, **options: Any) -> Any:
+        """
+        The pipeline's answer; options that are `None` are left to the pipeline.
+
+        Raises:
+            HTTPException: 422 where the pipeline refuses the input or an option, 503 where the answer takes too long.
+        """
+        try:
+            async with asyncio.timeout(self.service.limits.answer_seconds):
+                return await self.batcher.ask(value, {name: one for name, one in options.items() if one is not None})
+        except TimeoutError as error:
+            raise HTTPException(503, "the answer took too long; try again later.") from error
+        except ValueError as error:
+            raise HTTPException(422, " ".join(str(error).split())) from error
+
+
+def store(upload: UploadFile | str, path: Path) -> None:
+    """Copy an upload to a file of the server's own naming."""
+    source: BinaryIO = open(upload, "rb") if isinstance(upload, str) else upload.file  # noqa: SIM115
+    with source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+class SystemHost:
+    """The models of one system; see `hf_fer.task.service.Host`."""
+
+    def __init__(self, service: type[Service], limits: Limits):
+        self.service = service
+        self.limits = limits
+        self.models: dict[str, HostedModel] = {}
+
+    def names(self) -> list[str]:
+        """Names of the models, the default first."""
+        return list(self.models)
+
+    def model(self, name: str | None) -> HostedModel:
+        """The model of a name, or the first; raises `HTTPException` 404 if there is none of that name."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise HTTPException(404, f"there is no such model here; there are: {', '.join(self.models)}.")
+        return self.models[name]
+
+
+def load_hosts(found: dict[str, FoundModel], limits: Limits) -> list[SystemHost]:
+    """
+    Load models, by the names that requests call them.
+
+    Raises:
+        RecipeError: one cannot be loaded.
+    """
+    known = services()
+    chosen = {name: known[model.predictor.pipeline_task] for name, model in found.items()}
+    decoding = Decoding(limits, sorted({kind.__module__ for kind in chosen.values() if kind.kinds}))
+    hosts: dict[type[Service], SystemHost] = {}
+    for name, model in found.items():
+        kind = chosen[name]
+        host = hosts.setdefault(kind, SystemHost(kind, limits))
+        host.models[name] = HostedModel(name, kind(load_predictor(model), limits), decoding)
+    return list(hosts.values())
