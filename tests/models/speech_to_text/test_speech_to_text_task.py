@@ -22,6 +22,7 @@ from hf_fer.data.loading import DataError
 from hf_fer.experiment.one_run import dry_run, run
 from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
 from hf_fer.models.speech_to_text.sound_speech_to_text import load_audio
+from hf_fer.models.speech_to_text.train import arguments
 from hf_fer.models.speech_to_text.train.demo import make_demo
 from hf_fer.models.speech_to_text.train.model import (
     PADDED,
@@ -197,6 +198,12 @@ class TestRun:
     def test_decoders_that_cannot_be_are_refused_at_once(self, manifest, tmp_path, fields, said):
         with pytest.raises(RecipeError, match=said):
             task_of(manifest, tmp_path, **fields)
+
+    def test_libraries_of_a_decoder_are_missed_before_files_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+        task = task_of(tmp_path / "absent.csv", tmp_path, beam_width=4, lm="train")
+        with pytest.raises(RecipeError, match=r"flashlight and kenlm: pip install 'hf_fer\[lm\]'"):
+            task.load_data()
 
     def test_what_names_words_and_speakers_is_not_shared(self, manifest, tmp_path):
         patterns = shared_patterns(task_of(manifest, tmp_path))

@@ -92,7 +92,7 @@ class SpeechToTextDataArguments(DataArguments):
     def check_decoders(self) -> None:
         """
         Raises:
-            RecipeError: impossible values, a language model that is not there, or libraries that are not installed.
+            RecipeError: impossible values, or a language model that is not there.
         """
         if self.beam_width < 0:
             raise RecipeError(f"beam_width must be 0 or more, got {self.beam_width}.")
@@ -102,6 +102,9 @@ class SpeechToTextDataArguments(DataArguments):
             raise RecipeError("lm needs a beam search: give --beam_width, such as 64.")
         if self.lm not in (None, TRAINING_TRANSCRIPTS) and not Path(self.lm).is_file():
             raise RecipeError(f"lm: {self.lm} is no file, and not {TRAINING_TRANSCRIPTS!r}.")
+
+    def check_libraries(self) -> None:
+        """Raises `RecipeError` where the libraries of the decoders are not installed."""
         needed = ["flashlight"] * bool(self.beam_width) + ["kenlm"] * bool(self.lm)
         if missing := [name for name in needed if find_spec(name) is None]:
             raise RecipeError(f"beam_width needs {' and '.join(missing)}: pip install 'hf_fer[lm]'.")

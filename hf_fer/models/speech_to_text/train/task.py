@@ -64,6 +64,7 @@ class SpeechToTextTask(Task):
         ]
 
     def load_data(self) -> LoadedData:
+        self.data_args.check_libraries()
         return load_recordings(self)
 
     def build_processor(self, data: LoadedData) -> ProcessorMixin:
