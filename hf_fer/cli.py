@@ -142,6 +142,19 @@ def serve(
     raise typer.Exit(command.main(models, host=host, port=port, token=token, queue=queue, **limits))
 
 
+@app.command(short_help="A finished run to the Hub, or a Space.")
+def push(
+    model: Annotated[str, typer.Argument(help="Folder of a finished run.")],
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hub; made where there is none.")],
+    space: Annotated[bool, typer.Option("--space", help="A page that runs the model, ready to run.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Where the repository is new.")] = False,
+) -> None:
+    """Upload what may leave of a finished run: model, code, card and figures. Only what has changed is sent."""
+    from hf_fer.inference import push as pushing
+
+    raise typer.Exit(pushing.main(model, repo, space=space, private=private))
+
+
 @app.command(context_settings=FIELDS, short_help="What is in a folder or table, and what is wrong.")
 def check(context: typer.Context) -> None:
     """PATH [--task SYSTEM]: what is in a folder or table, and what is wrong with it."""

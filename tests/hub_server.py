@@ -29,8 +29,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.onnx", "*.parquet", "*.arrow", "*.zip", "*.npz")
 
 _REPO = r"(?P<repo_id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)"
-_API = rf"/api/(?P<kind>models|datasets)/{_REPO}"
-_WEB = rf"/(?:(?P<kind>datasets)/)?{_REPO}"
+_API = rf"/api/(?P<kind>models|datasets|spaces)/{_REPO}"
+_WEB = rf"/(?:(?P<kind>datasets|spaces)/)?{_REPO}"
 _LFS = rf"{_WEB}\.git/info/lfs/objects"
 _REVISION = r"(?P<revision>[^/]+)"
 
@@ -165,7 +165,8 @@ class Request:
 class HubServer:
     """The Hub of a test: a context manager that serves the repositories under ``root`` on a loopback port.
 
-    ``requests`` collects the method and path of every request in order of arrival.
+    ``requests`` collects the method and path of every request in order of arrival. ``faults`` are the statuses that
+    the next commits are answered with in place of being made; 0 hangs up.
     """
 
     user = "tester"
@@ -175,6 +176,7 @@ class HubServer:
         self.root = root
         self.token = token
         self.requests: list[tuple[str, str]] = []
+        self.faults: list[int] = []
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -401,7 +403,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.hub.lock:
             self.hub.requests.append((self.command, self.path))
+            faulty = self.command == "POST" and "/commit/" in self.path and self.hub.faults
             try:
+                if faulty and (status := self.hub.faults.pop(0)):
+                    raise HubError(status, "Something is wrong")
+                if faulty:
+                    self.close_connection = True
+                    return
                 response = self._dispatch(body)
             except HubError as error:
                 response = error.response

@@ -31,7 +31,7 @@ def test_help_is_one_screen_and_names_every_verb():
     result = invoke("--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) <= 30
-    for verb in ("train", "check", "dry-run", "stages", "demo", "cache", "env", "recipe", "predict", "serve"):
+    for verb in ("train", "check", "dry-run", "stages", "demo", "cache", "env", "recipe", "predict", "serve", "push"):
         assert f"\n  {verb} " in result.output
     summaries = result.output.partition("Commands:")[2].replace("value ...", "")
     assert "..." not in summaries  # no line is cut short

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from hf_fer.data.captions import lines_of_words, srt, vtt
 from hf_fer.data.loading import DataError, write_json_atomically
 from hf_fer.inference.plots import PLOTS, plot_timeline
-from hf_fer.inference.subtitles import SUBTITLES, write_subtitles
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.task.predictor import Predictor
 
+SUBTITLES = {".srt": srt, ".vtt": vtt}
 ENDINGS = (".parquet", ".csv", ".jsonl", ".json", *SUBTITLES, *PLOTS)
 
 
@@ -95,7 +96,7 @@ class Shards:
         ending = self.output.suffix.lower()
         joined = self.folder / f"joined{ending}"
         if ending in (*SUBTITLES, *PLOTS):
-            write = write_subtitles if ending in SUBTITLES else plot_timeline
+            write = _write_subtitles if ending in SUBTITLES else plot_timeline
             row = next(self.rows())
             if row["error"]:
                 raise DataError(f"{row['input']}: {row['error']}")
@@ -135,6 +136,11 @@ class Shards:
         with path.open("w", encoding="utf-8") as file:
             for row in self.rows():
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_subtitles(path: Path, row: dict[str, Any], predictor: type[Predictor]) -> None:
+    lines = lines_of_words(row["segments"]) if predictor.joins_segments else row["segments"]
+    path.write_text(SUBTITLES[path.suffix](lines), encoding="utf-8")
 
 
 def _cell(value: Any) -> Any:

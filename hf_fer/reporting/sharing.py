@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.recipe.paths import without_folders
 
 logger = logging.getLogger(__name__)
+
+WAITS = (1.0, 4.0, 16.0, 60.0)
+"""Seconds before each further try of an upload."""
+CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2")
+"""HTTP clients of huggingface_hub, whose errors without an answer are those of the network."""
 
 MODEL_FILES = (
     "README.md",
@@ -74,7 +80,39 @@ def upload(
         CommitOperationAdd("/".join(filter(None, (path_in_repo, name))), shared_content(Path(folder, name)))
         for name in shared_files(folder, patterns)
     ]
-    HfApi(token=token).create_commit(repo_id, operations, commit_message=message)
+    create_commit(HfApi(token=token), repo_id, operations, message)
+
+
+def create_commit(
+    api: HfApi, repo_id: str, operations: list[CommitOperationAdd], message: str, repo_type: str = "model"
+) -> None:
+    """
+    One commit; where the Hub or the network fails for now, it is tried again, and large files that have arrived stay.
+
+    Args:
+        api: With the token.
+        repo_id: Of a repository that exists.
+        operations: Files that have not changed are left out by the client.
+        message: Of the commit.
+        repo_type: `model`, `dataset` or `space`.
+    """
+    for wait in (*WAITS, None):
+        try:
+            api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
+            return
+        except Exception as error:  # of the HTTP client, which differs from one version of huggingface_hub to the next
+            if wait is None or not passes(error):
+                raise
+            logger.warning("The upload failed (%s); it goes on in %g s.", " ".join(str(error).split()), wait)
+            time.sleep(wait)
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error may be gone when one tries again: one of the Hub's own, too many requests, or the network's."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code == 429 or response.status_code >= 500
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.partition(".")[0] in CLIENTS
 
 
 def shared_content(path: Path) -> str | bytes:

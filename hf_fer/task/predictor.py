@@ -44,6 +44,7 @@ class Predictor(ABC):
         in_seconds: Segments have times in seconds, so that subtitles can be written.
         joins_segments: Segments are words, which subtitles join to lines.
         timeline_options: Of the pipeline's call for a timeline; `None` where inputs have no parts.
+        page: What a Space's page is given: `clip`, `recording`, `image` or `text`; `None` where there is no page.
         batch_size: Inputs that go through the model together unless the user says otherwise.
         inputs_per_call: Inputs that the pipeline is given at a time; `None` for a batch.
     """
@@ -57,6 +58,7 @@ class Predictor(ABC):
     in_seconds: ClassVar[bool] = True
     joins_segments: ClassVar[bool] = False
     timeline_options: ClassVar[dict[str, Any] | None] = None
+    page: ClassVar[str | None] = None
     batch_size: ClassVar[int] = 8
     inputs_per_call: ClassVar[int | None] = None
 

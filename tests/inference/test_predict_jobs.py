@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from hf_fer.data.captions import clock, lines_of_words
 from hf_fer.inference import jobs
 from hf_fer.inference.jobs import Settings, predict_to_file
 from hf_fer.inference.outputs import Shards
-from hf_fer.inference.subtitles import clock, lines_of_words
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.runtime.failures import RunError
 

@@ -17,6 +17,7 @@ class ImagePredictor(ClassPredictor):
 
     pipeline_task = "concept-image-classification"
     model_type = "csr"
+    page = "image"
     endings = IMAGE_SUFFIXES
     columns = {"image": IMAGE_COLUMNS}
     target_columns = LABEL_COLUMNS

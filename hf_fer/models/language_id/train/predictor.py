@@ -13,6 +13,7 @@ class TextPredictor(ClassPredictor):
     """Languages of texts; with a timeline, of their parts too, in characters."""
 
     pipeline_task = "text-language-identification"
+    page = "text"
     endings = (".txt",)
     columns = {"text": TEXT_COLUMNS}
     target_columns = LABEL_COLUMNS

@@ -14,6 +14,7 @@ class ClipPredictor(ClassPredictor):
 
     pipeline_task = "audio-visual-emotion-recognition"
     model_type = "multimodal_fer"
+    page = "clip"
     endings = CLIP_SUFFIXES
     columns = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "path": FILE_COLUMNS}
     target_columns = LABEL_COLUMNS

@@ -17,6 +17,7 @@ class RecordingPredictor(Predictor):
     """What is said in recordings, with the times of its words as segments."""
 
     pipeline_task = "timed-speech-recognition"
+    page = "recording"
     endings = CLIP_SUFFIXES
     columns = {"audio": SOUND_COLUMNS}
     target_columns = TRANSCRIPT_COLUMNS

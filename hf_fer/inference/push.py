@@ -1,0 +1,188 @@
+"""`hf-fer push`: a finished run to the Hub, as a model or as a Space that runs it."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HFValidationError
+
+from hf_fer import models
+from hf_fer.data.hub import unreachable
+from hf_fer.inference.loading import find_model
+from hf_fer.recipe.arguments import RecipeError, check_choice
+from hf_fer.reporting.sharing import create_commit, shared_content, shared_files
+from hf_fer.runtime.failures import RunError
+from hf_fer.runtime.messages import one_message
+from hf_fer.task.base import task_names
+from hf_fer.task.find import load_task
+from hf_fer.task.predictor import Predictor, predictors
+from hf_fer.task.settings import shared_patterns
+from hf_fer.weights.starting_points import check_folder
+
+CARD = "README.md"
+SPACE_FILES = Path(__file__).parent / "space"
+GRADIO = "6.31.0"
+"""The version that a Space is built with; that of `constraints.txt`."""
+SPACE_PACKAGE = b'"""The part of hf_fer that the model of this Space needs."""\n'
+PINNED = ("torch", "torchaudio", "torchvision", "transformers")
+"""Libraries whose version decides whether a model loads; the others are left to what a Space's Gradio needs."""
+
+
+def main(model: str, repo_id: str, *, space: bool, private: bool) -> int:
+    """Push, and print where to; returns the exit status. What the user can mend ends the process with 2 or 3."""
+    with one_message():
+        print((push_space if space else push_model)(Path(model), repo_id, private=private or None))
+    return 0
+
+
+def push_model(folder: Path, repo_id: str, *, private: bool | None = None) -> str:
+    """
+    Upload what may leave of a finished run; files that the repository has already are not sent.
+
+    Args:
+        folder: Of the run, with its model.
+        repo_id: `owner/name`; made where there is none.
+        private: Of a new repository; the account's default if `None`.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        RecipeError: the folder has no whole model, or the Hub cannot be reached or does not let the account in.
+        RunError: the upload failed, also when it was tried again.
+    """
+    system = system_of(folder)
+    files = {name: shared_content(folder / name) for name in shared_files(folder, shared_patterns(load_task(system)))}
+    if CARD in files:
+        files[CARD] = card_of(folder, repo_id)
+    return _upload(repo_id, "model", files, {}, private)
+
+
+def push_space(folder: Path, repo_id: str, *, private: bool | None = None) -> str:
+    """
+    Upload a Space that runs a finished run's model: a page, the model, and the code that it needs, without hf_fer.
+
+    Args, returns, raises: as `push_model`; `RecipeError`, too, where the system has no page.
+    """
+    system = system_of(folder)
+    predictor = next((one for one in predictors().values() if system_name(one) == system), None)
+    if predictor is None or predictor.page is None:
+        raise RecipeError(f"{system} has no page for a Space; push the model without --space.")
+    files = space_files(folder, system, predictor, repo_id)
+    return _upload(repo_id, "space", files, {"space_sdk": "gradio"}, private)
+
+
+def system_of(folder: Path) -> str:
+    """
+    The system of a finished run, by its report or else by its model.
+
+    Raises:
+        RecipeError: there is no such folder, or no whole model in it.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"{folder}: there is no such folder; give that of a finished run.")
+    report = folder / "report" / "metrics.json"
+    if not report.is_file():
+        return system_name(find_model(str(folder)).predictor)
+    system = json.loads(report.read_text(encoding="utf-8"))["task"]
+    check_choice(f"the task in {report}", system, task_names())
+    check_folder(str(folder), load_task(system).model_type, task_names())
+    return system
+
+
+def system_name(predictor: type[Predictor]) -> str:
+    """The system that a predictor is of, from the folder that it is defined in."""
+    return predictor.__module__.removeprefix(f"{models.__name__}.").partition(".")[0]
+
+
+def card_of(folder: Path, name: str) -> bytes:
+    """The model's card, whose lines of Python load `name` in place of the run's folder."""
+    card = (folder / CARD).read_text(encoding="utf-8")
+    written = re.compile(rf'"(?:[^"\s]*/)?{re.escape(folder.resolve().name)}"')
+    parts = re.split(r"(^```python\n.*?^```$)", card, flags=re.MULTILINE | re.DOTALL)
+    return "".join(written.sub(f'"{name}"', part) if part.startswith("```python") else part for part in parts).encode()
+
+
+def space_files(folder: Path, system: str, predictor: type[Predictor], repo_id: str) -> dict[str, str | bytes]:
+    """What a Space is made of, by path: see `push_space`."""
+    code = sorted(file for place in models.__path__ for file in Path(place, system).glob("*.py"))
+    patterns = [
+        pattern for pattern in shared_patterns(load_task(system)) if "/" not in pattern and not pattern.endswith(".py")
+    ]
+    settings = {"system": f"{models.__name__}.{system}", "task": predictor.pipeline_task, "input": predictor.page}
+    title = repo_id.partition("/")[2] or repo_id
+    card = (SPACE_FILES / "card.md").read_text(encoding="utf-8")
+    package = models.__name__.split(".")
+    folders = {"/".join([*package[: depth + 1], "__init__.py"]): SPACE_PACKAGE for depth in range(len(package))}
+    return {
+        **folders,
+        "app.py": str(SPACE_FILES / "app.py"),
+        "space.json": json.dumps({**settings, "title": title}, indent=2).encode(),
+        "requirements.txt": "".join(f"{line}\n" for line in requirements(code)).encode(),
+        CARD: card.format(title=title, system=system, gradio=GRADIO).encode(),
+        **{"/".join([*package, system, file.name]): str(file) for file in code},
+        **{f"model/{name}": shared_content(folder / name) for name in shared_files(folder, patterns) if name != CARD},
+    }
+
+
+def requirements(code: Iterable[Path]) -> list[str]:
+    """The distributions of what files import; with the present version where it decides whether a model loads."""
+    names = {"torch", "torchvision", "transformers"}  # image processors of the last need the second
+    for file in code:
+        body = ast.parse(file.read_text(encoding="utf-8")).body  # what functions import is optional
+        for node in (inner for outer in body for inner in (outer.body if isinstance(outer, ast.Try) else [outer])):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    own = {models.__name__.partition(".")[0], *sys.stdlib_module_names}
+    known = importlib.metadata.packages_distributions()
+    found = sorted({known[name][0] for name in names - own if name in known}, key=str.lower)
+    return [f"{name}=={version(name)}" if name in PINNED else name for name in found]
+
+
+def version(distribution: str) -> str:
+    """The installed version, without the part that names a build."""
+    return importlib.metadata.version(distribution).partition("+")[0]
+
+
+def _upload(
+    repo_id: str, kind: str, files: dict[str, str | bytes], options: dict[str, Any], private: bool | None
+) -> str:
+    if reason := unreachable():
+        raise RecipeError(f"{reason}. Connect this machine.")
+    api = HfApi()
+    _told(
+        api.whoami, "the Hub does not let this account in ({}): run `hf auth login` with a write token.", RecipeError
+    )
+    try:
+        made = _told(
+            lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **options),
+            f"{repo_id} cannot be made or written to ({{}}).",
+            RecipeError,
+        )
+    except HFValidationError as error:
+        raise RecipeError(f"{repo_id}: no name of a repository ({error}).") from error
+    operations = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+    _told(
+        lambda: create_commit(api, made.repo_id, operations, "Pushed by hf-fer", repo_type=kind),
+        "the upload failed ({}). What was sent is kept: the same command goes on.",
+        RunError,
+    )
+    return str(made)
+
+
+def _told(call: Callable[[], Any], message: str, kind: type[Exception]) -> Any:
+    """What a call gives, or its error in our words."""
+    try:
+        return call()
+    except HFValidationError:
+        raise
+    except Exception as error:  # of the Hub, of the HTTP client, or of the disk
+        raise kind(message.format(" ".join(str(error).split()) or type(error).__name__)) from error
