@@ -29,6 +29,7 @@ from scipy.io import wavfile
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, set_seed
 
+from hf_fer.data.augment import EpochClock
 from hf_fer.experiment.fit import train_watched
 from hf_fer.experiment.one_run import load_data, make_trainer
 from hf_fer.models.speech_to_text.pipeline_speech_to_text import TimedSpeechRecognitionPipeline
@@ -115,14 +116,17 @@ def training(recipe: str, clips: int, rounds: int, fields: list[str]) -> dict[st
         task = parse_task([str(path), *fields])
         data, origin = load_data(task)
         processor = task.build_processor(data)
-        splits, size = task.with_transforms(data.splits, processor), task.training_args.per_device_train_batch_size
+        splits, size = (
+            task.with_transforms(data, processor, EpochClock()),
+            task.training_args.per_device_train_batch_size,
+        )
         for _ in range(rounds):
             for name, rates in found.items():
                 order = "group_by_length" if name == "by length" else "random"
                 task.training_args.train_sampling_strategy = order
                 set_seed(task.training_args.seed)
                 trainer: Trainer = make_trainer(
-                    task, data, splits, task.build_model(data, processor), processor, origin
+                    task, data, splits, task.build_model(data, processor), processor, origin, EpochClock()
                 )
                 clock = Clock()
                 trainer.add_callback(clock)
