@@ -143,6 +143,10 @@ class TrainingArguments(transformers.TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
+    save_top_k: int | None = field(
+        default=None,
+        metadata={"help": "Keep the k best checkpoints by metric_for_best_model, and the newest, and no others."},
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Report on and save the best checkpoint."})
     remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
     report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})

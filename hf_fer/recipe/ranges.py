@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
     **dict.fromkeys(
         [
             "per_device_train_batch_size",
+            "save_top_k",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "eval_accumulation_steps",

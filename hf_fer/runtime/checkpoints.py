@@ -181,6 +181,15 @@ def check_processes(folder: Path, processes: int) -> None:
         )
 
 
+def best_steps(args: TrainingArguments, state: TrainerState) -> list[int] | None:
+    """Steps of the `save_top_k` best evaluations so far, the best first, or `None` where a recipe asks for none."""
+    if args.save_top_k is None:
+        return None
+    name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    scores = {entry["step"]: entry[name] for entry in state.log_history if name in entry}
+    return sorted(scores, key=scores.get, reverse=bool(args.greater_is_better))[: args.save_top_k]
+
+
 class WholeCheckpoints(TrainerCallback):
     """
     Declares each checkpoint whole when all processes have written their part, and only then deletes older ones.
@@ -219,18 +228,29 @@ class WholeCheckpoints(TrainerCallback):
         args.distributed_state.wait_for_everyone()
         if args.should_save:
             write_manifest(checkpoint_folder(args.output_dir, state.global_step), args.world_size)
-            self.delete_older(args.output_dir, state.best_model_checkpoint)
+            self.delete_older(args.output_dir, state.best_model_checkpoint, best_steps(args, state))
         args.distributed_state.wait_for_everyone()  # a launcher ends the others as soon as one has ended
 
-    def delete_older(self, output_dir: str, best: str | None) -> None:
-        """Keep the newest whole checkpoints up to the limit, the best one among them, and nothing cut short."""
+    def delete_older(self, output_dir: str, best: str | None, top: list[int] | None = None) -> None:
+        """
+        Keep the newest whole checkpoints up to the limit, the best one among them, and nothing cut short.
+
+        Args:
+            output_dir: Of the run.
+            best: The best checkpoint so far.
+            top: Steps of the best ones where `save_top_k` asks for them: they and the newest stay, and no other.
+        """
         for folder in checkpoint_folders(output_dir):
             if read_manifest(folder) is None and not is_foreign(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-        if not self.limit or self.limit < 0:
-            return
         folders = declared(output_dir)
         protected = {folders[-1].resolve()} | ({Path(best).resolve()} if best else set())
-        excess = len(folders) - max(self.limit, len(protected))
+        if top is not None:
+            protected |= {checkpoint_folder(output_dir, step).resolve() for step in top}
+            excess = len(folders)
+        elif not self.limit or self.limit < 0:
+            return
+        else:
+            excess = len(folders) - max(self.limit, len(protected))
         for folder in [folder for folder in folders if folder.resolve() not in protected][: max(excess, 0)]:
             shutil.rmtree(folder, ignore_errors=True)

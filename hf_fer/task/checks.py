@@ -56,6 +56,8 @@ def check_training(task: "Task") -> None:
         check_choice("metric_for_best_model", chosen, (*task.metric_names, "loss"))
     if (args.gradient_checkpointing or args.activation_checkpointing) and not task.can_checkpoint():
         raise RecipeError(CANNOT_CHECKPOINT.format("model"))
+    if args.do_train and args.save_top_k is not None and args.eval_strategy == "no":
+        raise RecipeError("save_top_k needs evaluations to compare: set eval_strategy to steps or epoch.")
     if args.do_train and args.early_stopping_patience is not None and not args.load_best_model_at_end:
         raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
     if args.label_smoothing_factor and task.own_loss:

@@ -129,8 +129,8 @@ class MultimodalFerConfig(PreTrainedConfig):
             Dropout in the temporal encoder and on the fusion tokens.
         classifier_pooling (`"mean"`, `"max"`, `"last"` or `"attention"`, *optional*, defaults to `"attention"`):
             How the fused tokens become one vector.
-        classifier_hidden_size (`int`, *optional*, defaults to 256):
-            Width of the classifier's hidden layer.
+        classifier_hidden_size (`int` or `list[int]`, *optional*, defaults to 256):
+            Width of the classifier's hidden layer, or of each of several; an empty list has none.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout in the classifier.
         label_smoothing (`float`, *optional*, defaults to 0.1):
@@ -190,7 +190,7 @@ class MultimodalFerConfig(PreTrainedConfig):
     modality_dropout: float | int = 0.2
     dropout: float | int = 0.1
     classifier_pooling: Literal["mean", "max", "last", "attention"] = "attention"
-    classifier_hidden_size: int = 256
+    classifier_hidden_size: int | list[int] = 256
     classifier_dropout: float | int = 0.1
     label_smoothing: float | int = 0.1
     auxiliary_loss_weight: float | int = 0.3
@@ -222,6 +222,12 @@ class MultimodalFerConfig(PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
+    @property
+    def classifier_widths(self) -> list[int]:
+        """Widths of the classifier's hidden layers."""
+        widths = self.classifier_hidden_size
+        return [widths] if isinstance(widths, int) else list(widths)
+
     def validate_modalities(self):
         """At least one of audio and video, each once."""
         if not self.modalities or set(self.modalities) - set(MODALITIES):
@@ -236,6 +242,8 @@ class MultimodalFerConfig(PreTrainedConfig):
         for name in ("num_segments", "num_frames", "roi_top_k", "temporal_attention_every", "temporal_kernel_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if min(self.classifier_widths, default=1) < 1:
+            raise ValueError(f"classifier_hidden_size must be at least 1, got {self.classifier_hidden_size}.")
         for name in ("modality_dropout", "dropout", "classifier_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")

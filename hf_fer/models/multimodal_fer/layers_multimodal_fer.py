@@ -59,6 +59,15 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.softmax(dim=-1)
 
 
+def mlp(width: int, hidden: list[int], outputs: int, dropout: float) -> nn.Sequential:
+    """A layer norm, hidden layers of these widths with GELU and dropout, and a linear layer to the outputs."""
+    layers: list[nn.Module] = [nn.LayerNorm(width)]
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.GELU(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
 class SegmentAttentionPooling(nn.Module):
     """
     Summarise a sequence of any length in S tokens.
@@ -294,5 +303,6 @@ __all__ = [
     "in_half",
     "keep_frozen_statistics",
     "masked_softmax",
+    "mlp",
     "reset_to_torch_default",
 ]

@@ -27,6 +27,7 @@ from .layers_multimodal_fer import (
     check_pixels,
     in_half,
     keep_frozen_statistics,
+    mlp,
     reset_to_torch_default,
 )
 
@@ -384,13 +385,7 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
         width = config.lfm2_config.hidden_size
         self.model = MultimodalFerModel(config)
         self.pooling = TokenPooling(width, config.classifier_pooling)
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, config.classifier_hidden_size),
-            nn.GELU(),
-            nn.Dropout(config.classifier_dropout),
-            nn.Linear(config.classifier_hidden_size, config.num_labels),
-        )
+        self.classifier = mlp(width, config.classifier_widths, config.num_labels, config.classifier_dropout)
         if config.auxiliary_loss_weight:
             self.auxiliary = nn.ModuleDict({name: nn.Linear(width, config.num_labels) for name in config.modalities})
         if config.contrastive_loss_weight and len(config.modalities) == 2:

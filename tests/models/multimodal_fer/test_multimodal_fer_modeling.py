@@ -372,3 +372,23 @@ def test_the_checkpoint_loads_where_hf_fer_is_not_installed(model, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) < 1e-6
     assert "auto_map" in json.loads((tmp_path / "model" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("widths", [[], [16], [16, 8, 4]])
+def test_the_classifier_has_hidden_layers_of_these_widths(widths, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32}
+    config = MultimodalFerConfig.from_preset("tiny", modalities=["audio"], lfm2_config=sizes)
+    config.classifier_hidden_size = widths
+    model = MultimodalFerForEmotionClassification(config)
+    linear = [layer for layer in model.classifier if isinstance(layer, torch.nn.Linear)]
+    assert [layer.in_features for layer in linear] == [32, *widths]
+    model.save_pretrained(tmp_path)
+    again = MultimodalFerForEmotionClassification.from_pretrained(tmp_path)
+    assert again.config.classifier_hidden_size == widths
+    assert again.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_width_below_1_is_refused():
+    with pytest.raises(StrictDataclassError, match="classifier_hidden_size must be at least 1"):
+        MultimodalFerConfig.from_preset("tiny", classifier_hidden_size=[16, 0])
