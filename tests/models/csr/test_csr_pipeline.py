@@ -1,5 +1,7 @@
 """`pipeline("concept-image-classification")`: explanations that add up, corrections, and loading without hf_fer."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from models.suite_csr import config
 from transformers import ViTImageProcessor, pipeline
 
 from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
+from hf_fer.reporting.sharing import add_pipeline
 
 CONCEPTS = ["disc", "ring", "cross", "stripes"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -132,19 +135,26 @@ class TestCorrections:
             explain(IMAGE)
 
 
-def test_a_saved_folder_loads_without_hf_fer(folder, tmp_path):
+def test_a_saved_folder_loads_without_hf_fer(folder, explain, tmp_path):
+    """Model, processor and pipeline, as `push_to_hub` carries them."""
+    carried = tmp_path / "carried"
+    shutil.copytree(folder, carried)
+    add_pipeline(carried, "concept-image-classification")
     script = (
         "import sys; sys.modules['hf_fer'] = None\n"
-        "import torch\n"
-        "from transformers import AutoModelForImageClassification, AutoProcessor\n"
-        f"model = AutoModelForImageClassification.from_pretrained({str(folder)!r}, trust_remote_code=True).eval()\n"
-        f"processor = AutoProcessor.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+        "import json, torch\n"
+        "from transformers import AutoModelForImageClassification, AutoProcessor, pipeline\n"
+        f"model = AutoModelForImageClassification.from_pretrained({str(carried)!r}, trust_remote_code=True).eval()\n"
+        f"processor = AutoProcessor.from_pretrained({str(carried)!r}, trust_remote_code=True)\n"
         f"inputs = processor({str(write_dicom(tmp_path / 'a.dcm', RAMP))!r})\n"
         "with torch.no_grad():\n"
         f"    torch.save(model(**inputs).logits, {str(tmp_path / 'logits.pt')!r})\n"
+        f"explain = pipeline('concept-image-classification', model={str(carried)!r}, trust_remote_code=True)\n"
+        f"print(json.dumps(explain({str(tmp_path / 'a.dcm')!r})['labels']))\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     model = CsrForImageClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         logits = model(**CsrProcessor.from_pretrained(folder)(tmp_path / "a.dcm")).logits
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits, rtol=0, atol=0)
+    assert json.loads(done.stdout.splitlines()[-1]) == explain(str(tmp_path / "a.dcm"))["labels"]
