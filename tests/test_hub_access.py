@@ -1,16 +1,17 @@
 """A Hub that cannot be reached, or has no such model or data, is told of in seconds, in every place that asks it."""
 
-import re
+import shlex
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from hub_server import HubServer
+from typer.testing import CliRunner
 
+from hf_fer import cli
 from hf_fer.data import hub
 from hf_fer.data.hub import read_dataset
 from hf_fer.data.loading import DataError
@@ -114,15 +115,16 @@ def test_an_upload_that_fails_after_training_says_how_to_do_it_later(monkeypatch
 
     monkeypatch.setattr(results, "upload", refused)
     arguments = SimpleNamespace(output_dir=str(tmp_path), hub_token="hf_secret")
-    task = SimpleNamespace(training_args=arguments, name=lambda: "csr", shared_patterns=lambda: ("README.md",))
+    task = SimpleNamespace(training_args=arguments, name=lambda: "csr", shareable=())
     with pytest.raises(RunError, match=r"not uploaded .no network any more") as told:
         results.push(task, "tester/model")
     assert "hf_secret" not in str(told.value)
     monkeypatch.undo()
 
-    found = {}
-    monkeypatch.setattr("hf_fer.reporting.sharing.upload", lambda *given: found.update(given=given))
-    exec(re.search(r'python -c "(.*)"', str(told.value))[1], {})
-    folder, repo_id, token, patterns, _ = found["given"]
-    assert (Path(folder), repo_id, token) == (tmp_path, "tester/model", None)
-    assert "model.safetensors" in patterns
+    found = []
+    monkeypatch.setattr(
+        "hf_fer.inference.push.push_model", lambda folder, repo_id, private: found.append((folder, repo_id))
+    )
+    command = shlex.split(str(told.value).partition("later: ")[2])
+    assert CliRunner().invoke(cli.app, command[1:]).exit_code == 0
+    assert (command[0], found) == ("hf-fer", [(tmp_path, "tester/model")])

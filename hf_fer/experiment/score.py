@@ -1,6 +1,7 @@
 """After training: score the splits, write report and card, push."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,10 @@ def push(task: Task, repo_id: str) -> None:
     try:
         upload(folder, repo_id, token, shared_patterns(task), "Model, processor, card and report")
     except Exception as error:  # of the Hub, of the HTTP client, or of the disk
-        later = (
-            f"from hf_fer.reporting.sharing import upload; from hf_fer.task.find import load_task; "
-            f"from hf_fer.task.settings import shared_patterns; "
-            f"upload({folder!r}, {repo_id!r}, None, shared_patterns(load_task({task.name()!r})), 'Model')"
-        )
+        later = shlex.join(["hf-fer", "push", str(folder), repo_id])
         raise RunError(
-            f"The model is in {folder}, but it was not uploaded ({' '.join(str(error).split())}). Upload it later: "
-            f'python -c "{later}"'
+            f"The model is in {folder}, but it was not uploaded ({' '.join(str(error).split())}). "
+            f"Upload it later: {later}"
         ) from error
     logger.warning("Pushed to %s.", repo_id)
 

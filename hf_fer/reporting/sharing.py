@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def upload(
     patterns: Iterable[str],
     message: str,
     path_in_repo: str | None = None,
+    waits: Sequence[float] | None = None,
 ) -> None:
     """
     Upload, in one commit, the files of a folder that the patterns name, and nothing else.
@@ -75,16 +76,22 @@ def upload(
         patterns: Glob patterns relative to the folder.
         message: Of the commit.
         path_in_repo: Folder of the repository; its root if `None`.
+        waits: See `create_commit`.
     """
     operations = [
         CommitOperationAdd("/".join(filter(None, (path_in_repo, name))), shared_content(Path(folder, name)))
         for name in shared_files(folder, patterns)
     ]
-    create_commit(HfApi(token=token), repo_id, operations, message)
+    create_commit(HfApi(token=token), repo_id, operations, message, waits=waits)
 
 
 def create_commit(
-    api: HfApi, repo_id: str, operations: list[CommitOperationAdd], message: str, repo_type: str = "model"
+    api: HfApi,
+    repo_id: str,
+    operations: list[CommitOperationAdd],
+    message: str,
+    repo_type: str = "model",
+    waits: Sequence[float] | None = None,
 ) -> None:
     """
     One commit; where the Hub or the network fails for now, it is tried again, and large files that have arrived stay.
@@ -95,8 +102,9 @@ def create_commit(
         operations: Files that have not changed are left out by the client.
         message: Of the commit.
         repo_type: `model`, `dataset` or `space`.
+        waits: Seconds before each further try; `WAITS` if `None`.
     """
-    for wait in (*WAITS, None):
+    for wait in (*(WAITS if waits is None else waits), None):
         try:
             api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
             return
@@ -153,6 +161,7 @@ class UploadCheckpoints(TrainerCallback):
                 self.patterns,
                 f"Model after step {state.global_step}",
                 places.get(args.upload_strategy),
+                waits=(),  # training does not stand still for an upload that the next one makes up for
             )
         except Exception as error:  # whatever the network does, hours of training go on
             reason = re.sub(r"\s+", " ", str(error))
