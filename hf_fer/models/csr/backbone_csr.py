@@ -4,7 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -61,6 +60,8 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 def timm_size(config: PreTrainedConfig) -> dict[str, int]:
     """The size of its images for those of timm's models that are built for one, such as vision transformers."""
+    import timm  # here, because it takes a second
+
     is_fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size
     return {"img_size": config.image_size} if is_fixed and getattr(config, "image_size", None) else {}
 
@@ -220,6 +221,8 @@ def load_timm(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
     Raises:
         BackboneKeysError: see `load_backbone`; or the Hub does not give the weights.
     """
+    import timm
+
     name, size = config.backbone, timm_size(config)
     if path == PRETRAINED:
         try:

@@ -7,14 +7,13 @@ input on a machine without hf_fer.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pydicom
 from PIL import Image, ImageOps
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+if TYPE_CHECKING:
+    import pydicom
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
@@ -72,7 +71,7 @@ def is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or start.startswith(FIRST_ELEMENTS)
 
 
-def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
+def read_dicom(path: Path, **options: Any) -> "pydicom.Dataset":
     """
     A DICOM data set, from a file with the preamble and the file meta information or without, as old machines write it.
 
@@ -82,6 +81,10 @@ def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
     Raises:
         InvalidDicomError: there is neither a preamble nor an image.
     """
+    import pydicom  # here, because most images are none of its kind
+    from pydicom.errors import InvalidDicomError
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
     try:
         return pydicom.dcmread(path, **options)
     except InvalidDicomError:
@@ -182,8 +185,10 @@ def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return dicom_pixels(data)
 
 
-def dicom_pixels(data: pydicom.Dataset) -> np.ndarray:
+def dicom_pixels(data: "pydicom.Dataset") -> np.ndarray:
     """What a data set shows, `float32` in [0, 1]: `(height, width)`, or `(height, width, 3)` of colours."""
+    from pydicom.pixels import apply_color_lut, pixel_array
+
     pixels, kind = pixel_array(data), data.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
@@ -199,7 +204,7 @@ def dicom_pixels(data: pydicom.Dataset) -> np.ndarray:
     return np.where(padding, np.float32(0), 1 - shown if kind == "MONOCHROME1" else shown)
 
 
-def padding_mask(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
+def padding_mask(pixels: np.ndarray, data: "pydicom.Dataset") -> np.ndarray:
     """
     Where stored pixels are padding, which is no part of the picture (DICOM PS3.3 C.7.5.1.1.2), as booleans.
 
@@ -214,7 +219,7 @@ def padding_mask(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
     return (pixels >= min(ends)) & (pixels <= max(ends))
 
 
-def rescaled(pixels: np.ndarray, data: pydicom.Dataset) -> np.ndarray:
+def rescaled(pixels: np.ndarray, data: "pydicom.Dataset") -> np.ndarray:
     """Pixels times the modality's slope plus its intercept; a tag that is missing or empty changes nothing."""
     slope, intercept = (first_number(data.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
     return pixels * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
@@ -232,7 +237,7 @@ class LookupTable(NamedTuple):
         return self.entries[np.clip(whole.astype(np.int64) - self.first, 0, len(self.entries) - 1)]
 
 
-def lookup_table(data: pydicom.Dataset, name: str) -> LookupTable | None:
+def lookup_table(data: "pydicom.Dataset", name: str) -> LookupTable | None:
     """
     The first lookup table of a sequence, or `None` where it has none with both descriptor and data.
 
@@ -242,7 +247,7 @@ def lookup_table(data: pydicom.Dataset, name: str) -> LookupTable | None:
     Raises:
         ValueError: there are fewer entries than the descriptor says.
     """
-    item = (data.get(name) or [pydicom.Dataset()])[0]
+    item = (data.get(name) or [{}])[0]
     descriptor, content = item.get("LUTDescriptor"), item.get("LUTData")
     if descriptor is None or content is None:
         return None
@@ -258,7 +263,7 @@ def lookup_table(data: pydicom.Dataset, name: str) -> LookupTable | None:
     return LookupTable(entries[:count], first)
 
 
-def read_window(data: pydicom.Dataset) -> tuple[float, float, str] | None:
+def read_window(data: "pydicom.Dataset") -> tuple[float, float, str] | None:
     """Center, width and function of the first window, or `None` where one of them is missing or has no area."""
     center, width = (first_number(data.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(data.get("VOILUTFunction") or "LINEAR").upper()
@@ -273,7 +278,7 @@ def first_number(value: Any) -> float | None:
     return float(values[0]) if len(values) and np.isfinite(values[0]) else None
 
 
-def windowed(values: np.ndarray, data: pydicom.Dataset, padding: np.ndarray) -> np.ndarray:
+def windowed(values: np.ndarray, data: "pydicom.Dataset", padding: np.ndarray) -> np.ndarray:
     """
     Values after the first VOI LUT of a data set, else after its first window, else as they are: `float32` in [0, 1].
 

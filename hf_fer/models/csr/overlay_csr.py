@@ -1,7 +1,6 @@
 """A concept map laid over its image, for people to look at."""
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 from .decoding_csr import MAX_PIXELS, ImageInput, as_rgb, stretch
@@ -41,6 +40,8 @@ def overlay(
         raise ValueError(f"concept_map needs finite values of shape (H, W), got shape {values.shape}: {values}.")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}.")
+    from matplotlib import colormaps  # here, because drawing is rare and the import slow
+
     if color_map not in colormaps:
         raise ValueError(f"color_map must be the name of one of matplotlib's, got {color_map!r}.")
     pixels = as_rgb(image, max_pixels)
