@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification
 from hf_fer.models.csr.backbone_csr import BackboneKeysError, feature_map
 from hf_fer.models.csr.train.backbones import timm_statistics
+from hf_fer.models.csr.train.building import channel_statistics
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import parse_task
 
@@ -97,5 +98,6 @@ def test_pixels_are_normalised_as_the_weights_of_timm_were(tmp_path):
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
     weights = ["--backbone_weights", str(tmp_path / "weights.safetensors")]
     task = parse_task([RECIPE, "--backbone", "timm/test_resnet", *weights])
-    assert task.channel_statistics() == timm_statistics("timm/test_resnet")
-    assert parse_task([RECIPE, "--backbone", "timm/test_resnet"]).channel_statistics() == {}
+    assert channel_statistics(task.model_args, task.data_args) == timm_statistics("timm/test_resnet")
+    task = parse_task([RECIPE, "--backbone", "timm/test_resnet"])
+    assert channel_statistics(task.model_args, task.data_args) == {}
