@@ -26,14 +26,16 @@ class Input:
     Args:
         name: File, or table and row, or number of a text; what the output calls it.
         value: What the pipeline is given.
-        target: The true answer, where a table has it.
+        target: The true answer, where it is known.
         error: Why there is nothing to give to the pipeline.
+        has_target: Whether its table has a column of true answers, which may be empty in this row.
     """
 
     name: str
     value: Any = None
     target: str | None = None
     error: str | None = None
+    has_target: bool = False
 
 
 def read_sources(sources: Iterable[str], predictor: type[Predictor], form: TableFormat | None = None) -> list[Input]:
@@ -93,10 +95,12 @@ def _table(table: pd.DataFrame, source: str, predictor: type[Predictor], finder:
             found = {key: _file_of(value, predictor, finder) for key, value in found.items()}
         found = {key: value for key, value in found.items() if value is not None}
         if not found:
-            yield Input(place, None, true, f"the row has nothing in {', '.join(columns.values())}")
+            reason = f"the row has nothing in {', '.join(columns.values())}"
+            yield Input(place, target=true, error=reason, has_target=target is not None)
             continue
         named = next((value for value in found.values() if isinstance(value, str)), None)
-        yield Input(place if predictor.takes_texts or named is None else named, predictor.combine(found), true)
+        name = place if predictor.takes_texts or named is None else named
+        yield Input(name, predictor.combine(found), true, has_target=target is not None)
 
 
 def _file_of(value: Any, predictor: type[Predictor], finder: PathFinder | None) -> str | None:

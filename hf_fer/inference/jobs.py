@@ -94,7 +94,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
         wanted = {number: parts[number] for number in shards.missing()}
         finished = len(inputs) - sum(map(len, wanted.values()))
         with tqdm(total=len(inputs), initial=finished, unit=" inputs", desc="Predicting", smoothing=0.05) as bar:
-            _run(settings, model, shards, wanted, bar.update, any(given.target is not None for given in inputs))
+            _run(settings, model, shards, wanted, bar.update, any(given.has_target for given in inputs))
         summary = summarise(shards, model)
         shards.join(model.predictor)
         shards.remove()

@@ -100,7 +100,7 @@ def _answers(predictor: Predictor, values: list[Any], batch_size: int) -> list[d
 
 
 def _whole(predictor: Predictor, given: Input, row: dict[str, Any]) -> dict[str, Any]:
-    names = ("input", *predictor.fields, *(("target",) if given.target is not None else ()), "error")
+    names = ("input", *predictor.fields, *(("target",) if given.has_target else ()), "error")
     found = {"input": given.name, "target": given.target, **row}
     return {name: _printable(found.get(name)) for name in names}
 

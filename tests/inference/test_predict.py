@@ -169,6 +169,25 @@ def test_labels_in_the_table_are_scored(systems, name, tmp_path, capsys):
     assert ("wer: " if name == "speech_to_text" else "uar: 1.0000") in printed
 
 
+def test_a_data_set_of_the_hub_has_its_splits_as_sources(systems, tmp_path, monkeypatch):
+    system = systems["language_id"]
+    splits = {
+        name: pd.DataFrame({"text": [f"{name} text", None], "label": ["de", None]}) for name in ("train", "test")
+    }
+    monkeypatch.setattr("hf_fer.inference.inputs.read_hub", lambda name: splits)
+    rows = run(system, ["somebody/texts"], tmp_path / "out.parquet")
+    assert [row["input"] for row in rows] == [f"somebody/texts/{name} row {n}" for name in splits for n in (1, 2)]
+    assert [row["target"] for row in rows] == ["de", None] * 2
+    assert [row["error"] is None for row in rows] == [True, False] * 2
+
+
+def test_all_rows_of_a_table_have_the_same_keys(systems, tmp_path):
+    pd.DataFrame({"image": [str(systems["csr"].files[0])] * 2, "label": ["a", None]}).to_csv(tmp_path / "t.csv")
+    first, second = hf_fer.predict(systems["csr"].model, tmp_path / "t.csv")
+    assert first.keys() == second.keys()
+    assert (first["target"], second["target"]) == ("a", None)
+
+
 def test_a_class_that_the_model_does_not_have_is_counted(systems, tmp_path):
     system = systems["csr"]
     pd.DataFrame({"image": [str(system.files[0])], "label": ["other"]}).to_csv(tmp_path / "t.csv", index=False)
