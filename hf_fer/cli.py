@@ -123,12 +123,13 @@ def predict(
     raise typer.Exit(status)
 
 
-@app.command(short_help="Models over HTTP.")
+@app.command(short_help="Models over HTTP and in a browser.")
 def serve(
     models: Annotated[list[str], typer.Argument(help="Folders of saved models or Hub names; or name=folder.")],
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of the machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     token: Annotated[str | None, typer.Option(help="That requests must bring; or HF_FER_SERVE_TOKEN.")] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="The page for browsers at /.")] = True,
     max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Of an upload (104857600).")] = None,
     max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Of a recording (300).")] = None,
     max_pixels: Annotated[int | None, typer.Option("--max_pixels", help="Of a picture or frame (33554432).")] = None,
@@ -139,7 +140,7 @@ def serve(
     from hf_fer.inference.serve import command
 
     limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
-    raise typer.Exit(command.main(models, host=host, port=port, token=token, queue=queue, **limits))
+    raise typer.Exit(command.main(models, host=host, port=port, token=token, page=page, queue=queue, **limits))
 
 
 @app.command(short_help="A finished run to the Hub, or a Space.")

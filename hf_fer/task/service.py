@@ -150,6 +150,11 @@ class Service(ABC):
     def add_route(cls, router: APIRouter, host: Host) -> None:
         """Add the system's route."""
 
+    @classmethod
+    @abstractmethod
+    def add_tab(cls, host: Host, limit: int) -> None:
+        """Add the system's tab to the page that is being built; it answers `limit` users at a time."""
+
 
 def services() -> dict[str, type[Service]]:
     """The service of each system that has one, by its pipeline's name."""

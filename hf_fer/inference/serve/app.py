@@ -51,7 +51,14 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-def new_app(hosts: list[SystemHost], limits: Limits, token: str | None = None, *, is_local: bool = True) -> FastAPI:
+def new_app(
+    hosts: list[SystemHost],
+    limits: Limits,
+    token: str | None = None,
+    *,
+    is_local: bool = True,
+    with_page: bool = False,
+) -> FastAPI:
     """
     The application that serves loaded models.
 
@@ -61,6 +68,7 @@ def new_app(hosts: list[SystemHost], limits: Limits, token: str | None = None, *
         token: That requests must bring, if there is one.
         is_local: Whether only this machine can reach it. Then pages of other sites cannot either, under any name that
             they give to this machine's address.
+        with_page: Whether there is a page for browsers at `/`.
     """
     app = FastAPI(
         title="hf_fer", version=__version__, description="Emotion, language, speech and concept models over HTTP."
@@ -73,6 +81,10 @@ def new_app(hosts: list[SystemHost], limits: Limits, token: str | None = None, *
     add_health(app, hosts, bearer)
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, told_of_field)
+    if with_page:
+        from hf_fer.inference.serve.pages import mount_page  # which imports Gradio
+
+        mount_page(app, hosts, limits)
     app.add_middleware(Guard, limits=limits, token=token, hosts=LOOPBACK if is_local else None)
     return app
 

@@ -17,7 +17,9 @@ GOODBYE_SECONDS = 10
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
-def main(models: Sequence[str], *, host: str, port: int, token: str | None, **limits: float | None) -> int:
+def main(
+    models: Sequence[str], *, host: str, port: int, token: str | None, page: bool = True, **limits: float | None
+) -> int:
     """
     Serve models until the process is told to end.
 
@@ -25,6 +27,7 @@ def main(models: Sequence[str], *, host: str, port: int, token: str | None, **li
         models: Folders or Hub names, or `name=folder`.
         host, port: Where to listen.
         token: That requests must bring; `HF_FER_SERVE_TOKEN` by default.
+        page: Whether there is a page for browsers.
         limits: Of `Limits`, those that are not `None`.
 
     Returns:
@@ -48,7 +51,7 @@ def main(models: Sequence[str], *, host: str, port: int, token: str | None, **li
         is_local = host in LOCAL_HOSTS
         if not is_local and not token:
             print("hf_fer: warning: others on the network can use this server: give a --token.", file=sys.stderr)
-        app = new_app(hosts, given, token, is_local=is_local)
+        app = new_app(hosts, given, token, is_local=is_local, with_page=page)
         start_logging()
         config = uvicorn.Config(
             app,

@@ -79,6 +79,12 @@ class ConceptsService(Service):
         return arrays["image"]
 
     @classmethod
+    def add_tab(cls, host: Host, limit: int) -> None:
+        from .page import add_tab  # which imports Gradio
+
+        add_tab(host, limit)
+
+    @classmethod
     def add_route(cls, router: APIRouter, host: Host) -> None:
         @router.post("/v1/concepts")
         async def concepts(

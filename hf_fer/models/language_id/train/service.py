@@ -42,6 +42,12 @@ class LanguageService(Service):
     title = "Language"
 
     @classmethod
+    def add_tab(cls, host: Host, limit: int) -> None:
+        from .page import add_tab  # which imports Gradio
+
+        add_tab(host, limit)
+
+    @classmethod
     def add_route(cls, router: APIRouter, host: Host) -> None:
         @router.post("/v1/language")
         async def language(request: LanguageRequest) -> LanguageAnswer:

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, UploadFile
+from fastapi import APIRouter, Form, UploadFile
 from pydantic import BaseModel, Field
 
-from hf_fer.task.service import Arrays, Host, Hosted, Score, Service
+from hf_fer.task.service import Arrays, Host, Hosted, Score, Segment, Service
 
 from ..decoding_multimodal_fer import load_audio, load_video, media_tracks, video_timeline
 from ..limits_multimodal_fer import MediaLimits, UnusableMediaError
@@ -23,6 +23,7 @@ class EmotionAnswer(BaseModel):
     modalities: dict[str, list[Score]] | None = Field(
         None, description="What `audio` alone and `video` alone say, if asked for."
     )
+    sound_timeline: list[Segment] | None = Field(None, description="What is heard when, in seconds, if asked for.")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ class EmotionService(Service):
         return {"abstain": own if abstain is None else abstain}
 
     @classmethod
+    def add_tab(cls, host: Host, limit: int) -> None:
+        from .page import add_tab  # which imports Gradio
+
+        add_tab(host, limit)
+
+    @classmethod
     def add_route(cls, router: APIRouter, host: Host) -> None:
         @router.post("/v1/emotion")
         async def emotion(
@@ -96,31 +103,41 @@ class EmotionService(Service):
                 float | None, Form(ge=0, le=1, description="Threshold in place of the model's.")
             ] = None,
             by_modality: Annotated[bool, Form(description="Whether to judge sound and pictures alone, too.")] = False,
+            sound_timeline: Annotated[bool, Form(description="Whether to say what is heard when.")] = False,
         ) -> EmotionAnswer:
             """The emotion of a clip, from its sound, its pictures or both."""
             hosted = host.model(model)
             clip = await hosted.read(file)
-            return await judge(hosted, clip, by_modality, top_k=top_k, **hosted.service.options(abstain))
+            options = {"top_k": top_k, **hosted.service.options(abstain)}
+            return await judge(hosted, clip, by_modality, sound_timeline, **options)
 
 
-async def judge(hosted: Hosted, clip: dict[str, Any], by_modality: bool, **options: Any) -> EmotionAnswer:
+async def judge(
+    hosted: Hosted, clip: dict[str, Any], by_modality: bool, sound_timeline: bool, **options: Any
+) -> EmotionAnswer:
     """
-    The emotion of a clip, and what its sound and pictures say on their own.
+    The emotion of a clip, what its sound and pictures say on their own, and what its sound says over time.
 
-    Raises:
-        HTTPException: the clip is of no use to the model.
+    Args:
+        hosted: The model.
+        clip: As the service's `read` gives it.
+        by_modality, sound_timeline: What is wanted beside the emotion; a clip without sound has no timeline.
+        options: Of the pipeline.
     """
-    names = [name for name in ("audio", "video") if name in clip] if by_modality else []
-    if by_modality and not names:
-        raise HTTPException(422, "the clip has neither sound nor pictures.")
-    alone = [{name: clip[name], "sampling_rate": clip["sampling_rate"]} for name in names]
-    found, *parts = await asyncio.gather(
-        hosted.ask(clip, **options), *(hosted.ask(one, **{**options, "abstain": None}) for one in alone)
-    )
+    alone = {
+        name: {name: clip[name], "sampling_rate": clip["sampling_rate"]} for name in ("audio", "video") if name in clip
+    }
+    names = list(alone) if by_modality else []
+    wanted = [hosted.ask(clip, **options)]
+    wanted += [hosted.ask(alone[name], **{**options, "abstain": None}) for name in names]
+    if sound_timeline and "audio" in alone:
+        wanted.append(hosted.ask(alone["audio"], timeline=True, **options))
+    found, *parts = await asyncio.gather(*wanted)
     labels = [one for one in found if one["label"] != ABSTAIN]
     return EmotionAnswer(
         model=hosted.name,
         labels=labels,
         abstained=len(labels) < len(found),
-        modalities=dict(zip(names, parts, strict=True)) if by_modality else None,
+        modalities=dict(zip(names, parts[: len(names)], strict=True)) if by_modality else None,
+        sound_timeline=parts[len(names)]["segments"] if len(parts) > len(names) else None,
     )

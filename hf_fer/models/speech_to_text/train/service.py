@@ -91,6 +91,12 @@ class TranscriptionService(Service):
         return arrays["samples"]
 
     @classmethod
+    def add_tab(cls, host: Host, limit: int) -> None:
+        from .page import add_tab  # which imports Gradio
+
+        add_tab(host, limit)
+
+    @classmethod
     def add_route(cls, router: APIRouter, host: Host) -> None:
         @router.post("/v1/audio/transcriptions", response_model=VerboseTranscript | Transcript)
         async def transcriptions(
