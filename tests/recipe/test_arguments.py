@@ -26,9 +26,10 @@ def recipe(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_parses(path):
-    earlier = json.loads(path.read_text()).get("model_name_or_path")
+    recipe = json.loads(path.read_text())
+    earlier = recipe.get("model_name_or_path")
     argv = [str(path), "--use_cpu", "true", "--bf16", "false"]
-    if path.stem.startswith(("csr_2", "csr_3")):
+    if recipe.get("stage", 1) > 1:
         with pytest.raises(RecipeError, match=earlier):  # a later stage wants the output of the one before it
             parse_task(argv)
         return
