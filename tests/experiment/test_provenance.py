@@ -18,6 +18,7 @@ LABELS = ["angry", "happy"]
 
 def task(start: str | None = None, *others: str, split_seed: int = 0):
     """As much of a task as provenance asks for."""
+    weights = {f"weights_{number}": path for number, path in enumerate(others)}
     return SimpleNamespace(
         name=lambda: "some_task",
         file_columns=(),
@@ -25,8 +26,8 @@ def task(start: str | None = None, *others: str, split_seed: int = 0):
         group_column="group",
         target_column="labels",
         data_args=SimpleNamespace(split_seed=split_seed),
-        model_args=SimpleNamespace(model_name_or_path=start),
-        starting_points=lambda: [*([start] if start else []), *others],
+        model_args=SimpleNamespace(model_name_or_path=start, **weights),
+        weight_fields=tuple(weights),
     )
 
 
