@@ -230,7 +230,7 @@ class TestRun:
             assert ours({"array": samples, "sampling_rate": 16000})["text"] == answer["text"]
 
     def test_evaluation_alone_gives_the_same_scores(self, trained, manifest, tmp_path):
-        fields = {"model_name_or_path": str(trained), "do_train": False, "config_overrides": None}
+        fields = {"model_name_or_path": str(trained), "do_train": False}
         task = task_of(manifest, tmp_path / "again", **fields)
         run(task)
         report = next(tmp_path.rglob("metrics.json"), None) or next(trained.rglob("*/report/metrics.json"))

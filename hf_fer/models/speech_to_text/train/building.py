@@ -1,6 +1,7 @@
 """The processor and the model of a speech_to_text recipe."""
 
 import logging
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -106,15 +107,24 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
     return prepare(model)
 
 
+def override(config: PreTrainedConfig, fields: dict[str, Any], where: str) -> None:
+    """Set a configuration's fields, those of its parts one by one; raises `RecipeError` for a field that it lacks."""
+    for name, value in fields.items():
+        check_choice(f"{where} field", name, config.to_dict())
+        part = getattr(config, name)
+        if isinstance(part, PreTrainedConfig) and isinstance(value, dict):
+            override(part, value, f"{where}.{name}")
+        else:
+            setattr(config, name, value)
+
+
 def started_model(args: SpeechToTextModelArguments, processor: ProcessorMixin) -> PreTrainedModel:
     """The checkpoint's model, with a new head where the vocabulary is another."""
     tokenizer, config = processor.tokenizer, start_config(args)
     known = same_vocabulary(args.model_name_or_path, tokenizer)
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     config.ctc_loss_reduction, config.ctc_zero_infinity = "mean", True
-    for name, value in args.config_overrides.items():
-        check_choice("config_overrides field", name, config.to_dict())
-        setattr(config, name, value)
+    override(config, args.config_overrides, "config_overrides")
     if hasattr(config, "encoder_config"):
         hop = processor.feature_extractor.hop_length
         config.inputs_to_logits_ratio = samples_per_frame(config, hop)
