@@ -29,6 +29,8 @@ CARD = "README.md"
 SPACE_FILES = Path(__file__).parent / "space"
 GRADIO = "6.31.0"
 """The version that a Space is built with; that of `constraints.txt`."""
+OPTIONAL = ("flashlight", "kenlm")
+"""Modules of the extra `lm`, which a page does not use."""
 SPACE_PACKAGE = b'"""The part of hf_fer that the model of this Space needs."""\n'
 PINNED = ("torch", "torchaudio", "torchvision", "transformers")
 """Libraries whose version decides whether a model loads; the others are left to what a Space's Gradio needs."""
@@ -135,13 +137,12 @@ def requirements(code: Iterable[Path]) -> list[str]:
     """The distributions of what files import; with the present version where it decides whether a model loads."""
     names = {"torch", "torchvision", "transformers"}  # image processors of the last need the second
     for file in code:
-        body = ast.parse(file.read_text(encoding="utf-8")).body  # what functions import is optional
-        for node in (inner for outer in body for inner in (outer.body if isinstance(outer, ast.Try) else [outer])):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    own = {models.__name__.partition(".")[0], *sys.stdlib_module_names}
+    own = {models.__name__.partition(".")[0], *sys.stdlib_module_names, *OPTIONAL}
     known = importlib.metadata.packages_distributions()
     found = sorted({known[name][0] for name in names - own if name in known}, key=str.lower)
     return [f"{name}=={version(name)}" if name in PINNED else name for name in found]
