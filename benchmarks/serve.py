@@ -8,6 +8,7 @@ Every text of the script and every file goes to the routes of the models that ta
 
 import argparse
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -42,7 +43,11 @@ def same(found, known) -> bool:
 
 def memory(server: psutil.Process) -> float:
     """MiB of the server and its processes, shared pages counted once."""
-    return sum(one.memory_full_info().pss for one in (server, *server.children(recursive=True))) / 2**20
+    total = 0
+    for one in (server, *server.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that decodes a file lives for a moment
+            total += one.memory_full_info().pss
+    return total / 2**20
 
 
 def wait_until_ready(server: subprocess.Popen, url: str) -> None:

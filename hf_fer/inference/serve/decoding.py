@@ -5,8 +5,12 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
+import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +41,8 @@ class Decoding:
     def __init__(self, limits: Limits, modules: list[str], workers: int | None = None):
         self.limits = limits
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["__main__", __name__, *modules])
+        self.context.set_forkserver_preload([__name__, *modules])
+        self.starting = threading.Lock()
         self.threads = ThreadPoolExecutor(workers or os.cpu_count() or 1, "decode")
         self.is_ready = False
         self.threads.submit(self._prepare)
@@ -45,9 +50,19 @@ class Decoding:
     def _prepare(self) -> None:
         """Start the process that has the decoders imported."""
         process = self.context.Process(target=int, daemon=True)
-        process.start()
+        self._start(process)
         process.join()
         self.is_ready = process.exitcode == 0
+
+    def _start(self, process: BaseProcess) -> None:
+        """Start a process without the main module, which multiprocessing would run anew in each."""
+        with self.starting:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            try:
+                process.start()
+            finally:
+                sys.modules["__main__"] = main
 
     async def decode(self, decoder: Decoder, path: Path) -> Arrays:
         """
@@ -63,7 +78,7 @@ class Decoding:
         process = self.context.Process(
             target=_decode_alone, args=(sender, decoder, str(path), self.limits), daemon=True
         )
-        process.start()
+        self._start(process)
         sender.close()
         try:
             if not receiver.poll(self.limits.decode_seconds):
