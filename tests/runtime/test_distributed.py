@@ -27,13 +27,14 @@ BAD_CLIP = 5
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory, small_ravdess) -> dict:
-    """A model of two modalities on clips without pictures, its audio encoder frozen, no dropout, 7 to evaluate on."""
+    """A model of two modalities, its audio encoder frozen, no dropout; pictures in one of the 7 clips to evaluate."""
     folder = tmp_path_factory.mktemp("sound")
     rows = [
         {"audio": str(path), "label": path.name[6:8], "group": path.parent.name, "split": split}
         for split, count in (("train", 24), ("validation", 7))
         for path in sorted(small_ravdess.rglob("*.mp4"))[{"train": 0, "validation": 64}[split] :][:count]
     ]
+    rows[-1]["video"] = rows[-1]["audio"]
     missing = {"audio": str(folder / "gone.wav"), "label": rows[0]["label"], "group": "Actor_01", "split": "train"}
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, missing]))
     quiet = {"dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0}
