@@ -119,6 +119,14 @@ class TestSignals:
         assert found["validation"] == expected["validation"]
         assert found["runtime"]["best_metric"] == expected["runtime"]["best_metric"]
 
+    @pytest.fixture
+    def ctrl_c(self):
+        """Ctrl-C raises KeyboardInterrupt, which it does not where pytest is a shell's background job."""
+        earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, earlier)
+
+    @pytest.mark.usefixtures("ctrl_c")
     @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
     def test_outside_training_too(self, recipe, monkeypatch, signum, status):
         monkeypatch.setattr(MultimodalFerTask, "load_data", lambda task: signal.raise_signal(signum))
