@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "short_copies",
             "min_concept_images",
             "blank_steps",
+            "lm_weight",
         ],
         AT_LEAST_0,
     ),

@@ -14,8 +14,9 @@ from hf_fer.task.find import load_task, parse_task
 
 # Checked where they are declared, free of bounds, or deprecated.
 CHECKED_ELSEWHERE = {
-    "abstention_coverage", "abstention_risk", "accepted_fraction", "fold", "near_duplicate_threshold",
-    "noise_confidence", "num_folds", "overlap", "token_dropout", "vocab_size", "warmup_ratio",
+    "abstention_coverage", "abstention_risk", "accepted_fraction", "beam_width", "fold", "lm_order",
+    "near_duplicate_threshold", "noise_confidence", "num_folds", "overlap", "token_dropout", "vocab_size",
+    "warmup_ratio", "word_score",
 }  # fmt: skip
 
 
