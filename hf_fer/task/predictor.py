@@ -1,9 +1,6 @@
 """What a system says about predicting with its pipeline: which inputs it takes, and what an answer says."""
 
-import importlib.util
-import inspect
 import os
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -12,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from transformers import Pipeline
 
-from hf_fer import models
 from hf_fer.data.names import clean_name
 from hf_fer.data.tables import PathFinder
 from hf_fer.metrics.classification import NAMES, classification_metrics
+from hf_fer.task.systems import classes_by_pipeline
 
 SEGMENTS = pa.list_(
     pa.struct([("start", pa.float64()), ("end", pa.float64()), ("label", pa.string()), ("score", pa.float64())])
@@ -209,13 +206,4 @@ def file_length(value: Any) -> float:
 
 def predictors() -> dict[str, type[Predictor]]:
     """The predictor of each system that has one, by its pipeline's name."""
-    found = {}
-    for system in pkgutil.iter_modules(models.__path__):
-        name = f"{models.__name__}.{system.name}.train.predictor"
-        if importlib.util.find_spec(name) is None:
-            continue
-        module = importlib.import_module(name)
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, Predictor) and member.__module__ == module.__name__:
-                found[member.pipeline_task] = member
-    return found
+    return classes_by_pipeline("predictor", Predictor)

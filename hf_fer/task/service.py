@@ -1,9 +1,5 @@
 """What a system says about being served: its route, its typed answers, and how an upload is decoded."""
 
-import importlib
-import importlib.util
-import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +10,8 @@ from fastapi import APIRouter, UploadFile
 from pydantic import BaseModel, Field
 from transformers import Pipeline
 
-from hf_fer import models
 from hf_fer.task.predictor import Predictor
+from hf_fer.task.systems import classes_by_pipeline
 
 Arrays = dict[str, np.ndarray]
 Decoder = Callable[[str], Arrays]
@@ -116,12 +112,10 @@ class Service(ABC):
 
     Attributes:
         pipeline_task: The registered pipeline.
-        kinds: Of files that it takes: `sound`, `video`, `image`; none for texts.
         title: Of its tab.
     """
 
     pipeline_task: ClassVar[str]
-    kinds: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str]
 
     def __init__(self, predictor: Predictor, limits: Limits):
@@ -132,14 +126,6 @@ class Service(ABC):
     def pipe(self) -> Pipeline:
         """The pipeline."""
         return self.predictor.pipe
-
-    def decoder(self) -> Decoder:
-        """How an upload is decoded; what it holds is pickled, so it must not hold the model."""
-        raise NotImplementedError
-
-    def value(self, arrays: Arrays) -> Any:
-        """What the pipeline is given for decoded arrays, with the same answer as for the file itself."""
-        raise NotImplementedError
 
     def answer(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
         """The pipeline's answers to a batch; runs in the model's own thread."""
@@ -156,15 +142,25 @@ class Service(ABC):
         """Add the system's tab to the page that is being built; it answers `limit` users at a time."""
 
 
+class FileService(Service):
+    """
+    One that takes uploads.
+
+    Attributes:
+        kinds: Of files that it takes: `sound`, `video`, `image`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def decoder(self) -> Decoder:
+        """How an upload is decoded; what it holds is pickled, so it must not hold the model."""
+
+    @abstractmethod
+    def value(self, arrays: Arrays) -> Any:
+        """What the pipeline is given for decoded arrays, with the same answer as for the file itself."""
+
+
 def services() -> dict[str, type[Service]]:
     """The service of each system that has one, by its pipeline's name."""
-    found = {}
-    for system in pkgutil.iter_modules(models.__path__):
-        name = f"{models.__name__}.{system.name}.train.service"
-        if importlib.util.find_spec(name) is None:
-            continue
-        module = importlib.import_module(name)
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, Service) and member.__module__ == module.__name__:
-                found[member.pipeline_task] = member
-    return found
+    return classes_by_pipeline("service", Service)

@@ -12,7 +12,7 @@ from hf_fer.inference.loading import FoundModel, load_predictor
 from hf_fer.inference.serve.batching import Batcher
 from hf_fer.inference.serve.decoding import Decoding, UnusableUploadError
 from hf_fer.inference.serve.formats import HEAD, kind_of
-from hf_fer.task.service import Limits, Service, services
+from hf_fer.task.service import FileService, Limits, Service, services
 
 
 class HostedModel:
@@ -29,7 +29,7 @@ class HostedModel:
         self.name = name
         self.service = service
         self.decoding = decoding
-        self.decoder = service.decoder() if service.kinds else None
+        self.decoder = service.decoder() if isinstance(service, FileService) else None
         self.batcher = Batcher(service.answer, service.predictor.batch_size)
 
     @property
@@ -113,7 +113,7 @@ def load_hosts(found: dict[str, FoundModel], limits: Limits) -> list[SystemHost]
     """
     known = services()
     chosen = {name: known[model.predictor.pipeline_task] for name, model in found.items()}
-    decoding = Decoding(limits, sorted({kind.__module__ for kind in chosen.values() if kind.kinds}))
+    decoding = Decoding(limits, sorted({kind.__module__ for kind in chosen.values() if issubclass(kind, FileService)}))
     hosts: dict[type[Service], SystemHost] = {}
     for name, model in found.items():
         kind = chosen[name]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, HTTPException, UploadFile
 from pydantic import BaseModel, Field
 
-from hf_fer.task.service import Arrays, Host, Score, Service
+from hf_fer.task.service import Arrays, FileService, Host, Score
 
 from ..decoding_csr import load_image
 
@@ -63,7 +63,7 @@ def read_box(text: str) -> list[float]:
     return box
 
 
-class ConceptsService(Service):
+class ConceptsService(FileService):
     """Classes of images with concepts, and a person's corrections."""
 
     pipeline_task = "concept-image-classification"

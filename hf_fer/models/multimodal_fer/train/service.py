@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, UploadFile
 from pydantic import BaseModel, Field
 
-from hf_fer.task.service import Arrays, Host, Hosted, Score, Segment, Service
+from hf_fer.task.service import Arrays, FileService, Host, Hosted, Score, Segment
 
 from ..decoding_multimodal_fer import load_audio, load_video, media_tracks, video_timeline
 from ..limits_multimodal_fer import MediaLimits, UnusableMediaError
@@ -61,7 +61,7 @@ class ClipDecoder:
         return arrays
 
 
-class EmotionService(Service):
+class EmotionService(FileService):
     """Emotions of clips."""
 
     pipeline_task = "audio-visual-emotion-recognition"

@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from hf_fer.data.captions import lines_of_words, srt, vtt
-from hf_fer.task.service import Arrays, Host, Service
+from hf_fer.task.service import Arrays, FileService, Host
 
 from ..sound_speech_to_text import MediaLimits, sound_blocks
 
@@ -70,7 +70,7 @@ def refuse_what_is_not_obeyed(**given: Any) -> None:
             raise HTTPException(422, f"{name}: these models have no such setting; leave it out.")
 
 
-class TranscriptionService(Service):
+class TranscriptionService(FileService):
     """What is said in recordings."""
 
     pipeline_task = "timed-speech-recognition"
