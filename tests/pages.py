@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "README.vi.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.vi.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"# needs (?P<what>\S.*)")
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: its page, the number of its first line, `bash`, `python` or `json`, and its text."""
+    """A code block: its page, the number of its first line, its language and its text."""
 
     page: str
     line: int
@@ -49,26 +48,12 @@ class Command:
         return parts
 
 
-def language_of(text: str) -> str:
-    """What an indented block is written in; a drawing is `text`."""
-    if "─" in text:
-        return "text"
-    if text.startswith('"'):
-        return "json"
-    return "python" if re.search(r"^import ", text, re.MULTILINE) else "bash"
-
-
 def blocks() -> Iterator[Block]:
     """All of the pages' code blocks."""
     for page in PAGES:
         text, name = page.read_text(encoding="utf-8"), str(page.relative_to(ROOT))
         for match in FENCE.finditer(text):
             yield Block(name, line_of(text, match.start("text")), match["language"], match["text"])
-        # Fenced lines are blanked, so that an indented line of Python is no block of its own.
-        rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "", match[0]), text)
-        for match in INDENTED.finditer(rest):
-            inner = re.sub(r"^ {4}", "", match[0], flags=re.MULTILINE)
-            yield Block(name, line_of(rest, match.start()), language_of(inner), inner)
 
 
 def line_of(text: str, position: int) -> int:

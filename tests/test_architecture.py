@@ -175,3 +175,22 @@ def test_no_hook_of_a_task_stores_anything_for_another():
         if isinstance(target.value, ast.Name) and target.value.id == "self"
     ]
     assert not stored
+
+
+PAGES = [page for folder in ("", "docs", "docs/measurements") for page in (PACKAGE.parent / folder).glob("*.md")]
+PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_can_be_read_in_a_narrow_window(page):
+    """Prose is wrapped before column 100, and code is fenced with its language: what is indented is not tested."""
+    long, fence = [], False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            assert fence or line != "```", f"{page.name}:{number}: a fence without its language"
+            fence = not fence
+        elif not fence and line.startswith("    "):
+            pytest.fail(f"{page.name}:{number}: code without a fence")
+        elif not fence and len(line) >= 100 and " " in line.strip() and not line.startswith(("|", "![", "#", "`")):
+            long.append(f"{page.name}:{number}")
+    assert not long
