@@ -1,4 +1,4 @@
-"""Recipes: flat JSON over three dataclasses, overridden by the command line, checked before anything loads."""
+"""Recipes: flat JSON files of the fields of three dataclasses, overridden by the command line and checked first."""
 
 import dataclasses
 import difflib
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 HALF_PRECISION = ("fp16", "bf16")
 
-# A field -> the fields of an earlier recipe that would keep it from being obeyed.
+# Field -> fields of the recipe that are dropped when the command line gives this one, because both cannot be obeyed.
 RULED_OUT = {
     "warmup_steps": ("warmup_ratio",),
     "warmup_ratio": ("warmup_steps",),
@@ -38,7 +38,7 @@ RULED_OUT = {
     "bf16": ("fp16",),
 }
 
-# Objects that describe one table: part of an old one and part of a new one would describe neither.
+# Object fields that are replaced whole instead of merged by key: each describes one table.
 WHOLE_OBJECTS = ("concepts",)
 
 
@@ -55,11 +55,12 @@ class ModelArguments:
         default=None, metadata={"help": "Checkpoint folder or Hub model to start from, or to evaluate."}
     )
     config_overrides: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of model configuration fields that replace the preset's."}
+        default=None, metadata={"help": "JSON object of model configuration fields that override the preset's."}
     )
-    freeze: list[str] | None = field(default=None, metadata={"help": "Names of model parts that do not train."})
+    freeze: list[str] | None = field(default=None, metadata={"help": "Names of the model parts that stay frozen."})
     unfreeze: dict | str | None = field(
-        default=None, metadata={"help": "JSON object: part -> epoch from which it trains; frozen until then."}
+        default=None,
+        metadata={"help": "JSON object: model part -> epoch from which it trains; frozen until then."},
     )
     lora: dict | str | None = field(
         default=None, metadata={"help": "JSON object: rank, alpha, dropout, targets, save; see hf_fer.adapters."}
@@ -73,26 +74,36 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which data, how it is split, and how much may be left out."""
+    """Which data, how it is split, and how many examples may be skipped."""
 
     dataset: str = field(default="", metadata={"help": "Folder, manifest file, Hub data set, or 'demo'."})
-    delimiter: str | None = field(default=None, metadata={"help": "Of a CSV's columns; by its header line if unset."})
-    encoding: str = field(default="utf-8", metadata={"help": "Of tables and texts; a byte-order mark goes before it."})
+    delimiter: str | None = field(
+        default=None, metadata={"help": "Column delimiter of CSV files; detected from the header line if unset."}
+    )
+    encoding: str = field(
+        default="utf-8", metadata={"help": "Encoding of tables and text files; a byte-order mark takes precedence."}
+    )
     protocol: str | None = field(
-        default=None, metadata={"help": "How the data is split; the source's default if unset."}
+        default=None, metadata={"help": "Protocol by which the data is split; the source's default if unset."}
     )
     fold: int | str | None = field(
-        default=0, metadata={"help": "Test fold of a cross-validation protocol, from 0, or all."}
+        default=0, metadata={"help": "Test fold of a cross-validation protocol, counted from 0, or all."}
     )
-    num_folds: int = field(default=5, metadata={"help": "Folds of a protocol that draws them, at least 3."})
-    split_seed: int = field(default=0, metadata={"help": "Seed of splits and subsets that are drawn."})
-    train_fraction: float = field(default=1.0, metadata={"help": "Part of the training split, stratified, in (0, 1]."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Most training examples, stratified."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Most examples of each other split."})
+    num_folds: int = field(default=5, metadata={"help": "Number of folds that a protocol draws, at least 3."})
+    split_seed: int = field(default=0, metadata={"help": "Seed with which splits and subsets are drawn."})
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Fraction of the training split to use, drawn stratified, in (0, 1]."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Maximum number of training examples, drawn stratified."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Maximum number of examples in each of the other splits."}
+    )
     max_skipped_fraction: float = field(
-        default=0.01, metadata={"help": "Part of the examples that may be unusable before the run refuses to start."}
+        default=0.01, metadata={"help": "Fraction of the examples that may be unusable; with more, the run fails."}
     )
-    check_workers: int = field(default=4, metadata={"help": "Threads that check files before training."})
+    check_workers: int = field(default=4, metadata={"help": "Number of threads that check files before training."})
 
     def __post_init__(self):
         if self.fold != "all":
@@ -105,9 +116,9 @@ class DataArguments:
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
-    """The Trainer's arguments, with the defaults of this project and what its recipes add."""
+    """The Trainer's arguments, with the defaults of this project and the fields that it adds."""
 
-    output_dir: str = field(default="outputs/run", metadata={"help": "Where model, checkpoints and report go."})
+    output_dir: str = field(default="outputs/run", metadata={"help": "Folder for model, checkpoints and report."})
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Remove the checkpoints and report of an earlier run in output_dir."}
     )
@@ -115,44 +126,45 @@ class TrainingArguments(transformers.TrainingArguments):
     do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
     do_predict: bool = field(default=True, metadata={"help": "Evaluate on the test split."})
     dry_run: bool = field(default=False, metadata={"help": "Print recipe, data, model and memory; train nothing."})
-    warmup_ratio: float | None = field(default=None, metadata={"help": "Part of all steps that warms up, in [0, 1)."})
+    warmup_ratio: float | None = field(default=None, metadata={"help": "Fraction of the steps that warm up, [0, 1)."})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without improvement before training stops; unset for never."}
+        default=None, metadata={"help": "Evaluations without improvement after which training stops; never if unset."}
     )
     early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "How much metric_for_best_model must improve to count."}
+        default=0.0, metadata={"help": "Smallest change of metric_for_best_model that counts as an improvement."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "true for the newest whole one in output_dir, or a checkpoint folder."}
+        default=None,
+        metadata={"help": "true for the newest complete checkpoint in output_dir, or a checkpoint folder."},
     )
     skip_grad_norm: float | None = field(
-        default=None, metadata={"help": "Skip a step whose gradient norm, before clipping, is over this."}
+        default=None, metadata={"help": "Skip every step whose gradient norm before clipping exceeds this value."}
     )
     max_skipped_steps: int = field(
-        default=25, metadata={"help": "Skipped steps in a row after which training stops with advice."}
+        default=25, metadata={"help": "Number of consecutive skipped steps after which training stops with advice."}
     )
     extra_metrics: list[str] | None = field(
         default=None, metadata={"help": "More metrics of `evaluate`, by name on the Hub or path of a .py file."}
     )
     hp_trials: int = field(
-        default=0, metadata={"help": "Trials of a hyperparameter search over hp_space; 0 trains once."}
+        default=0, metadata={"help": "Number of trials of a hyperparameter search over hp_space; 0 trains once."}
     )
     hp_space: dict | str | None = field(
         default=None, metadata={"help": 'JSON object: field -> list of choices, or {"low", "high", "log", "step"}.'}
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints kept, best included."})
     save_top_k: int | None = field(
         default=None,
         metadata={"help": "Keep the k best checkpoints by metric_for_best_model, and the newest, and no others."},
     )
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Report on and save the best checkpoint."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Evaluate and save the best checkpoint."})
     remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
     report_to: str = field(default="tensorboard", metadata={"help": "Loggers, comma-separated, or none."})
     hub_strategy: str = field(
         default="end",
-        metadata={"help": "end uploads once, after the report; every_save, checkpoint or all_checkpoints, also then."},
+        metadata={"help": "end uploads once, after the report; every_save, checkpoint, all_checkpoints at saves too."},
     )
 
     def __post_init__(self):
@@ -166,7 +178,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.max_skipped_steps < 1:
             raise RecipeError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}.")
         if self.remove_unused_columns:
-            raise RecipeError("remove_unused_columns must stay false: it would remove what the transforms read.")
+            raise RecipeError("remove_unused_columns must stay false: it would remove columns that transforms read.")
         if self.dataloader_num_workers == 0 and self.dataloader_persistent_workers:
             raise RecipeError(
                 "dataloader_persistent_workers needs worker processes: set dataloader_num_workers to 1 or more, or "
@@ -186,11 +198,11 @@ class TrainingArguments(transformers.TrainingArguments):
             self.load_best_model_at_end = False
             self.eval_strategy = "no"
         super().__post_init__()
-        # The Trainer would upload whole folders, this object with the token among them: it is told to leave that.
+        # The Trainer must not upload: it would send whole folders, including this object with the token.
         self.upload_strategy, self.hub_strategy = self.hub_strategy, HubStrategy.END
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `training_args.bin` holds: no token, and only the last part of absolute paths."""
+        """State that `training_args.bin` holds: without the Hub token, absolute paths reduced to file names."""
         return {name: without_folders(value) for name, value in {**self.__dict__, "hub_token": None}.items()}
 
     @property
@@ -214,10 +226,10 @@ def check_loggers(names: list[str]) -> None:
 
 def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
     """
-    A field that is a JSON object in a recipe and may be its text on the command line.
+    Parse a field that is a JSON object: a dictionary in a recipe, JSON text on the command line.
 
     Raises:
-        RecipeError: it is not an object.
+        RecipeError: the text is not JSON, or the value is not an object.
     """
     if isinstance(value, str):
         try:
@@ -230,23 +242,23 @@ def json_object(name: str, value: dict | str | None) -> dict[str, Any]:
 
 
 def recipe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Fields in which two recipes differ, the first of which was read from JSON."""
+    """Sorted names of the fields in which two recipes differ; `before` was read from JSON."""
     now = json.loads(json.dumps(now, default=str))
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the empty string where nothing is near."""
+    """`; did you mean 'x'?` with the closest valid name, or the empty string where none is close."""
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
     """
-    Make sure that a name is known.
+    Check that a name is valid.
 
     Raises:
-        RecipeError: it is not; the message has the nearest and all valid names.
+        RecipeError: it is not; the message has the closest and all valid names.
     """
     valid = sorted(valid)
     if value not in valid:
@@ -255,10 +267,10 @@ def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """
-    Read a recipe: a file, or by its name one that comes with the package.
+    Read a recipe file, or a recipe that comes with the package by its name.
 
     Raises:
-        RecipeError: it does not exist, is not JSON, is not flat, or repeats a key.
+        RecipeError: it does not exist, is not one JSON object, or repeats a key.
     """
     path = find_recipe(str(path))
 
@@ -272,8 +284,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         known = shipped_recipes()
         raise RecipeError(
-            f"{path}: recipe not found{nearest(str(path.with_suffix('')), known)} It is a file, or one of those that "
-            f"come with hf_fer: {', '.join(known)}."
+            f"{path}: recipe not found{nearest(str(path.with_suffix('')), known)} Give a file, or a recipe that comes "
+            f"with hf_fer: {', '.join(known)}."
         )
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
@@ -299,13 +311,13 @@ def _accepts_float(hint: Any) -> bool:
 
 def check_recipe(recipe: dict[str, Any], dataclass_types: Iterable[type], source: str) -> dict[str, Any]:
     """
-    Check keys and types.
+    Check the keys and types of a recipe.
 
     Returns:
-        The recipe with whole numbers turned to `float` where a field is one.
+        The recipe, with integers converted to `float` where the field accepts one.
 
     Raises:
-        RecipeError: an unknown key, with the nearest valid one, or a wrong type.
+        RecipeError: a key is unknown (the message has the closest valid one) or a value has the wrong type.
     """
     hints = _field_types(dataclass_types)
     checked = {}
@@ -333,7 +345,7 @@ class _Parser(HfArgumentParser):
 
 
 def make_parser(dataclass_types: Iterable[type], recipe: dict[str, Any]) -> HfArgumentParser:
-    """A command line parser whose defaults are the recipe's values."""
+    """A command-line parser whose defaults are the recipe's values."""
     parser = _Parser(
         dataclass_types,
         prog="run.py",
@@ -350,10 +362,10 @@ def make_parser(dataclass_types: Iterable[type], recipe: dict[str, Any]) -> HfAr
 
 def read_command_line(dataclass_types: Iterable[type], argv: list[str]) -> dict[str, Any]:
     """
-    The fields that a command line gives, each as its type.
+    The fields given on a command line, each converted to its type.
 
     Raises:
-        RecipeError: an unknown argument, with the nearest valid one, or a value of the wrong type.
+        RecipeError: an argument is unknown (the message has the closest valid one) or a value has the wrong type.
     """
     parser = make_parser(dataclass_types, {})
     for action in parser._actions:
@@ -374,16 +386,16 @@ def object_fields(dataclass_types: Iterable[type]) -> set[str]:
 
 def overlaid(recipe: dict[str, Any], later: dict[str, Any], objects: Collection[str]) -> dict[str, Any]:
     """
-    A recipe with fields that were given after it: what is given last wins.
+    Overlay later fields, those of the command line for example, on a recipe; the later value wins.
 
     Args:
-        recipe: Field -> value; it is left as it is.
-        later: Fields that stand above it. A JSON object adds to the recipe's and replaces what has the same key, at
-            any depth; `null` takes the recipe's object away. A field that rules out another takes that away.
-        objects: Fields that are JSON objects.
+        recipe: Field -> value; it is not modified.
+        later: Fields that take precedence. A JSON object is merged into the recipe's, nested objects recursively;
+            `null` removes the recipe's object. A field that excludes another removes it from the recipe.
+        objects: Names of the fields that are JSON objects.
 
     Raises:
-        RecipeError: fields that rule each other out were given together.
+        RecipeError: two fields that exclude each other were given together.
     """
     check_rivals(recipe)
     check_rivals(later)
@@ -400,27 +412,27 @@ def overlaid(recipe: dict[str, Any], later: dict[str, Any], objects: Collection[
 
 
 def in_force(value: Any) -> bool:
-    """Whether a field's value asks for something; null, false and -1 ask for nothing."""
+    """Whether a field's value has an effect; null, false and -1 have none."""
     return value is not None and value is not False and value != -1
 
 
 def check_rivals(fields: Collection[str]) -> None:
-    """Raises `RecipeError` where one recipe, command line or search has both ways to say how long warm-up lasts."""
+    """Raises `RecipeError` where a recipe, command line or search space has both `warmup_ratio` and `warmup_steps`."""
     if {"warmup_ratio", "warmup_steps"} <= set(fields):
-        raise RecipeError("warmup_ratio and warmup_steps say the same thing in two ways: give one of them.")
+        raise RecipeError("warmup_ratio and warmup_steps both set the length of the warm-up: give one of them.")
 
 
 def _with_object(name: str, before: Any, later: Any) -> Any:
-    """One object field, merged; `before` and `later` are objects or their JSON text."""
+    """Merge one object field; `before` and `later` are objects or their JSON text."""
     before, later = _from_json(before), _from_json(later)
     if name in WHOLE_OBJECTS or not isinstance(before, dict) or not isinstance(later, dict):
         return later
-    # A dimension of a search is one thing: half of an old range and half of a new one would be neither.
+    # Each dimension of a search space is replaced whole: an old `low` must not be combined with a new `high`.
     return {**before, **later} if name == "hp_space" else merged(before, later)
 
 
 def _from_json(value: Any) -> Any:
-    """The value of a JSON text; what is no JSON as it is, for the field's own check or a file's name."""
+    """Parse a JSON text. Other text is returned as it is: it may name a file, or the field's own check refuses it."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
@@ -428,7 +440,7 @@ def _from_json(value: Any) -> Any:
 
 
 def merged(before: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """One object with another's keys put over its own, objects inside them likewise."""
+    """Merge `later` into a copy of `before`, nested objects recursively."""
     result = dict(before)
     for key, value in later.items():
         both = isinstance(value, dict) and isinstance(before.get(key), dict)
@@ -440,14 +452,14 @@ def parse(
     dataclass_types: tuple[type, type, type], recipe: dict[str, Any], source: str, argv: list[str]
 ) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
     """
-    Recipe, then command line.
+    Parse a recipe and the command line that overrides it.
 
     Returns:
         The three dataclasses, and the resolved recipe: every field that is not at its default, and `fp16` and `bf16`
-        where they are written, because a launcher's file may have them otherwise.
+        wherever they are given, because Accelerate's configuration file may set them differently.
 
     Raises:
-        RecipeError: anything unknown, mistyped or refused by the dataclasses.
+        RecipeError: a field is unknown, has the wrong type or is refused by a dataclass.
     """
     checked = check_recipe(recipe, dataclass_types, source)
     given = read_command_line(dataclass_types, argv)
@@ -474,7 +486,7 @@ def parse(
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"{source}: {error}") from error
     for half in HALF_PRECISION:
-        # The launcher's file is the weakest: the Trainer's arguments take it also where the recipe says false.
+        # TrainingArguments take mixed precision from Accelerate's file even where the recipe says false.
         if written.get(half) is False and parsed[2].mixed_precision == half:
             parsed[2].mixed_precision = "no"
     return parsed, resolved

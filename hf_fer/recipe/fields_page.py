@@ -1,4 +1,4 @@
-"""The help of a recipe's fields: grouped by what they are about, each once, with its default."""
+"""Help page of a recipe's fields: grouped by dataclass, each field once, with its default."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ def fields_page(dataclass_types: Iterable[type], defaults: dict[str, Any]) -> st
     One paragraph per field, under a heading for each group.
 
     Args:
-        dataclass_types: The dataclasses of a recipe; each is a group, headed by its docstring.
-        defaults: Values that a recipe gives to some of the fields.
+        dataclass_types: The dataclasses of a recipe; each is a group under the first line of its docstring.
+        defaults: Field -> value that the recipe gives, shown instead of the dataclass's default.
     """
     stock = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
     own, inherited = [], []

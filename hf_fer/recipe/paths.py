@@ -1,4 +1,4 @@
-"""Paths of this machine, in what others may read."""
+"""Removes the folders of this machine from values that others may read."""
 
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
@@ -7,11 +7,11 @@ from typing import Any
 
 def without_folders(value: Any, concerns: Callable[[Path], bool] = lambda path: True) -> Any:
     """
-    Cut absolute paths to their last part, in lists and dictionaries too; all else stays.
+    Reduce absolute paths to their file names, in lists and dictionaries too; other values stay as they are.
 
     Args:
-        value: Of a recipe or a JSON file.
-        concerns: Which absolute paths to cut; all by default.
+        value: A value of a recipe or a JSON file.
+        concerns: Whether an absolute path is reduced; by default every one is.
     """
     if isinstance(value, Path):
         return without_folders(str(value), concerns)

@@ -1,9 +1,9 @@
-"""What the numbers of a recipe, and what it says of the files it reads, may be."""
+"""Valid ranges of a recipe's numbers, and valid encodings and delimiters."""
 
 import codecs
 from typing import Any
 
-# Field -> (least, most, whether the least itself is out); no bound where None.
+# Field -> (minimum, maximum, whether the minimum is excluded); None is no bound.
 AT_LEAST_0, AT_LEAST_1 = (0, None, False), (1, None, False)
 POSITIVE, SHARE = (0, None, True), (0, 1, False)
 
@@ -87,7 +87,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
 
 
 def out_of_range(name: str, value: Any) -> str | None:
-    """What is wrong with a field's number, encoding or delimiter, as a sentence, or `None`; NaN is in no range."""
+    """A sentence about an invalid number (NaN included), encoding or delimiter of a field; `None` if it is valid."""
     if isinstance(value, str):
         return {"encoding": _unknown_encoding, "delimiter": _no_delimiter}.get(name, lambda value: None)(value)
     if name not in RANGES or isinstance(value, bool) or not isinstance(value, int | float):
@@ -104,7 +104,7 @@ def _unknown_encoding(value: str) -> str | None:
     try:
         codecs.lookup(value)
     except LookupError:
-        return f"encoding {value!r} is not one that Python knows; write utf-8, cp1252, gb18030 or the like."
+        return f"encoding {value!r} is unknown to Python; write utf-8, cp1252, gb18030 or the like."
     return None
 
 

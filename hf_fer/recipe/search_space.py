@@ -1,4 +1,4 @@
-"""What a hyperparameter search may vary, as a recipe writes it."""
+"""Search space of a hyperparameter search, as a recipe writes it in `hp_space`."""
 
 import copy
 import importlib.util
@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments, check_choice, json_object, nearest
 
-# Training fields that the Trainer reads anew at every start of training.
+# Training fields that the Trainer reads at every call of `train`, so that they may change between trials.
 TRAINING_FIELDS = (
     "adam_beta1",
     "adam_beta2",
@@ -30,14 +30,14 @@ TRAINING_FIELDS = (
 @dataclass(frozen=True)
 class Dimension:
     """
-    One field that is searched.
+    One dimension of a search space.
 
     Args:
-        name: The field, or `field.key` of a field that is an object.
-        choices: Its values, or `None` where it has a range.
-        low, high: Ends of the range, both included; whole numbers if both are.
-        log: Draw on a logarithmic scale.
-        step: Distance of the values.
+        name: Name of a field, or `field.key` for a key of a field that is an object.
+        choices: Values to choose from, or `None` where the dimension is a range.
+        low, high: Ends of the range, both included; integers are drawn if both are integers.
+        log: Whether values are drawn on a logarithmic scale.
+        step: Distance between neighbouring values of the range.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Dimension:
     step: float | None = None
 
     def suggest(self, trial: Any) -> Any:
-        """This trial's value; `trial` is Optuna's."""
+        """Value of this dimension for one trial, an `optuna.Trial`."""
         if self.choices is not None:
             return trial.suggest_categorical(self.name, list(self.choices))
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -56,21 +56,21 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def extremes(self) -> list[Any]:
-        """Values that stand for all when they are checked."""
+        """Values to check on behalf of all: the ends of a range, or every choice."""
         return [self.low, self.high] if self.choices is None else list(self.choices)
 
 
 def read_space(space: dict[str, Any], fields: Collection[str], objects: Collection[str]) -> list[Dimension]:
     """
-    The dimensions of a recipe's `hp_space`.
+    Read the dimensions of a recipe's `hp_space`.
 
     Args:
-        space: Field -> list of choices, or `{"low", "high"}` with, if wanted, `"log"` or `"step"`.
-        fields: Fields that may be searched.
-        objects: Fields that are objects, whose keys may be searched as `field.key`.
+        space: Field -> list of choices, or `{"low", "high"}` with an optional `"log"` or `"step"`.
+        fields: Names of the fields that may be searched.
+        objects: Names of the fields that are objects, whose keys may be searched as `field.key`.
 
     Raises:
-        RecipeError: a field that cannot be searched, with the nearest that can, or a range that is none.
+        RecipeError: a field cannot be searched (the message has the closest that can), or a range is invalid.
     """
     dimensions = []
     for name, values in space.items():
@@ -106,14 +106,14 @@ def _dimension(name: str, values: Any) -> Dimension:
 
 def recipe_fields(recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """
-    The recipe's fields that settings change.
+    The fields of a recipe that the settings of a trial change.
 
     Args:
-        recipe: It is left as it is.
+        recipe: Field -> value; it is not modified.
         settings: Name of a dimension -> value.
 
     Returns:
-        Field -> value; where a key of an object changes, the whole object.
+        Field -> new value; where a key of an object changes, the whole new object.
     """
     fields: dict[str, Any] = {}
     for name, value in settings.items():
@@ -129,9 +129,9 @@ def recipe_fields(recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str,
 
 
 def check_search(args: TrainingArguments, fold: int | str, space: list[Dimension]) -> None:
-    """Raises `RecipeError` where hyperparameters cannot be searched for."""
+    """Raises `RecipeError` where a hyperparameter search does not go with the rest of the recipe."""
     if not space:
-        raise RecipeError("hp_trials needs an hp_space: which fields to search, and where.")
+        raise RecipeError("hp_trials needs an hp_space: the fields to search and their choices or ranges.")
     if importlib.util.find_spec("optuna") is None:
         raise RecipeError("hp_trials needs Optuna, which is not installed: pip install 'hf_fer[hpo]'.")
     if not args.do_train or args.eval_strategy == "no":
@@ -139,7 +139,7 @@ def check_search(args: TrainingArguments, fold: int | str, space: list[Dimension
     if fold == "all":
         raise RecipeError("hp_trials and fold 'all' do not go together: search on one fold, then train all.")
     if args.push_to_hub:
-        raise RecipeError("hp_trials makes no model to push: leave push_to_hub out, and push the best recipe's run.")
+        raise RecipeError("hp_trials saves no model to push: leave push_to_hub out and push a run of the best recipe.")
     if args.auto_find_batch_size:
         raise RecipeError("hp_trials tells trials apart by their batch size: leave auto_find_batch_size out.")
     if isinstance(args.resume, str):

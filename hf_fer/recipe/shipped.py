@@ -5,9 +5,9 @@ from pathlib import Path
 
 def shipped_folder(name: str) -> Path:
     """
-    `training_args`, `accelerate_configs` or `model_cards`.
+    Path of the folder `training_args`, `accelerate_configs` or `model_cards`.
 
-    In an installed wheel they are inside the package, in a checkout beside it.
+    An installed wheel has these folders inside the package, a checkout has them beside it.
     """
     package = Path(__file__).parents[1]
     inside = package / name
@@ -15,16 +15,16 @@ def shipped_folder(name: str) -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name: `ravdess_audio`, `demo/multimodal_fer`."""
+    """Files of the recipes that come with the package, by name: `ravdess_audio`, `demo/multimodal_fer`."""
     folder = shipped_folder("training_args")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.json"))}
 
 
 def find_recipe(name: str) -> Path:
     """
-    The file of a recipe.
+    Path of a recipe's file.
 
     Args:
-        name: A path, or the name of a recipe that comes with the package. A file of that path comes first.
+        name: A path, or the name of a recipe that comes with the package; an existing file takes precedence.
     """
     return Path(name) if Path(name).is_file() else shipped_recipes().get(name, Path(name))
