@@ -1,4 +1,4 @@
-"""Whether scores mean what they say, and a score below which an answer is better withheld."""
+"""Calibration of confidences, and selective prediction: abstaining below a confidence threshold."""
 
 import math
 
@@ -15,12 +15,12 @@ TEMPERATURE_BOUNDS = (0.01, 100.0)
 _DESCRIPTION = """
 ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3): the mean gap between confidence and
 accuracy over bins of equal width, ((m - 1) / M, m / M], weighted by their counts; 0 is perfect.
-mean_confidence: mean confidence; above the accuracy means overconfident.
+mean_confidence: mean confidence; a model whose mean confidence exceeds its accuracy is overconfident.
 """
 
 
 class CalibrationMetrics(evaluate.Metric):
-    """`compute(predictions=, references=)`: confidences in [0, 1], and 1 where the answer was right, else 0."""
+    """`compute(predictions=, references=)`: confidences in [0, 1]; 1 for each correct answer, 0 for a wrong one."""
 
     def __init__(self, num_bins: int = 15, **kwargs):
         self.num_bins = num_bins
@@ -30,7 +30,7 @@ class CalibrationMetrics(evaluate.Metric):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
-            inputs_description="predictions: confidences in [0, 1]. references: 1 where the answer was right, else 0.",
+            inputs_description="predictions: confidences in [0, 1]. references: 1 if the answer is correct, else 0.",
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
             ),
@@ -54,17 +54,17 @@ def calibration_metrics(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float | None:
     """
-    The temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    Fit the temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    The likelihood has no optimum where every answer is right (the best temperature is 0), or where the true classes
-    score no better than the others on average (it is infinite).
+    The likelihood has no optimum where every answer is correct (it grows as the temperature approaches 0), or where
+    the true classes score no better than the others on average (it grows as the temperature does).
 
     Args:
         log_probs: `(n, classes)`; dividing them by a temperature is the same as dividing the logits.
         labels: `(n,)`.
 
     Returns:
-        Above 1 where the model was overconfident; `None` where there is no optimum in `TEMPERATURE_BOUNDS`.
+        The temperature, above 1 for an overconfident model; `None` where `TEMPERATURE_BOUNDS` hold no optimum.
     """
     rows = np.arange(len(labels))
 
@@ -73,7 +73,7 @@ def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float | None:
 
     low, high = np.log(TEMPERATURE_BOUNDS)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x
-    # The search comes only within its tolerance of a bound, and a flat loss can end it sooner.
+    # The search stops within its tolerance of a bound, or earlier where the loss is flat.
     at_bound = min(found - low, high - found) < 0.01 or min(loss(low), loss(high)) <= loss(found)
     return None if at_bound else float(np.exp(found))
 
@@ -91,14 +91,13 @@ def calibration_report(log_probs: np.ndarray, labels: np.ndarray, temperature: f
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> pd.DataFrame:
     """
-    The error rate of the answers that are given, as ever more of the less confident ones are withheld.
+    Risk-coverage curve (Geifman & El-Yaniv 2017, arXiv 1705.08500): error rate of the k most confident answers.
 
-    Geifman & El-Yaniv 2017 (arXiv 1705.08500). Answers of equal confidence come in no order: among them the errors
-    count as evenly spread.
+    Answers of equal confidence have no order: their errors count as evenly spread among them.
 
     Args:
-        confidence: `(n,)`.
-        correct: Whether each answer is right, `(n,)`.
+        confidence: Confidence of each answer, `(n,)`.
+        correct: Whether each answer is correct, `(n,)`.
 
     Returns:
         `coverage` (k / n), `risk` (error rate of the k most confident) and `threshold` (their lowest confidence), for
@@ -118,7 +117,17 @@ def aurc(curve: pd.DataFrame) -> float:
 
 
 def threshold_for_risk(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
-    """The lowest confidence at which answers that reach it are wrong at most at this rate; `None` if none is."""
+    """
+    The lowest confidence threshold at which the error rate of the answers that reach it is at most `risk`.
+
+    Args:
+        confidence: Confidence of each answer, `(n,)`.
+        correct: Whether each answer is correct, `(n,)`.
+        risk: Highest error rate allowed.
+
+    Returns:
+        `None` if the error rate is higher at every threshold.
+    """
     curve = risk_coverage(confidence, correct)
     whole = curve[curve["threshold"] != curve["threshold"].shift(-1)]
     allowed = whole["threshold"][whole["risk"] <= risk]
@@ -126,20 +135,20 @@ def threshold_for_risk(confidence: np.ndarray, correct: np.ndarray, risk: float)
 
 
 def acceptance_threshold(confidence: np.ndarray, accepted: float) -> float:
-    """The score that `accepted` of these confidences, `(n,)`, reach or pass."""
+    """The threshold that a fraction `accepted` of these confidences, `(n,)`, reaches or exceeds."""
     return float(np.quantile(confidence, 1 - accepted))
 
 
 def examples_for_threshold(accepted: float) -> int:
     """
-    How many examples `acceptance_threshold` needs: at least one that is expected below it, and at least 50.
+    How many examples `acceptance_threshold` needs: at least 50, and enough that one is expected below the threshold.
 
-    With fewer, the threshold is no more than the lowest score that happened to be drawn.
+    With fewer examples, the threshold is just the lowest confidence in the sample.
     """
     return max(50, math.ceil(round(1 / (1 - accepted), 6))) if accepted < 1 else 50
 
 
 def unknown_auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """AUROC of telling texts of known languages from others by the confidences of both, `(n,)` and `(m,)`."""
+    """AUROC of separating known from unknown examples by their confidences, `(n,)` and `(m,)`."""
     truth = np.concatenate([np.ones(len(known)), np.zeros(len(unknown))])
     return float(roc_auc_score(truth, np.concatenate([known, unknown])))

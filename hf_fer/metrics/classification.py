@@ -70,11 +70,11 @@ def classification_metrics(predictions: np.ndarray, references: np.ndarray, labe
 
     Args:
         predictions: Predicted classes.
-        references: True classes; -100 marks an example that could not be read, and does not count.
+        references: True classes; -100 marks an example that could not be read, which is not scored.
         labels: Class names in index order.
 
     Raises:
-        ValueError: nothing is left to score.
+        ValueError: no example could be read.
     """
     scored = references != -100
     if not scored.any():
@@ -87,15 +87,15 @@ def breakdown(
     predictions: np.ndarray, references: np.ndarray, values: Sequence[object], labels: list[str]
 ) -> dict[str, dict[str, float]]:
     """
-    Scores of the examples that share a value, by that value.
+    Score the examples of each value of a metadata column.
 
     Args:
         predictions, references: Class indices `(n,)`.
-        values: Of one metadata column, `(n,)`; `None` where an example has none.
+        values: Values of the column, `(n,)`; `None` where an example has none.
         labels: Class names in index order.
 
     Returns:
-        Value -> `n`, `classes` (how many of them occur; the UAR averages over these), `accuracy` and `uar`.
+        Value -> `n`, `classes` (number of classes that occur, over which the UAR averages), `accuracy` and `uar`.
     """
     names = np.array(["not given" if pd.isna(value) else str(value) for value in values], dtype=object)
     scores = {}

@@ -1,4 +1,4 @@
-"""Metrics that a recipe adds: any of `evaluate`, by its name on the Hub or by the path of a file."""
+"""Metrics that a recipe adds: any `evaluate.Metric`, by its name on the Hub or by the path of a Python file."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -10,16 +10,16 @@ import numpy as np
 
 
 class MetricError(ValueError):
-    """A metric that cannot be had or computed; the message names it and the remedy."""
+    """A metric that cannot be loaded or computed; the message names it and the remedy."""
 
 
 @cache
 def load_metric(name: str) -> evaluate.Metric:
     """
-    A metric by the name that a recipe gives it.
+    Load a metric.
 
     Args:
-        name: Of a metric on the Hub, or the path of a Python file with a subclass of `evaluate.Metric`.
+        name: Name of a metric on the Hub, or path of a Python file with a subclass of `evaluate.Metric`.
 
     Raises:
         MetricError: it cannot be loaded.
@@ -28,7 +28,7 @@ def load_metric(name: str) -> evaluate.Metric:
         raise MetricError(f"there is no file {name}; the path is relative to the folder that the run starts in")
     try:
         return evaluate.load(name, module_type="metric", keep_in_memory=True)
-    except Exception as error:  # of the Hub, of the file's own code, or of a package that it imports
+    except Exception as error:  # raised by the Hub client, the file's own code or a package that it imports
         reason = " ".join(str(error).split())
         raise MetricError(
             f"{name} cannot be loaded ({reason}). Give the name of a metric on the Hub, or a .py file with a subclass "
@@ -37,23 +37,24 @@ def load_metric(name: str) -> evaluate.Metric:
 
 
 def stem(name: str) -> str:
-    """What figures of a metric begin with: its name without folders and ending."""
+    """Prefix of a metric's figures: its name without folders and the ending `.py`."""
     return Path(name).name.removesuffix(".py")
 
 
 def extra_figures(names: Iterable[str], predictions: Iterable[Any], references: Iterable[Any]) -> dict[str, float]:
     """
-    The numbers of metrics that a recipe adds.
+    Compute the metrics that a recipe adds.
 
     Args:
-        names: See `load_metric`.
+        names: Names or paths; see `load_metric`.
         predictions, references: One of each per example, as the system compares them: class indices, or texts.
 
     Returns:
-        Each number under the metric's own name if it has that key, else `metric_key`; what is no number is left out.
+        Figure -> number. A key equal to the metric's name is kept, any other becomes `<metric>_<key>`; results that
+        are not numbers are left out.
 
     Raises:
-        MetricError: a metric cannot be computed of these.
+        MetricError: a metric cannot be computed from these predictions and references.
     """
     figures = {}
     for name in names:
@@ -61,8 +62,8 @@ def extra_figures(names: Iterable[str], predictions: Iterable[Any], references: 
             found = load_metric(name).compute(predictions=list(predictions), references=list(references))
         except (ValueError, TypeError, KeyError) as error:
             raise MetricError(
-                f"extra_metrics: {name} cannot be computed of this system's predictions ({error}). Leave it out, or "
-                "give a metric of your own that takes them"
+                f"extra_metrics: {name} cannot be computed from this system's predictions ({error}). Leave it out, or "
+                "give a metric of your own that accepts them"
             ) from error
         own = stem(name)
         figures |= {

@@ -1,4 +1,4 @@
-"""Whether a map points to the right place."""
+"""Pointing game: whether the maximum of a localisation map lies in a box of its category."""
 
 import datasets
 import evaluate
@@ -12,7 +12,7 @@ per_category: hits and maps of each category.
 
 
 class PointingGame(evaluate.Metric):
-    """`compute(predictions=, references=, categories=)`: the maximum's x and y, the boxes, and the map's category."""
+    """`compute(predictions=, references=, categories=)`: x and y of each map's maximum, its boxes and its category."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -44,15 +44,15 @@ class PointingGame(evaluate.Metric):
 
 def pointing_game(points: np.ndarray, boxes: list[list[list[float]]], names: list[str]) -> dict[str, object] | None:
     """
-    Score maps of several categories over a whole set.
+    Score the maps of several categories over a split.
 
     Args:
         points: x and y of each map's maximum, `(n, categories, 2)`.
-        boxes: Of each example, its boxes as (category index, x0, y0, x1, y1), in the units of `points`.
+        boxes: Boxes of each example as (category index, x0, y0, x1, y1), in the units of `points`.
         names: Category names in index order.
 
     Returns:
-        `None` where there are no boxes.
+        The figures of `PointingGame`, or `None` where there are no boxes.
     """
     asked: dict[tuple[int, int], list[list[float]]] = {}
     for index, example in enumerate(boxes):

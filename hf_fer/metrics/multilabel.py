@@ -1,4 +1,4 @@
-"""Several labels per example, each there or not."""
+"""Multi-label classification: each label of an example is present or absent."""
 
 import datasets
 import evaluate
@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
 
 _DESCRIPTION = """
-macro_auroc: area under the ROC curve, averaged over the labels that occur and are absent in the references.
+macro_auroc: area under the ROC curve, averaged over the labels that are present in some references, absent in others.
 macro_f1: F1 of the predictions above the threshold, averaged over all labels as scikit-learn's `f1_score` does: a
 label that neither occurs nor is predicted counts as 0.
 labels_scored: number of labels that macro_auroc averages over.
@@ -26,7 +26,7 @@ class MultilabelMetrics(evaluate.Metric):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
-            inputs_description="predictions: scores per label. references: 1 where the label is there, else 0.",
+            inputs_description="predictions: scores per label. references: 1 where the label is present, else 0.",
             features=datasets.Features(
                 {
                     "predictions": datasets.Sequence(datasets.Value("float64")),
@@ -62,12 +62,12 @@ def multilabel_metrics(scores: np.ndarray, references: np.ndarray, labels: list[
     Metrics of probabilities `(n, labels)` against targets `(n, labels)`.
 
     Args:
-        scores: In [0, 1]; above 0.5 is a prediction that the label is there.
+        scores: Probabilities in [0, 1]; a label is predicted above 0.5.
         references: 0 or 1; soft targets count as 1 from 0.5. A row of -100 marks an example that could not be read.
         labels: Names in index order.
 
     Raises:
-        ValueError: nothing is left to score.
+        ValueError: no example could be read.
     """
     scored = (references >= 0).all(axis=1)
     if not scored.any():

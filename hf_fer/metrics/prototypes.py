@@ -1,12 +1,12 @@
-"""Whether the prototypes of a concept differ from one another."""
+"""Diversity of the prototypes of each concept, as cosine similarity."""
 
 import datasets
 import evaluate
 import numpy as np
 
 _DESCRIPTION = """
-prototype_cosine: mean cosine between the prototypes of one concept, over all pairs of all concepts; 1 is collapse.
-highest_prototype_cosine: that mean for the concept where it is highest.
+prototype_cosine: mean cosine between two prototypes of one concept, averaged over concepts; 1 is collapse.
+highest_prototype_cosine: mean cosine of the concept where it is highest.
 """
 
 
@@ -37,7 +37,7 @@ class PrototypeDiversity(evaluate.Metric):
 
 
 def prototype_diversity(prototypes: np.ndarray) -> dict[str, float]:
-    """Pairwise cosines of prototypes `(K, M, D)`; empty where no concept has two."""
+    """Figures of `PrototypeDiversity` for `(concepts, prototypes, width)`; empty where a concept has one prototype."""
     concepts, count, width = prototypes.shape
     metric = PrototypeDiversity(keep_in_memory=True)
     return metric.compute(predictions=prototypes.reshape(-1, width), references=np.repeat(np.arange(concepts), count))

@@ -1,4 +1,4 @@
-"""What a recogniser gets wrong: error rates as jiwer defines them, which words are taken for which, and intervals."""
+"""Errors of a speech recogniser: error rates as jiwer defines them, confusions of words, and intervals."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ import pandas as pd
 from hf_fer.metrics.intervals import DRAWS, describe_bootstrap
 
 NOTHING = "∅"
-"""Stands for the missing side of a word or letter that was left out or put in."""
+"""Stands for the missing side of a deletion or insertion."""
 
 
 @dataclass
 class Errors:
     """
-    Edits from references to hypotheses.
+    Edits that turn references into hypotheses. The units that are compared are words or characters.
 
     Args:
         table: One row per utterance: `units` of its reference, `substitutions`, `deletions` and `insertions`.
-        pairs: (reference, hypothesis) -> how often one was recognised as the other, equal ones too; `NOTHING` is
-            on one side of deletions and insertions.
+        pairs: (reference unit, hypothesis unit) -> how often they were aligned, equal ones included; `NOTHING` is
+            one side of deletions and insertions.
     """
 
     table: pd.DataFrame
@@ -31,28 +31,28 @@ class Errors:
 
     @property
     def edits(self) -> pd.Series:
-        """Edits of each utterance."""
+        """Number of edits in each utterance."""
         return self.table[["substitutions", "deletions", "insertions"]].sum(axis=1)
 
     @property
     def rate(self) -> float:
-        """All edits by all units of the references."""
+        """Error rate: the number of edits divided by the number of units of the references."""
         return float(self.edits.sum() / max(self.table["units"].sum(), 1))
 
     def confusions(self) -> pd.DataFrame:
-        """`reference`, `hypothesis` and `count` of what was taken for something else, most frequent first."""
+        """`reference`, `hypothesis` and `count` of aligned units that differ, most frequent first."""
         rows = [(*pair, count) for pair, count in self.pairs.most_common() if pair[0] != pair[1]]
         return pd.DataFrame(rows, columns=["reference", "hypothesis", "count"])
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, characters: bool = False) -> Errors:
     """
-    Align and count.
+    Align references with hypotheses and count the edits.
 
     Args:
-        references: What was said; none is empty.
-        hypotheses: What was recognised, in the same order.
-        characters: Count characters, spaces among them, and not words.
+        references: Correct transcripts; none is empty.
+        hypotheses: Recognised transcripts, in the same order.
+        characters: Whether to count characters, spaces included, instead of words.
     """
     process = jiwer.process_characters if characters else jiwer.process_words
     rows, pairs = [], Counter()
@@ -72,7 +72,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, charac
 
 
 def right_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
-    """For each word of each hypothesis, whether it is the word of the reference that it is aligned with."""
+    """For each word of each hypothesis, whether it equals the word of the reference that it is aligned with."""
     if not references:
         return []
     found = jiwer.process_words(list(references), list(hypotheses))
@@ -90,15 +90,18 @@ def error_interval(errors: Errors, groups: pd.Series | None, *, draws: int = DRA
     """
     95% interval of an error rate by the Bayesian bootstrap over groups, see `metrics.intervals`.
 
-    The lower end is of the data with one more unit that is right, the upper end with one more that is wrong.
+    The lower end is computed on the data plus one correct unit, the upper end on the data plus one wrong unit.
 
     Args:
-        errors: Of one split.
-        groups: Speaker of each utterance; `None`, or a column in which any is missing, makes each utterance its own.
-        draws, seed: Of the random weights.
+        errors: Errors on one split.
+        groups: Speaker of each utterance. With `None`, or a column with missing values, each utterance is its own
+            group.
+        draws: Number of random weightings.
+        seed: Seed of the random weights.
 
     Returns:
-        `interval`, `[low, high]`, or `None` with a single group; `bootstrap`, facts on it; `remark`, a sentence.
+        `interval`, `[low, high]`, or `None` with a single group; `bootstrap`, its settings; `remark`, a sentence
+        that describes it.
     """
     known = groups is not None and groups.notna().all()
     names = np.asarray(groups) if known else np.arange(len(errors.table))

@@ -1,4 +1,4 @@
-"""Model cards: a shared template, each system's own text, and the results that were measured."""
+"""Model cards: a shared template filled with each system's own text and the measured results."""
 
 import json
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from hf_fer.reporting.report import markdown_table, remarks, results_table
 @dataclass(frozen=True)
 class Card:
     """
-    What a model card is made of.
+    Content of a model card.
 
     Args:
-        repo_id: The model's name on the Hub, or that of its folder.
+        repo_id: The model's name on the Hub, or the name of its folder.
         system: Name of the system.
-        about: Its text: what the model is, what it is for, and its limits.
-        metrics: As in `metrics.json`.
-        metric_names: Those of `metrics` that go into the Hub's model-index.
-        hub_task: The Hub's name for the kind of task.
-        pipeline_tag: The Hub's tag for the stock pipeline that gives the model's own numbers, if any.
-        license: Of the model, where it follows from the data; `None` leaves it to the owner.
-        limits: Sentences on what the data limits.
+        about: The system's text: what the model is, what it is for, and its limits.
+        metrics: Content of `metrics.json`.
+        metric_names: Names of the metrics that go into the Hub's model-index.
+        hub_task: The Hub's name of the task.
+        pipeline_tag: The Hub's tag of the stock pipeline that gives the model's own numbers, if any.
+        license: License of the model where the data determines it; `None` leaves it to the owner.
+        limits: Sentences about the limits of the training data.
         example: Python lines that load and use the model.
-        how_scored: What the run did to choose and to score the checkpoint.
-        files: Names of the report's files that come with the model.
-        recipe: Field -> value, without folders of the machine.
+        how_scored: Sentences on how the run chose and scored the checkpoint.
+        files: Names of the report's files that are uploaded with the model.
+        recipe: Field -> value, without folders of this machine.
     """
 
     repo_id: str
@@ -47,7 +47,7 @@ class Card:
     recipe: dict[str, Any]
 
     def eval_results(self) -> list[EvalResult]:
-        """The measured numbers in the Hub's model-index form."""
+        """The measured numbers in the form of the Hub's model-index."""
         data = self.metrics["data"]["dataset"]
         return [
             EvalResult(

@@ -1,4 +1,4 @@
-"""How far a classifier's confidence can be relied on: its temperature, when to abstain, and what that costs."""
+"""Calibration of a classifier: softmax temperature, abstention threshold, and their effect on a split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from hf_fer.metrics.scored import Scored
 @dataclass
 class Calibration:
     """
-    What turns logits into confidences, and the confidence below which an answer is better withheld.
+    Softmax temperature of a classifier, and the confidence below which it abstains.
 
     Args:
-        temperature: Logits are divided by it before the softmax; 1 leaves them.
-        abstention_threshold: In [0, 1]; 0 never abstains.
-        remark: Where both come from, for the report.
+        temperature: Logits are divided by it before the softmax; 1 does not change them.
+        abstention_threshold: Confidence in [0, 1]; at 0 the classifier never abstains.
+        remark: Sentences for the report that say where both come from.
     """
 
     temperature: float
@@ -30,12 +30,12 @@ class Calibration:
     @classmethod
     def fit(cls, scored: Scored, coverage: float, risk: float | None) -> "Calibration":
         """
-        Fit both on validation.
+        Fit temperature and threshold on the validation split.
 
         Args:
-            scored: The validation split.
-            coverage: Share of it that is to be answered.
-            risk: If given, the error rate that the answers may have; `coverage` then does not count.
+            scored: Predictions on the validation split.
+            coverage: Fraction of the split that the threshold answers.
+            risk: Highest error rate of the answers; if given, it replaces `coverage`.
         """
         temperature, origin = fitted_temperature(scored)
         confidence = scored.confidence(temperature)
@@ -44,19 +44,19 @@ class Calibration:
             meaning = f"The abstention threshold answers {coverage:.0%} of validation."
         else:
             threshold = calibration.threshold_for_risk(confidence, scored.correct, risk)
-            meaning = f"Of validation's answers that reach the abstention threshold, at most {risk:g} are wrong."
+            meaning = f"At the abstention threshold, the error rate of the answers on validation is at most {risk:g}."
         if threshold is None:
-            threshold, meaning = 0.0, f"No abstention threshold: no part of validation has a risk of {risk:g}."
+            threshold, meaning = 0.0, f"No abstention threshold: the risk on validation always exceeds {risk:g}."
         return cls(temperature, threshold, f"{origin} {meaning}")
 
     @classmethod
     def stored(cls, config: PreTrainedConfig, trained: bool) -> "Calibration":
         """
-        What a model has without being fitted here.
+        The calibration stored in a model's configuration.
 
         Args:
-            config: Of the model; has `temperature` and `abstention_threshold`.
-            trained: Whether it was trained in this run.
+            config: Configuration with `temperature` and `abstention_threshold`.
+            trained: Whether the model was trained in this run.
         """
         remark = "Temperature and abstention threshold are those stored with the checkpoint."
         if config.temperature == 1 and not config.abstention_threshold:
@@ -66,18 +66,21 @@ class Calibration:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is anything but the defaults."""
+        """Whether temperature or threshold differs from its default."""
         return self.temperature != 1 or self.abstention_threshold > 0
 
     def put(self, config: PreTrainedConfig) -> None:
-        """Store both in a model's configuration."""
+        """Store temperature and threshold in a model's configuration."""
         config.temperature, config.abstention_threshold = self.temperature, self.abstention_threshold
 
     def metrics(self, scored: Scored) -> dict[str, Any]:
         """
+        Figures of the calibration on a split.
+
         Returns:
-            `calibration` with ECE and mean confidence before and, where fitted, after the temperature; `abstention`
-            with `aurc`, and, where there is a threshold, with it, the `coverage` it leaves and their `accuracy`.
+            `calibration`, with ECE and mean confidence before and, if the model is calibrated, after division by the
+            temperature; `abstention`, with `aurc` and, if there is a threshold, `threshold`, `coverage` and
+            `accuracy_of_answered`.
         """
         ece = calibration.calibration_report(scored.log_probs, scored.labels, self.temperature)
         if not self.is_fitted:
@@ -93,17 +96,17 @@ class Calibration:
 
 
 def fitted_temperature(validation: Scored) -> tuple[float, str]:
-    """The temperature fitted on validation, 1 where none can be fitted, and a sentence on it for the report."""
+    """The temperature fitted on validation, or 1 where none can be fitted, and a sentence about it for the report."""
     temperature = calibration.fit_temperature(validation.log_probs, validation.labels)
     if temperature is not None:
         return temperature, (
-            f"The temperature ({temperature:.3f}) was fitted on validation, whose ECE after it is optimistic."
+            f"The temperature ({temperature:.3f}) was fitted on validation, so that its ECE there is optimistic."
         )
     low, high = calibration.TEMPERATURE_BOUNDS
     why = (
         f"all {len(validation.labels)} validation examples are answered correctly"
         if validation.correct.all()
-        else "validation is answered no better than by chance, or by almost no error"
+        else "the answers on validation are no better than chance, or almost free of errors"
     )
     return 1.0, (
         f"No temperature was fitted: the likelihood has no optimum between {low:g} and {high:g}, because {why}. "
@@ -124,7 +127,7 @@ def plot_risk_coverage(path: Path, curves: dict[str, pd.DataFrame]) -> None:
     for split, curve in curves.items():
         label = f"{split}, AURC {calibration.aurc(curve):.3f}"
         axes.plot(curve["coverage"], curve["risk"], drawstyle="steps-post", label=label)
-    axes.set(xlabel="coverage: share that is answered", ylabel="risk: error rate of the answers")
+    axes.set(xlabel="coverage: fraction answered", ylabel="risk: error rate of the answers")
     axes.set(xlim=(0, 1), ylim=(0, None), title="risk and coverage")
     axes.grid(alpha=0.3)
     axes.legend()

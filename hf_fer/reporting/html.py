@@ -1,4 +1,4 @@
-"""The report as one HTML file that holds its pictures, to open in a browser or to send to somebody."""
+"""The report as one HTML file with embedded pictures, to open in a browser or to send to somebody."""
 
 import base64
 from pathlib import Path
@@ -14,13 +14,13 @@ PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
 def data_uri(path: Path) -> str:
-    """A picture's bytes as a `data:` address, which needs no file beside the page."""
+    """A picture's bytes as a `data:` URI, which embeds it in the page."""
     encoded = base64.b64encode(path.read_bytes()).decode("ascii")
     return f"data:{PICTURES[path.suffix]};base64,{encoded}"
 
 
 def html_table(table: pd.DataFrame) -> str:
-    """A data frame as an HTML table, its text escaped; floats with four decimals, integers with thousands' commas."""
+    """A data frame as an HTML table with escaped text; numbers are written by `report.cell`."""
     texts = table.map(report.cell).astype(object)
     return texts.to_html(index=False, border=0, escape=True)
 
@@ -31,14 +31,14 @@ def write_html(folder: Path, metrics: dict[str, Any], headline: str | None, capt
 
     Args:
         folder: The report's folder, with the files of `captions`.
-        metrics: As in `metrics.json`.
-        headline: The score to read first, with its interval, or `None` where nothing was evaluated.
-        captions: File name -> caption; pictures among them go into the page.
+        metrics: Content of `metrics.json`.
+        headline: The main score with its interval, or `None` where nothing was evaluated.
+        captions: File name -> caption; pictures are embedded in the page.
     """
     results = report.evaluated(metrics)
     breakdown = report.breakdown_table(results)
     counts = report.counts_table(metrics["data"]["counts"])
-    # Subfolders hold pictures of single examples, which may be of people and are not for sending.
+    # Subfolders hold pictures of single examples, which may show people and must not be sent along.
     pictures = [name for name in captions if Path(name).suffix in PICTURES and Path(name).name == name]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.jinja").render(

@@ -1,4 +1,4 @@
-"""The report of a run: metrics.json, tables and plots, from what was measured and nothing else."""
+"""The report of a run: metrics.json, report.md, tables and plots of what was measured."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ def missing_extras() -> dict[str, list[str]]:
 
 
 def environment_page() -> str:
-    """What `hf-fer env` prints: one fact a line, and the extras that are not installed."""
+    """Text of `hf-fer env`: one fact per line, the last one on the extras that are not installed."""
     facts = environment()
     facts |= {"packages": ", ".join(f"{name} {version}" for name, version in facts["packages"].items())}
     missing = ", ".join(f"{extra} ({', '.join(names)})" for extra, names in missing_extras().items())
@@ -72,8 +72,9 @@ def peak_memory() -> dict[str, float]:
     """
     Highest memory use so far, in MiB.
 
-    `cpu_mib` is of this process, `workers_mib` of the largest child that has ended (a data loader worker), `gpu_mib`
-    of tensors and `gpu_reserved_mib` of what the allocator holds, which is what other programs see.
+    Returns:
+        `cpu_mib` of this process, `workers_mib` of the largest child process that has ended (a data loader worker),
+        `gpu_mib` of tensors, and `gpu_reserved_mib` that the allocator holds, which other programs see as in use.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {
@@ -87,7 +88,13 @@ def peak_memory() -> dict[str, float]:
 
 
 def parameter_table(model: torch.nn.Module) -> pd.DataFrame:
-    """Trainable and frozen parameters of each part, two levels deep below a wrapper of one child, and the total."""
+    """
+    Count the trainable and frozen parameters of each submodule, and of the whole model.
+
+    Returns:
+        Columns `part`, `trainable` and `frozen`. Rows are the direct children; the base model (`base_model_prefix`)
+        has one row per child and one for parameters of its own. The last row is the total.
+    """
     rows, model = [], base_model(model)
     for name, child in model.named_children():
         inner = list(child.named_children()) if name == getattr(model, "base_model_prefix", None) else []
@@ -108,7 +115,7 @@ def _count(parameters: list[torch.nn.Parameter]) -> tuple[int, int]:
 
 
 def history_table(log_history: list[dict[str, Any]]) -> pd.DataFrame:
-    """The Trainer's log as one row per step."""
+    """The Trainer's log as a table with one row per step, `epoch` and `step` first."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if "train_runtime" not in entry:
@@ -126,11 +133,11 @@ def plot_confusion_matrix(path: Path, matrix: np.ndarray, labels: list[str], *, 
         path: PNG to write.
         matrix: Counts `(classes, classes)`, rows are true classes.
         labels: Class names in index order.
-        percent: Show each row as percentages of its sum, not counts.
-        split: Named in the title.
+        percent: Whether to show percentages of each row's sum instead of counts.
+        split: Name of the split, for the title.
     """
     values = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if percent else matrix
-    # Inches per class: room for a number in each cell, or, past 30 classes, for a label only.
+    # Inches per class: room for a number in each cell, or, with more than 30 classes, for a label only.
     side = max(4.5, (0.72 if len(labels) <= 30 else 0.26) * len(labels) + 2)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
@@ -147,7 +154,7 @@ def plot_curves(path: Path, history: pd.DataFrame, metric_names: tuple[str, ...]
     Args:
         path: PNG to write.
         history: From `history_table`.
-        metric_names: Metrics to draw where the history has them.
+        metric_names: Metrics to draw; those that the history lacks are left out.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss_axes, metric_axes = figure.subplots(1, 2)
@@ -170,7 +177,7 @@ def plot_curves(path: Path, history: pd.DataFrame, metric_names: tuple[str, ...]
 
 
 def flat_numbers(metrics: dict[str, Any]) -> dict[str, float | str]:
-    """The plain numbers of one split, its intervals as text, and the numbers of its views as `view.name`."""
+    """Numbers of one split by name: nested numbers as `outer.inner`, intervals as text."""
     numbers = {}
     for name, value in metrics.items():
         if isinstance(value, int | float):
@@ -195,11 +202,11 @@ def breakdown_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def remarks(results: dict[str, dict[str, Any]], kind: str = "remarks") -> list[str]:
     """
-    What is to be said of the figures, each sentence once, with the splits that it is about.
+    Sentences about the figures, each once, prefixed by the splits that it is about.
 
     Args:
         results: Split -> metrics.
-        kind: `remarks`, which follow the figures, or `warnings`, which stand before them.
+        kind: `remarks`, which follow the figures, or `warnings`, which precede them.
     """
     about: dict[str, list[str]] = {}
     for split, metrics in results.items():
@@ -209,7 +216,7 @@ def remarks(results: dict[str, dict[str, Any]], kind: str = "remarks") -> list[s
 
 
 def cell(value: Any) -> str:
-    """A table's value as text: floats with four decimals, integers with thousands' commas."""
+    """A table's value as text: floats with four decimals, integers with commas between thousands."""
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
@@ -223,30 +230,31 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def counts_table(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """`LoadedData.counts` with one row per class and one column per split; without classes, one row per split."""
+    """Table of `LoadedData.counts`: a row per class and a column per split; without classes, a row per split."""
     if all(list(of_split) == [EXAMPLES] for of_split in counts.values()):
         return pd.DataFrame(counts).T.rename_axis("split").reset_index()
     return pd.DataFrame(counts).rename_axis("class").reset_index()
 
 
 def results_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row per metric, one column per split."""
+    """Table of the figures, one row per metric and one column per split."""
     table = pd.DataFrame({split: pd.Series(flat_numbers(metrics), dtype=object) for split, metrics in results.items()})
     return table.rename_axis("metric").reset_index()
 
 
 def evaluated(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of the content of `metrics.json`, the splits that were scored."""
+    """Split -> metrics of the splits that were scored; `metrics` is the content of `metrics.json`."""
     return {split: metrics[split] for split in ("validation", "test") if metrics[split].get("samples")}
 
 
 def headline(results: dict[str, dict[str, Any]], *metrics: str) -> str | None:
     """
-    The score to read first, of test where it was scored, with its interval; `None` without scores.
+    The main score with its interval, on the test split or, without one, on validation; `None` without scores.
 
     Args:
         results: Split -> metrics.
-        metrics: Names, of which the first that was scored counts. One without an interval brings the accuracy's.
+        metrics: Names of metrics; the first that was computed is the main score. If it has no interval, the
+            accuracy with its interval follows.
     """
     for split in ("test", "validation"):
         found = results.get(split, {})
@@ -266,24 +274,24 @@ def _score(found: dict[str, Any], metric: str) -> str:
 
 
 def results_page(results: dict[str, dict[str, Any]], notes: list[str]) -> str:
-    """What the console shows at the end: the notes on the data, a leaky split among them, and the results."""
+    """Text that the console shows at the end: notes on the data (a leaky split, for example) and the results."""
     table = markdown_table(results_table(results)) if results else "Nothing was evaluated."
     return "\n\n".join([*(f"> {note}" for note in [*notes, *remarks(results, "warnings")]), table])
 
 
 def report_markdown(metrics: dict[str, Any], captions: dict[str, str]) -> str:
-    """The report as a page: results, notes, data, runtime, files."""
+    """The report in Markdown: notes, results, data, runtime, files."""
     results = evaluated(metrics)
     parts = [f"# {metrics['task']}, protocol {metrics['protocol']}"]
     parts += [f"> {note}" for note in [*metrics["data"]["notes"], *remarks(results, "warnings")]]
     if results:
         parts += ["## Results", markdown_table(results_table(results)), *remarks(results)]
         parts += ["## Breakdown", markdown_table(table)] if len(table := breakdown_table(results)) else []
-    parts += [f"No {split} scores: {reason}." for split, reason in metrics["data"]["absent"].items()]
+    parts += [f"The {split} split has no scores: {reason}." for split, reason in metrics["data"]["absent"].items()]
     parts += [
         "## Data",
         markdown_table(counts_table(metrics["data"]["counts"])),
-        f"Left out: {metrics['data']['skipped']} (skipped.jsonl).",
+        f"Examples that were skipped: {metrics['data']['skipped']} (listed in skipped.jsonl).",
     ]
     runtime = pd.DataFrame(metrics["runtime"].items(), columns=["measure", "value"])
     parts += ["## Runtime", markdown_table(runtime)]
@@ -306,5 +314,5 @@ def write_report(folder: Path, metrics: dict[str, Any], history: pd.DataFrame, c
     if len(history):
         history.to_csv(folder / "history.csv", index=False)
         captions = {"history.csv": "Losses and metrics by step.", **captions}
-    captions = {"metrics.json": "Every number of this page, and more.", **captions}
+    captions = {"metrics.json": "Every number of this page and more.", **captions}
     (folder / "report.md").write_text(report_markdown(metrics, captions), encoding="utf-8")

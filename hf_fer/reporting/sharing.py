@@ -1,4 +1,4 @@
-"""What leaves the machine: the files that may be uploaded, and the uploads."""
+"""Uploads to the Hub: the files that may leave the machine, and commits that retry."""
 
 import json
 import logging
@@ -21,9 +21,9 @@ from hf_fer.recipe.paths import without_folders
 logger = logging.getLogger(__name__)
 
 WAITS = (1.0, 4.0, 16.0, 60.0)
-"""Seconds before each further try of an upload."""
+"""Seconds to wait before each retry of an upload."""
 CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2")
-"""HTTP clients of huggingface_hub, whose errors without an answer are those of the network."""
+"""HTTP clients of huggingface_hub; their errors without a response are network errors."""
 
 MODEL_FILES = (
     "README.md",
@@ -51,7 +51,7 @@ MODEL_FILES = (
 
 
 def shared_files(folder: str | Path, patterns: Iterable[str]) -> list[str]:
-    """Files of a folder that match one of the glob patterns, as sorted POSIX paths relative to it; no links."""
+    """Files in a folder that match a glob pattern, as sorted relative POSIX paths; symbolic links are left out."""
     folder = Path(folder)
     found = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and not path.is_symlink())
     return sorted({path.relative_to(folder).as_posix() for path in found})
@@ -67,15 +67,15 @@ def upload(
     waits: Sequence[float] | None = None,
 ) -> None:
     """
-    Upload, in one commit, the files of a folder that the patterns name, and nothing else.
+    Upload the files of a folder that match the patterns in one commit.
 
     Args:
-        folder: Of the model, or one of its checkpoints.
-        repo_id: Of a model repository that exists.
-        token: With write access; the stored one if `None`.
+        folder: Folder of the model or of one of its checkpoints.
+        repo_id: Name of a model repository that exists.
+        token: Hub token with write access; the stored one if `None`.
         patterns: Glob patterns relative to the folder.
-        message: Of the commit.
-        path_in_repo: Folder of the repository; its root if `None`.
+        message: Commit message.
+        path_in_repo: Folder of the repository to upload to; its root if `None`.
         waits: See `create_commit`.
     """
     operations = [
@@ -94,29 +94,32 @@ def create_commit(
     waits: Sequence[float] | None = None,
 ) -> None:
     """
-    One commit; where the Hub or the network fails for now, it is tried again, and large files that have arrived stay.
+    Create a commit, and retry it after transient errors of the Hub or the network.
+
+    A retry does not upload large files again that have already arrived. Every other error, and that of the last try,
+    is raised.
 
     Args:
-        api: With the token.
-        repo_id: Of a repository that exists.
-        operations: Files that have not changed are left out by the client.
-        message: Of the commit.
+        api: Client with the token.
+        repo_id: Name of a repository that exists.
+        operations: Files to add; the client leaves out those that have not changed.
+        message: Commit message.
         repo_type: `model`, `dataset` or `space`.
-        waits: Seconds before each further try; `WAITS` if `None`.
+        waits: Seconds to wait before each retry; `WAITS` if `None`.
     """
     for wait in (*(WAITS if waits is None else waits), None):
         try:
             api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
             return
-        except Exception as error:  # of the HTTP client, which differs from one version of huggingface_hub to the next
+        except Exception as error:  # its class depends on the HTTP client of the installed huggingface_hub
             if wait is None or not passes(error):
                 raise
-            logger.warning("The upload failed (%s); it goes on in %g s.", " ".join(str(error).split()), wait)
+            logger.warning("The upload failed (%s); it is retried in %g s.", " ".join(str(error).split()), wait)
             time.sleep(wait)
 
 
 def passes(error: Exception) -> bool:
-    """Whether an error may be gone when one tries again: one of the Hub's own, too many requests, or the network's."""
+    """Whether an error is transient: a server error, status 429 (too many requests) or a network error."""
     response = getattr(error, "response", None)
     if response is not None:
         return response.status_code == 429 or response.status_code >= 500
@@ -124,7 +127,7 @@ def passes(error: Exception) -> bool:
 
 
 def shared_content(path: Path) -> str | bytes:
-    """A file's path, or, where JSON beside the weights has folders of this machine, its bytes without them."""
+    """A file's path, or the bytes of a JSON file from which the folders of this machine were removed."""
     if path.suffix != ".json" or path.name == "tokenizer.json":
         return str(path)
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -134,14 +137,15 @@ def shared_content(path: Path) -> str | bytes:
 
 class UploadCheckpoints(TrainerCallback):
     """
-    Uploads each checkpoint's model while training, where the recipe names a `hub_strategy` that does.
+    Uploads the model of each checkpoint during training.
 
-    `every_save` uploads to the root of the repository, `checkpoint` to `last-checkpoint/`, and `all_checkpoints` to
-    `checkpoint-<step>/`. An upload that fails is a warning, because the one after training is still to come.
+    By the recipe's `hub_strategy`, `every_save` uploads to the root of the repository, `checkpoint` to
+    `last-checkpoint/`, and `all_checkpoints` to `checkpoint-<step>/`. A failed upload is only a warning, because the
+    model is uploaded again after training.
 
     Args:
-        repo_id: Of a repository that exists.
-        patterns: Glob patterns of the files that may leave.
+        repo_id: Name of a repository that exists.
+        patterns: Glob patterns of the files that may be uploaded.
     """
 
     def __init__(self, repo_id: str, patterns: Iterable[str]):
@@ -161,18 +165,18 @@ class UploadCheckpoints(TrainerCallback):
                 self.patterns,
                 f"Model after step {state.global_step}",
                 places.get(args.upload_strategy),
-                waits=(),  # training does not stand still for an upload that the next one makes up for
+                waits=(),  # no retries: training must not wait, and the next checkpoint is uploaded anyway
             )
-        except Exception as error:  # whatever the network does, hours of training go on
+        except Exception as error:  # no network error may end hours of training
             reason = re.sub(r"\s+", " ", str(error))
             logger.warning("The model of step %d was not uploaded (%s); training goes on.", state.global_step, reason)
 
 
 def add_pipeline(folder: str | Path, pipeline_task: str) -> None:
     """
-    Put a registered pipeline's code beside a saved model and name it in `config.json`, as `Pipeline.save_pretrained`.
+    Save a registered pipeline's code with a model and name it in `config.json`, as `Pipeline.save_pretrained` does.
 
-    With it, `pipeline(pipeline_task, model=folder, trust_remote_code=True)` works where hf_fer is not installed.
+    `pipeline(pipeline_task, model=folder, trust_remote_code=True)` then works where hf_fer is not installed.
     """
     path = Path(folder, "config.json")
     registered = PIPELINE_REGISTRY.supported_tasks[pipeline_task]

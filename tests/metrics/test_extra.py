@@ -66,7 +66,7 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_read(tmp_path):
 
 
 def test_a_metric_of_other_values_is_named(metric):
-    with pytest.raises(MetricError, match="cannot be computed of this system's predictions"):
+    with pytest.raises(MetricError, match="cannot be computed from this system's predictions"):
         extra_figures([metric()], ["a text"], ["another"])
 
 

@@ -40,7 +40,12 @@ def test_the_page_holds_all_that_it_shows(tmp_path):
     report_html.write_html(tmp_path, metrics(), report.headline({"test": SCORES}, "uar"), captions)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Test UAR 0.500 (95% interval 0.250 to 0.750), 1,200 examples" in page
-    for text in ("LEAKY split.", "Test: Few groups.", "Test: Too few.", "No validation scores: no such rows."):
+    for text in (
+        "LEAKY split.",
+        "Test: Few groups.",
+        "Test: Too few.",
+        "The validation split has no scores: no such rows.",
+    ):
         assert text in page
     assert page.index("Too few.") < page.index("<h2>Results")
     assert "<b>angry" not in page
