@@ -15,6 +15,7 @@ from hf_fer.reporting import html as report_html
 from hf_fer.reporting import report
 from hf_fer.reporting.sharing import add_pipeline, upload
 from hf_fer.runtime.failures import RunError
+from hf_fer.runtime.trackers import log_report
 from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, SplitReport, write_files
 from hf_fer.task.settings import shared_patterns, skipped_file
@@ -100,6 +101,8 @@ def finish(
     captions["report.html"] = "This report as one file with its pictures."
     report.write_report(folder, metrics, history, captions)
     report_html.write_html(folder, metrics, headline(task, results), captions)
+    if args.do_train:
+        log_report(trainer, scores_to_log(results), folder, task.shareable)
     repo_id = trainer.hub_model_id if args.push_to_hub else Path(args.output_dir).name
     if args.do_train:
         base_model(trainer.model).config.save_pretrained(args.output_dir)  # scoring may have calibrated the model
@@ -127,6 +130,16 @@ def push(task: Task, repo_id: str) -> None:
 def contents(reports: dict[str, SplitReport]) -> dict[str, dict[str, Any]]:
     """Split -> what `metrics.json` says of it."""
     return {split: report.content() for split, report in reports.items()}
+
+
+def scores_to_log(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The plain numbers of each split as `split/name`; trackers group them by what stands before the slash."""
+    return {
+        f"{split}/{name}": value
+        for split, metrics in results.items()
+        for name, value in report.flat_numbers(metrics).items()
+        if isinstance(value, int | float)
+    }
 
 
 def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from media import break_ravdess
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
 from hf_fer.data.loading import read_skipped
@@ -108,6 +109,17 @@ class TestReport:
         assert metrics["runtime"]["steps"] == 8
         assert metrics["runtime"]["cpu_mib"] > 100
         assert metrics["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+
+    def test_the_tracker_has_its_scores_and_confusion_matrix(self, trained):
+        events = EventAccumulator(str(next((trained / "runs").iterdir())))
+        events.Reload()
+        (logged,) = events.Scalars("test/uar")
+        assert logged.value == pytest.approx(metrics_of(trained)["test"]["uar"])
+        assert logged.step == 8
+        assert "confusion_matrix_counts" in events.Tags()["images"]
+        assert all(
+            name.partition("/")[0] in ("train", "eval", "validation", "test") for name in events.Tags()["scalars"]
+        )
 
     def test_tables_agree_with_the_metrics(self, trained):
         metrics = metrics_of(trained)

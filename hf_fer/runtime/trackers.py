@@ -1,0 +1,53 @@
+"""The report's scores and pictures in the experiment tracker of the run."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+from matplotlib.image import imread
+from transformers import Trainer
+from transformers.integrations import TensorBoardCallback, WandbCallback
+
+
+def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shareable: tuple[str, ...]) -> None:
+    """
+    Add the final scores, and pictures of the report, to TensorBoard and Weights & Biases where the run logs there.
+
+    The Trainer's own callbacks log training and evaluation, and stop when training ends; the report comes after that.
+
+    Args:
+        trainer: After `train`; in the main process.
+        scores: By `split/name`.
+        report: The folder of the report.
+        shareable: Glob patterns of the files that may leave the machine; no other picture is logged.
+    """
+    pictures = [
+        file for file in sorted(report.glob("*.png")) if any(fnmatch(file.name, pattern) for pattern in shareable)
+    ]
+    step = trainer.state.global_step
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir:
+            _to_tensorboard(callback, scores, pictures, step)
+        if isinstance(callback, WandbCallback):
+            _to_wandb(scores, pictures)
+
+
+def _to_tensorboard(
+    callback: TensorBoardCallback, scores: Mapping[str, float], pictures: list[Path], step: int
+) -> None:
+    """Into the folder of the training's own events: the callback has closed its writer."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(log_dir=callback.logging_dir) as writer:
+        for name, value in scores.items():
+            writer.add_scalar(name, value, step)
+        for picture in pictures:
+            writer.add_image(picture.stem, imread(picture)[..., :3], step, dataformats="HWC")
+
+
+def _to_wandb(scores: Mapping[str, float], pictures: list[Path]) -> None:
+    """Into the run that the callback has opened, if it is still open."""
+    import wandb
+
+    if wandb.run is not None:
+        wandb.run.log({**scores, **{picture.stem: wandb.Image(str(picture)) for picture in pictures}})
