@@ -1,4 +1,4 @@
-.PHONY: install test lint demo
+.PHONY: install test lint demo docs address
 
 install:
 	pip install -c constraints.txt -e ".[dev]"
@@ -12,3 +12,11 @@ lint:
 
 demo:
 	accelerate launch --config_file accelerate_configs/cpu.yaml hf_fer/run.py training_args/demo/multimodal_fer.json
+
+# Needs the extra docs; checks every link.
+docs:
+	mkdocs build --strict
+
+# Writes the repository's address of pyproject.toml into README.md and the notebook.
+address:
+	python docs/hooks.py
