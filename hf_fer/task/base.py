@@ -1,4 +1,4 @@
-"""The contract of a system: what it declares, and the hooks through which a run is made of it."""
+"""The contract of a system: the attributes that it declares and the hooks that a run calls."""
 
 import pkgutil
 from abc import ABC, abstractmethod
@@ -19,54 +19,54 @@ from hf_fer.task.scoring import Evaluation, SplitReport, Trained
 
 
 class Caches(Protocol):
-    """What every epoch would compute again, and is computed once instead."""
+    """Caches of arrays that are computed once before training instead of in every epoch."""
 
     def plan(self, model: PreTrainedModel) -> list[str]:
-        """What `fill` would need, for the dry run."""
+        """Sentences for the dry run on what `fill` would compute and how much disk space it needs."""
 
     def fill(self, new_model: Callable[[], PreTrainedModel]) -> LoadedData:
-        """Compute what is missing, in all processes alike; returns the data, which refers to the caches."""
+        """Compute the missing arrays; every process calls this. Returns data that refers to the caches."""
 
 
 class Task(ABC):
     """
-    One system: what it declares, and its hooks.
+    One system: its attributes and hooks.
 
-    A system is a folder `hf_fer/models/<name>/` whose module `train/task.py` holds one subclass. A hook gets what it
-    needs as arguments, and no hook keeps anything for another: a search, the folds of a cross-validation and an
-    evaluation call them in other orders and for other models.
+    A system is a folder `hf_fer/models/<name>/` whose module `train/task.py` holds one subclass. Hooks get what they
+    need as arguments and store nothing for one another, because a search, a cross-validation and an evaluation call
+    them in different orders and for different models.
 
     Args:
         model_args, data_args, training_args: The parsed recipe; instances of the classes below.
-        recipe: The fields that are not at their default, for dry run and card.
+        recipe: Field -> value of the fields that are not at their default, for dry run and card.
 
-    `given` has the names of the fields that were written down, at their default or not; `on_command_line` those that
-    were given there.
+    `given` holds the names of the fields that the recipe or the command line sets, even to their default;
+    `on_command_line` holds those that the command line sets.
 
     Attributes:
-        metric_names: What `compute_metrics` may give; a recipe may choose the best checkpoint by any of them.
-        primary_metric: The one it is chosen by unless the recipe says otherwise, and that the headline names.
-        lower_is_better: Those of them of which a lower value is better, error rates say; `loss` always is.
-        preprocess_logits: What is kept of a batch's `(logits, labels)` until all of the split is scored; the logits
-            if `None`.
-        hub_task: The Hub's name for the kind of task.
-        pipeline_tag: The stock pipeline that gives the model's own answers, for its card; `None` where there is none.
-        pipeline_task: The registered pipeline that saved models carry and name in `config.json`, if any.
-        model_type: Of the models that the system can start from; `None` for those of other libraries.
-        own_loss: Of a model that computes its own loss: what a recipe does in place of `label_smoothing_factor`.
-        searched_fields: Model fields that `build_model` reads, beside `config_overrides`, and a search may vary.
-        unfreezable: Parts that `unfreeze` may name; their model has `freeze` and `unfreeze`.
-        lora_targets: Regular expression on the paths of the layers that LoRA adapts unless the recipe says otherwise.
-        fixed_folds: Protocols of the system's own that have folds, with their number.
-        file_columns, text_columns: Columns of the data with what an example is made of: paths of files, or texts.
-        target_column: The one with what is to be learnt of an example: its class, or its transcript.
-        group_column: The one with the speaker, patient or source of an example, where the data has it.
-        weight_fields: Model fields, beside `model_name_or_path`, that name weights to start from.
-        input_fields: Fields that may name files or folders to read; a stage runs again when these change.
-        file_fields: Fields that name files of the data; of these only the file's name goes into a card.
-        shareable: Names of the report's files that may be uploaded, as glob patterns: figures over many examples.
-            A file that is not named stays on the machine, as must texts, names and pictures of single examples.
-        pool_folds: Figures of the rows of several folds' `predictions.csv` together, if that can be said.
+        metric_names: Names of the metrics of `compute_metrics`; a recipe may choose the checkpoint by any of them.
+        primary_metric: Metric that chooses the checkpoint unless the recipe names another; the headline shows it.
+        lower_is_better: Names of the metrics of which a lower value is better, such as error rates, beside `loss`.
+        preprocess_logits: Reduces a batch's `(logits, labels)` to the predictions that are gathered over the split;
+            `None` keeps the logits.
+        hub_task: The Hub's name of the task.
+        pipeline_tag: Stock pipeline that gives the model's own answers, for its card; `None` where there is none.
+        pipeline_task: Registered pipeline that saved models bring along and name in `config.json`, if any.
+        model_type: Model type of the checkpoints that the system starts from; `None` for those of other libraries.
+        own_loss: For models that compute their own loss: the alternative to `label_smoothing_factor`, as a clause.
+        searched_fields: Model fields beside `config_overrides` that `build_model` reads and a search may vary.
+        unfreezable: Model parts that `unfreeze` may name; the model has methods `freeze` and `unfreeze`.
+        lora_targets: Regular expression for the paths of the layers that LoRA adapts by default.
+        fixed_folds: The system's own cross-validation protocols -> number of folds.
+        file_columns, text_columns: Data columns that hold an example's inputs, as paths of files or as texts.
+        target_column: Data column with the target of an example: its class or its transcript.
+        group_column: Data column with the speaker, patient or source of an example, where the data has it.
+        weight_fields: Model fields beside `model_name_or_path` that name weights to start from.
+        input_fields: Fields that may name input files or folders; a stage runs again when these change.
+        file_fields: Fields that name data files; only the file name of these fields goes into a card.
+        shareable: Glob patterns of the report's files that may be uploaded: figures over many examples. All other
+            files stay on the machine; texts, names and pictures of single examples must.
+        pool_folds: Computes figures from the concatenated `predictions.csv` of several folds, where that is valid.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -107,37 +107,40 @@ class Task(ABC):
         self.recipe = recipe or {}
         self.given: set[str] = set(self.recipe)
         self.on_command_line: set[str] = set()
-        self.replaces_report = False  # while data and model load, and the earlier report is still there
+        self.replaces_report = False  # true while data and model load and an earlier report is still in place
 
     @classmethod
     def name(cls) -> str:
-        """The system's name, that of its folder."""
+        """Name of the system, which is that of its folder."""
         return cls.__module__.split(".")[-3]
 
     @classmethod
     @abstractmethod
     def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         """
-        What `hf-fer check` shows of a folder or manifest.
+        Inspect a folder or manifest for `hf-fer check`.
 
         Args:
-            path: Of it.
-            form: How a table, or texts, are written.
+            path: Path of the folder or manifest.
+            form: Encoding and delimiter of tables and texts.
 
         Returns:
-            One row per file, with `path` and the columns to count by; and the unusable ones as `{"path", "reason"}`.
+            One row per file, with `path` and the columns to count by; and the unusable files as `{"path", "reason"}`.
         """
 
     def check_arguments(self) -> None:
-        """Look for what the recipe's dataclasses cannot see one by one; raises `RecipeError`."""
+        """Check fields of the recipe against one another; raises `RecipeError`."""
         checks.check_arguments(self, task_names())
 
     @abstractmethod
     def load_data(self) -> LoadedData:
         """
-        Paths, targets and metadata by split; raises `DataError` before anything is trained.
+        Load paths, targets and metadata of every split.
 
-        What later hooks need of what was found goes into `LoadedData.own`.
+        Whatever else later hooks need goes into `LoadedData.own`.
+
+        Raises:
+            DataError: the data cannot be used.
         """
 
     @abstractmethod
@@ -146,45 +149,45 @@ class Task(ABC):
 
     @abstractmethod
     def build_model(self, data: LoadedData, processor: Any) -> PreTrainedModel:
-        """The model to train or evaluate, with the recipe's parts frozen."""
+        """The model to train or evaluate, with the parts of the recipe's `freeze` frozen."""
 
     def caches(self, data: LoadedData, processor: Any) -> Caches | None:
-        """What is computed once before training, where the recipe asks for it."""
+        """The caches to fill before training, or `None` where the recipe asks for none."""
         return None
 
     @abstractmethod
     def with_transforms(self, data: LoadedData, processor: Any, clock: EpochClock) -> DatasetDict:
         """
-        The splits with their on-the-fly transforms: augmented for training, plain for the rest.
+        The splits with their on-the-fly transforms: with augmentation for training, without for the other splits.
 
         Args:
-            data: As loaded, with its caches filled.
-            processor: As built.
-            clock: Has the present epoch, for what is drawn anew in each.
+            data: From `load_data`, with its caches filled.
+            processor: From `build_processor`.
+            clock: Current epoch, by which augmentation is seeded.
         """
 
     @abstractmethod
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Examples to a batch."""
+        """The function that collates a list of examples into a batch."""
 
     @abstractmethod
     def compute_metrics(self, prediction: EvalPrediction, trained: Trained) -> dict[str, float]:
-        """Numbers logged at every evaluation, which choose the checkpoint; the keys are of `metric_names`."""
+        """Metrics, keyed by `metric_names`, that are logged at every evaluation and choose the checkpoint."""
 
     @abstractmethod
     def score(self, evaluation: Evaluation) -> SplitReport:
-        """Everything that the report says of a split, once training is over."""
+        """Score a split for the report, after training."""
 
     def callbacks(self) -> list[TrainerCallback]:
-        """The system's own callbacks, beside those of every run."""
+        """Callbacks of the system, in addition to those of every run."""
         return []
 
     def memory_hints(self) -> list[str]:
-        """Settings of the system to lower where memory runs out, most useful first, as `--name value (now value)`."""
+        """Fields to lower when memory runs out, the most effective first, as `--name value (now value)`."""
         return []
 
     def can_checkpoint(self) -> bool:
-        """Whether the model supports gradient checkpointing, as far as the recipe tells."""
+        """Whether the model that the recipe describes supports gradient checkpointing."""
         return True
 
     @abstractmethod

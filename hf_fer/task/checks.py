@@ -1,4 +1,4 @@
-"""What a recipe is checked for before anything is read, whatever the system."""
+"""Checks of a recipe that every system shares; they run before any data is read."""
 
 from typing import TYPE_CHECKING
 
@@ -20,14 +20,14 @@ CANNOT_CHECKPOINT = (
 
 def check_arguments(task: "Task", systems: list[str]) -> None:
     """
-    Look for what the dataclasses of the recipe cannot see one by one.
+    Check the fields of a recipe against one another and against the system.
 
     Args:
-        task: Of the recipe.
+        task: Task of the recipe.
         systems: Names of all systems.
 
     Raises:
-        RecipeError: no data, a metric that the task does not produce, or fields that do not go together.
+        RecipeError: there is no data set, the system does not compute a metric, or fields conflict.
     """
     if not task.data_args.dataset:
         raise RecipeError("dataset is not set: give a folder, a manifest file, a Hub data set, or 'demo'.")
@@ -44,7 +44,7 @@ def check_arguments(task: "Task", systems: list[str]) -> None:
 
 
 def check_training(task: "Task") -> None:
-    """Raises `RecipeError` where the Trainer's fields do not fit the system, or one another."""
+    """Raises `RecipeError` where training fields conflict with the system or with one another."""
     args = task.training_args
     for name in args.extra_metrics or []:
         try:
@@ -62,39 +62,39 @@ def check_training(task: "Task") -> None:
         raise RecipeError("early_stopping_patience needs load_best_model_at_end.")
     if args.label_smoothing_factor and task.own_loss:
         raise RecipeError(
-            "label_smoothing_factor makes the Trainer compute a loss in place of the model's own, of which "
-            f"parts would be lost; leave it out: {task.own_loss}."
+            "label_smoothing_factor makes the Trainer replace the model's own loss, so that terms of it would be "
+            f"lost; leave it out: {task.own_loss}."
         )
 
 
 def check_folds(task: "Task") -> None:
-    """Raises `RecipeError` where the protocol has no folds, or they cannot be trained one after the other."""
+    """Raises `RecipeError` where the protocol has no folds, or the recipe cannot train all folds in one run."""
     args, fold = task.training_args, task.data_args.fold
     if not num_folds(task):
-        protocol = task.data_args.protocol or "the one that is taken by default"
+        protocol = task.data_args.protocol or "the default protocol"
         raise RecipeError(f"fold {fold!r} needs a protocol that has folds; {protocol!r} has none.")
     if fold != "all":
         return
     if args.push_to_hub:
-        raise RecipeError("fold 'all' makes a model per fold: leave push_to_hub out, and push the one you want.")
+        raise RecipeError("fold 'all' trains a model per fold: leave push_to_hub out, and push the one you want.")
     if isinstance(args.resume, str):
         raise RecipeError("fold 'all' finds its own checkpoints: give --resume_from_checkpoint true, not a folder.")
 
 
 def check_frozen_parts(task: "Task") -> None:
-    """Raises `RecipeError` where `unfreeze` names what it cannot, or `lora` would undo it."""
+    """Raises `RecipeError` where `unfreeze` is invalid for the system, or does not go with `lora`."""
     if lora_settings(task) and task.model_args.unfreeze:
         raise RecipeError("lora and unfreeze do not go together: an adapted part stays frozen.")
     for part, epoch in task.model_args.unfreeze.items():
         if not task.unfreezable:
-            raise RecipeError(f"unfreeze: {task.name()} has no parts that begin to train later; use freeze.")
+            raise RecipeError(f"unfreeze: {task.name()} has no parts that can start training later; use freeze.")
         check_choice("unfreeze part", part, task.unfreezable)
         if not isinstance(epoch, int | float) or epoch < 0:
             raise RecipeError(f"unfreeze: {part!r} needs the number of an epoch, got {epoch!r}.")
 
 
 def settle_metric(task: "Task") -> None:
-    """Say what chooses the checkpoint, and which end of it is better, where the recipe does not."""
+    """Set `metric_for_best_model` and `greater_is_better` where the recipe does not."""
     args = task.training_args
     if "metric_for_best_model" not in task.given:
         args.metric_for_best_model = task.recipe["metric_for_best_model"] = task.primary_metric

@@ -1,4 +1,4 @@
-"""The task of a system with one label per example; what a report says of classes."""
+"""Base task of systems with one label per example, and the parts of a report on classes."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,22 +18,23 @@ from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, Plot, SplitReport, Table, Trained, with_extra
 
 CLASS_FILES = ("per_class.csv", "confusion_matrix_counts.png", "confusion_matrix_percent.png")
-"""What `add_class_scores` adds to a report."""
+"""Files that `add_class_scores` adds to a report."""
 
 
 @dataclass
 class ClassificationDataArguments(DataArguments):
-    """Data whose single-label scores are looked at closely."""
+    """Data with one label per example: how its scores are broken down, and when the model abstains."""
 
     breakdown: list[str] | None = field(
-        default=None, metadata={"help": "Metadata columns to report scores by; those of a known data set if unset."}
+        default=None,
+        metadata={"help": "Metadata columns to break scores down by; a known data set has its own if unset."},
     )
     abstention_coverage: float = field(
-        default=0.9, metadata={"help": "Part of validation that the abstention threshold answers."}
+        default=0.9, metadata={"help": "Fraction of validation that the abstention threshold answers."}
     )
     abstention_risk: float | None = field(
         default=None,
-        metadata={"help": "Choose the threshold by the error rate of the answers on validation instead."},
+        metadata={"help": "Choose the threshold by this error rate of the answers on validation instead."},
     )
 
     def __post_init__(self):
@@ -47,11 +48,11 @@ class ClassificationDataArguments(DataArguments):
 @dataclass(kw_only=True)
 class ClassificationReport(SplitReport):
     """
-    The report of one split, with what the next split's builds on.
+    The report of one split, with the predictions and calibration that the next split's report needs.
 
     Args:
-        scored: The answers.
-        calibration: Temperature and threshold of a model that has them.
+        scored: Predictions on the split.
+        calibration: Temperature and abstention threshold; `None` for models without them.
     """
 
     scored: Scored
@@ -60,10 +61,11 @@ class ClassificationReport(SplitReport):
 
 def pooled_scores(answers: pd.DataFrame) -> dict[str, Any]:
     """
-    Scores of the answers of several models, each example answered by one that has not seen its group.
+    Score the test predictions of all folds together; each example is predicted by a model that has not seen its group.
 
     Args:
-        answers: `label` and `predicted` as names and, where the data has groups, `group`.
+        answers: One row per example, with class names in `label` and `predicted` and, where the data has groups,
+            `group`.
     """
     labels = sorted({*answers["label"], *answers["predicted"]})
     index = {name: number for number, name in enumerate(labels)}
@@ -77,8 +79,8 @@ class ClassificationTask(Task):
     """
     A task with one label per example and logits `(batch, classes)`.
 
-    A model whose configuration has `temperature` and `abstention_threshold` gets both fitted on validation after
-    training. Its logits stay as they are: whoever wants calibrated probabilities divides them by the temperature.
+    After training, `temperature` and `abstention_threshold` are fitted on validation, if the model's configuration
+    has these fields. The logits do not change; divided by the temperature they give calibrated probabilities.
     """
 
     data_arguments = ClassificationDataArguments
@@ -94,7 +96,7 @@ class ClassificationTask(Task):
         return with_extra(logged, self.training_args, predicted[read], prediction.label_ids[read])
 
     def score(self, evaluation: Evaluation) -> ClassificationReport:
-        """Intervals over groups, scores by metadata, and, where the model has a temperature, its calibration."""
+        """Score a split: metrics, intervals over groups, breakdown by metadata and, if it has one, calibration."""
         scored = Scored.of(evaluation.rows.to_pandas(), evaluation.prediction)
         labels = evaluation.data.labels
         found = report_of_classes(evaluation.split, scored, labels, scored.rows.get("group"))
@@ -108,7 +110,7 @@ class ClassificationTask(Task):
 
 
 def report_of_classes(split: str, scored: Scored, labels: list[str], groups: pd.Series | None) -> ClassificationReport:
-    """Figures of single-label answers with their intervals, and tables and plots of the classes."""
+    """Report of single-label predictions: metrics with intervals over `groups`, tables and plots of the classes."""
     figures = classification.classification_metrics(scored.predicted, scored.labels, labels)
     drawn = intervals.interval_metrics(scored.predicted, scored.labels, groups)
     remarks = drawn.pop("remarks")
@@ -118,7 +120,7 @@ def report_of_classes(split: str, scored: Scored, labels: list[str], groups: pd.
 
 
 def add_class_scores(found: SplitReport, split: str, labels: list[str]) -> None:
-    """The table of `per_class`, and the confusion matrix as two plots."""
+    """Add the table of scores per class and two plots of the confusion matrix."""
     rows = [{"class": name, **scores} for name, scores in found.figures["per_class"].items()]
     found.tables["per_class.csv"] = Table(pd.DataFrame(rows), "Precision, recall, F1 and support by split and class.")
     matrix = np.array(found.figures["confusion_matrix"])
@@ -130,7 +132,7 @@ def add_class_scores(found: SplitReport, split: str, labels: list[str]) -> None:
 
 
 def add_breakdown(found: ClassificationReport, labels: list[str], factors: tuple[str, ...]) -> None:
-    """Scores by the values of the columns `factors`, if there are any."""
+    """Add scores by the values of the metadata columns `factors`, if there are any."""
     if not factors:
         return
     scored = found.scored
@@ -144,9 +146,9 @@ def add_breakdown(found: ClassificationReport, labels: list[str], factors: tuple
 
 def calibrated(task: Task, scored: Scored, evaluation: Evaluation) -> Calibration | None:
     """
-    Temperature and threshold of the model: fitted on the validation split of a training, else as they are stored.
+    Calibration of the model: fitted on the validation split of a training run, otherwise the stored one.
 
-    Those that are fitted are put into the model's configuration. `None` for a model that has no place for them.
+    A fitted calibration is written into the model's configuration. Returns `None` for a model without these fields.
     """
     config, trains, args = evaluation.model.config, task.training_args.do_train, task.data_args
     if not hasattr(config, "temperature"):
@@ -160,7 +162,7 @@ def calibrated(task: Task, scored: Scored, evaluation: Evaluation) -> Calibratio
 
 
 def add_calibration(found: ClassificationReport, evaluation: Evaluation) -> None:
-    """Figures, remark and curves of the calibration; the plot has the curves of the splits before this one, too."""
+    """Add figures, remark and risk-coverage curves; the plot includes the curves of the splits scored earlier."""
     found.figures |= found.calibration.metrics(found.scored)
     found.remarks.append(found.calibration.remark)
     reports = {**evaluation.earlier, evaluation.split: found}
@@ -176,13 +178,13 @@ def add_calibration(found: ClassificationReport, evaluation: Evaluation) -> None
     )
     found.plots["risk_coverage.png"] = Plot(
         partial(plot_risk_coverage, curves=curves),
-        "Risk-coverage curve: the error rate when only the most confident are answered.",
+        "Risk-coverage curve: the error rate when only the most confident answers are given.",
     )
 
 
 def add_predictions(found: ClassificationReport, labels: list[str], temperature: float) -> None:
-    """The answer to every example."""
+    """Add the table with the prediction for every example."""
     found.tables["predictions.csv"] = Table(
         found.scored.table(labels, temperature),
-        "The answer to every example, with its confidence at the stored temperature.",
+        "The prediction for every example, with its confidence at the stored temperature.",
     )

@@ -1,4 +1,4 @@
-"""From a recipe or a name to the task of a system."""
+"""Finds the task of a system by its name, and builds the task of a recipe."""
 
 import importlib
 import inspect
@@ -25,10 +25,10 @@ from hf_fer.task.settings import recipe_with
 
 def load_task(name: str) -> type[Task]:
     """
-    The Task class of a system, found by convention: the one defined in `hf_fer.models.<name>.train.task`.
+    The Task class of a system, which by convention is the one defined in `hf_fer.models.<name>.train.task`.
 
     Raises:
-        RecipeError: there is no such system, and the message has the nearest name; or it has no text for its card.
+        RecipeError: there is no such system (the message has the closest name), or it has no text for its card.
     """
     check_choice("task", name, task_names())
     card_file(name)
@@ -42,7 +42,7 @@ def load_task(name: str) -> type[Task]:
 
 def card_file(name: str) -> Path:
     """
-    What a model card says of a system: `card.md` in its folder, or `model_cards/<name>.md` of the package.
+    File with a system's text for model cards: `card.md` in its folder, or `model_cards/<name>.md` of the package.
 
     Raises:
         RecipeError: there is none.
@@ -56,7 +56,7 @@ def card_file(name: str) -> Path:
 
 
 def general_help() -> str:
-    """What `run.py --help` prints: usage, the systems, and the fields that all of them share."""
+    """Text of `run.py --help`: usage, the fields that all systems share, and the names of the systems."""
     shared = make_parser((ModelArguments, DataArguments, TrainingArguments), {}).format_help()
     return (
         f"{shared}\nSystems: {', '.join(task_names())}. `run.py RECIPE.json --help` shows a system's own fields too."
@@ -65,10 +65,10 @@ def general_help() -> str:
 
 def parse_task(argv: list[str]) -> Task:
     """
-    A command line, `RECIPE.json [--any_field value ...]` or fields alone, to the task it describes.
+    Build the task of a command line: `RECIPE.json [--any_field value ...]`, or fields alone.
 
     Raises:
-        RecipeError: anything that cannot be run as written.
+        RecipeError: the command line or the recipe cannot be run as written.
     """
     recipe, source, rest = {}, "command line", argv
     if argv and not argv[0].startswith("-"):
@@ -81,15 +81,15 @@ def parse_task(argv: list[str]) -> Task:
 
 def build_task(recipe: dict[str, Any], source: str, argv: list[str]) -> Task:
     """
-    The task of a recipe that names it.
+    Build the task of a recipe that has the field `task`.
 
     Args:
         recipe: Field -> value.
-        source: What errors call it.
-        argv: Fields that override it, as on a command line.
+        source: Name of the recipe in error messages.
+        argv: Fields that override the recipe, as on a command line.
 
     Raises:
-        RecipeError: anything that cannot be run as written.
+        RecipeError: the recipe cannot be run as written.
     """
     name = recipe["task"]
     task_class = load_task(name)
@@ -114,7 +114,11 @@ def _flag(argv: list[str], flag: str) -> str | None:
 
 
 def of_fold(task: Task, fold: int) -> Task:
-    """The task of one fold, in `output_dir/fold_<n>`; where its model is of all folds, from that of the same."""
+    """
+    The task of one fold, with output in `output_dir/fold_<n>`.
+
+    If `model_name_or_path` holds the models of all folds, the task starts from the model of the same fold.
+    """
     fields = {"fold": fold, "output_dir": str(Path(task.training_args.output_dir, f"fold_{fold}"))}
     start = task.model_args.model_name_or_path
     if has_folds(start):
@@ -123,7 +127,7 @@ def of_fold(task: Task, fold: int) -> Task:
 
 
 def with_fields(task: Task, **fields: Any) -> Task:
-    """The task of the same recipe with other values in some of its fields; raises `RecipeError`."""
+    """The task of the same recipe with other values of some fields; raises `RecipeError`."""
     token = {"hub_token": task.training_args.hub_token} if task.training_args.hub_token else {}
     changed = build_task({**recipe_with(task, fields), **token}, "recipe", [])
     changed.given |= task.given

@@ -1,4 +1,4 @@
-"""What the tabs of all systems share: errors in words, and labels and segments as they are shown."""
+"""Shared building blocks of the systems' tabs on the served page: error messages, labels, segments, pictures."""
 
 import base64
 import functools
@@ -15,13 +15,13 @@ from PIL import Image
 from hf_fer.task.service import Host
 
 THUMBNAIL = (240, 240)
-"""Most pixels of a picture's width and height on the page."""
+"""Largest width and height of a picture on the page, in pixels."""
 
 Handler = Callable[..., Awaitable[Any]]
 
 
 def told(handler: Handler) -> Handler:
-    """A handler whose refusals the page shows as messages."""
+    """Wrap a handler so that the page shows its `HTTPException` as a message."""
 
     @functools.wraps(handler)
     async def wrapped(*args: Any) -> Any:
@@ -34,19 +34,19 @@ def told(handler: Handler) -> Handler:
 
 
 def choose_model(host: Host) -> gradio.Dropdown:
-    """The model to ask, which is not shown where there is only one."""
+    """A dropdown to choose the model; hidden where there is only one."""
     names = host.names()
     return gradio.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1)
 
 
 def as_shares(scores: Sequence[Any]) -> dict[str, float]:
-    """Scores, as dictionaries or of `Score`, as `gradio.Label` takes them."""
+    """Scores, as dictionaries or `Score` objects, in the form that `gradio.Label` takes: label -> score."""
     pairs = (one if isinstance(one, dict) else one.model_dump() for one in scores)
     return {one["label"]: one["score"] for one in pairs}
 
 
 def strip(title: str, segments: Sequence[dict[str, Any]]) -> str:
-    """Segments in seconds as a strip of colours with a title and a legend, in HTML; nothing where there are none."""
+    """HTML of a strip that colours segments (in seconds) by label, with title and legend; empty without segments."""
     if not segments:
         return ""
     labels = list(dict.fromkeys(one["label"] for one in segments))
@@ -73,7 +73,7 @@ def strip(title: str, segments: Sequence[dict[str, Any]]) -> str:
 
 
 def figures(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> str:
-    """Pictures with a line below each, as many side by side as there is room for, in HTML."""
+    """HTML of captioned pictures side by side, wrapped to the width of the page."""
     parts = []
     for picture, said in pictures:
         picture = picture.copy()

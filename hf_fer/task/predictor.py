@@ -1,4 +1,4 @@
-"""What a system says about predicting with its pipeline: which inputs it takes, and what an answer says."""
+"""Interface for predicting with a system's pipeline: which inputs it takes and the columns of its answers."""
 
 import os
 from abc import ABC, abstractmethod
@@ -21,29 +21,29 @@ SEGMENTS = pa.list_(
 
 class Predictor(ABC):
     """
-    One system's pipeline over many inputs.
+    Applies one system's pipeline to many inputs.
 
     A system's module `train/predictor.py` holds one subclass; `hf-fer predict` needs it, training does not.
 
     Args:
         pipe: The pipeline, with its model loaded.
-        probabilities: Whether every class's probability is wanted.
-        timeline: Whether segments are wanted that say what is where in an input.
-        options: Of the pipeline's call, as the user gave them.
+        probabilities: Whether answers include the probability of every class.
+        timeline: Whether answers include segments: labels with their start and end in the input.
+        options: Arguments of the pipeline's call that the user gave.
 
     Attributes:
-        pipeline_task: The registered pipeline, by which a saved model's system is known.
-        model_type: Of the models that it takes; `None` for those of other libraries.
-        endings: Of the files that are taken from a folder, in lower case.
-        columns: Usual names of a table's columns with inputs, by what they hold.
+        pipeline_task: Name of the registered pipeline, which identifies the system of a saved model.
+        model_type: Model type of the models that the pipeline takes; `None` for those of other libraries.
+        endings: Endings, in lower case, of the files that are read from a folder.
+        columns: Kind of input -> usual names of the table column that holds it.
         target_columns: Usual names of the column with the true answer.
-        takes_texts: A string is a text and not the name of a file.
-        in_seconds: Segments have times in seconds, so that subtitles can be written.
-        joins_segments: Segments are words, which subtitles join to lines.
-        timeline_options: Of the pipeline's call for a timeline; `None` where inputs have no parts.
-        page: What a Space's page is given: `clip`, `recording`, `image` or `text`; `None` where there is no page.
-        batch_size: Inputs that go through the model together unless the user says otherwise.
-        inputs_per_call: Inputs that the pipeline is given at a time; `None` for a batch.
+        takes_texts: Whether a string is a text and not the name of a file.
+        in_seconds: Whether segments have times in seconds, so that subtitles can be written.
+        joins_segments: Whether segments are words, which subtitles join to lines.
+        timeline_options: Arguments of the pipeline's call for a timeline; `None` where the system has none.
+        page: Input of a Space's page: `clip`, `recording`, `image` or `text`; `None` where there is no page.
+        batch_size: Default number of inputs in a batch.
+        inputs_per_call: Number of inputs per call of the pipeline; `None` for one batch.
     """
 
     pipeline_task: ClassVar[str]
@@ -80,12 +80,12 @@ class Predictor(ABC):
 
     @classmethod
     def combine(cls, found: dict[str, Any]) -> Any:
-        """What the pipeline is given for a row of a table; `found` has the row's values by the keys of `columns`."""
+        """The pipeline's input for a row of a table; `found` has the row's values by the keys of `columns`."""
         return next(iter(found.values()))
 
     @classmethod
     def from_item(cls, item: dict[str, Any]) -> Any:
-        """What the pipeline is given for a dictionary, as a `datasets.Dataset` yields it."""
+        """The pipeline's input for a dictionary such as a `datasets.Dataset` yields."""
         names = (name for usual in cls.columns.values() for name in usual)
         return next((item[name] for name in names if name in item), item)
 
@@ -96,7 +96,7 @@ class Predictor(ABC):
 
     @classmethod
     def length(cls, value: Any) -> float:
-        """What inputs are sorted by, so that those of one batch need little padding; the same for all if unknown."""
+        """Sort key of an input, so that a batch needs little padding; the same for all inputs if unknown."""
         return 0.0
 
     @property
@@ -106,33 +106,33 @@ class Predictor(ABC):
 
     @classmethod
     def gives_segments(cls, timeline: bool, options: dict[str, Any]) -> bool:
-        """Whether answers say what is where in an input, with a timeline or with these options of the user."""
+        """Whether answers have segments, given `timeline` and these options of the user."""
         return timeline
 
     @property
     @abstractmethod
     def fields(self) -> dict[str, pa.DataType]:
-        """Columns of an answer and their types, in order."""
+        """Columns of an answer -> their Arrow types, in order."""
 
     @abstractmethod
     def row(self, answer: Any) -> dict[str, Any]:
-        """The columns of what the pipeline answers to one input."""
+        """Convert the pipeline's answer to one input to column -> value."""
 
     @classmethod
     @abstractmethod
     def score(cls, said: Sequence[str], rows: Sequence[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
         """
-        Metrics of rows whose true answer is known.
+        Compute metrics of rows whose true answer is known.
 
         Args:
-            said: The true answers, as they are written in the table.
-            rows: Of the same inputs; none has an error.
+            said: True answers as the table writes them.
+            rows: Answers to the same inputs, without errors.
             labels: Class names in index order.
         """
 
 
 class ClassPredictor(Predictor):
-    """A system that gives each input one label."""
+    """Predictor of a system that gives each input one label."""
 
     @property
     def fields(self) -> dict[str, pa.DataType]:
@@ -147,16 +147,16 @@ class ClassPredictor(Predictor):
 
     @property
     def has_curve(self) -> bool:
-        """Whether an answer has every class's probability over time."""
+        """Whether answers have a curve: the probability of every class over time."""
         return False
 
     def ranked(self, ranked: list[dict[str, Any]], abstention: str | None) -> dict[str, Any]:
         """
-        Columns of a list of `{"label", "score"}`, best first.
+        Convert a ranking to column -> value.
 
         Args:
-            ranked: As the pipeline gives it.
-            abstention: The label that comes first where the pipeline abstains. The row then has the best class.
+            ranked: List of `{"label", "score"}`, best first, as the pipeline gives it.
+            abstention: Label that the pipeline puts first when it abstains; the row has the best class instead.
         """
         classes = [entry for entry in ranked if entry["label"] != abstention]
         best = classes[0] if classes else {"label": None, "score": None}
@@ -167,7 +167,7 @@ class ClassPredictor(Predictor):
 
     @classmethod
     def class_of(cls, name: str, labels: list[str]) -> int | None:
-        """The index of a true label as a table writes it, or `None` where the model has no such class."""
+        """The class index of a true label as a table writes it, or `None` where the model has no such class."""
         name = clean_name(name)
         return labels.index(name) if name in labels else None
 
@@ -176,7 +176,7 @@ class ClassPredictor(Predictor):
         """
         Accuracy, UAR and F1 of the best class, whether or not the model abstained.
 
-        `not_scored` counts true labels that are no class of the model, and inputs that have no best class.
+        `not_scored` counts inputs whose true label is no class of the model, and inputs without a best class.
         """
         known = {name: cls.class_of(name, labels) for name in set(said)}
         pairs = [
@@ -193,17 +193,17 @@ class ClassPredictor(Predictor):
 
 
 def file_length(value: Any) -> float:
-    """Bytes of an input's file, the nearest to its length that is known without decoding; 0 where there is none."""
+    """Size of an input's file in bytes, which stands for its length without decoding; 0 where there is no file."""
     if isinstance(value, dict):
         return max(map(file_length, value.values()), default=0.0)
     if not isinstance(value, str | os.PathLike):
         return 0.0
     try:
         return float(os.path.getsize(value))
-    except (OSError, ValueError):  # the latter for a zero byte in the name
+    except (OSError, ValueError):  # ValueError: the name has a zero byte
         return 0.0
 
 
 def predictors() -> dict[str, type[Predictor]]:
-    """The predictor of each system that has one, by its pipeline's name."""
+    """Pipeline name -> predictor class of each system that has one."""
     return classes_by_pipeline("predictor", Predictor)

@@ -1,4 +1,4 @@
-"""What a task is asked to score, and what it answers."""
+"""Input and output of a task's scoring: an evaluated split, and the report of it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +20,10 @@ class Table:
     A table of the report, written as CSV.
 
     Args:
-        frame: Its rows for one split.
+        frame: Rows of one split.
         caption: One sentence.
-        every_split: Whether the file holds the rows of every split, below a column `split`; else only the last one's.
+        every_split: Whether the file has the rows of every split, told apart by a column `split`, or only those of
+            the last split.
     """
 
     frame: pd.DataFrame
@@ -33,10 +34,10 @@ class Table:
 @dataclass(frozen=True)
 class Plot:
     """
-    A picture or page of the report; of several splits that have one, the last one's is drawn.
+    A picture or page of the report; if several splits have it, that of the last split is drawn.
 
     Args:
-        draw: Writes it to a path, whose folder exists.
+        draw: Writes the plot to a path, whose folder exists.
         caption: One sentence.
     """
 
@@ -47,16 +48,16 @@ class Plot:
 @dataclass(kw_only=True)
 class SplitReport:
     """
-    Everything that a run says of one split. Systems add fields for what the report of the next split builds on.
+    The report of one split. Systems add fields with values that the report of the next split needs.
 
-    Nothing of it is uploaded but the figures, and the files that `Task.shareable` names.
+    Only the figures and the files that `Task.shareable` names may be uploaded.
 
     Args:
-        figures: Numbers by name, and tables of numbers as nested dictionaries; they go into `metrics.json`.
-        views: The same of other looks at the split, by the name of the look.
+        figures: Name -> number, or nested dictionaries of numbers; they go into `metrics.json`.
+        views: Name of a view of the split (other inputs for the same examples) -> its figures.
         remarks: Sentences that follow the figures.
-        warnings: Sentences that stand before them.
-        tables, plots: By file name, relative to the report's folder.
+        warnings: Sentences that precede the figures.
+        tables, plots: File name, relative to the report's folder -> table or plot.
     """
 
     figures: dict[str, Any]
@@ -67,7 +68,7 @@ class SplitReport:
     plots: dict[str, Plot] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
-        """What `metrics.json` says of the split."""
+        """Content of `metrics.json` for this split."""
         sentences = {"remarks": self.remarks, "warnings": self.warnings}
         return {**self.figures, **{name: said for name, said in sentences.items() if said}, **self.views}
 
@@ -75,12 +76,12 @@ class SplitReport:
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """
-    A model with what it was built for.
+    A model with its processor and data.
 
     Args:
-        model: Without a wrapper of adapters or processes.
-        processor: As `Task.build_processor` made it.
-        data: As `Task.load_data` gave it.
+        model: The model without wrappers of adapters or distributed training.
+        processor: From `Task.build_processor`.
+        data: From `Task.load_data`.
     """
 
     model: PreTrainedModel
@@ -91,14 +92,14 @@ class Trained:
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Trained):
     """
-    A split that the model has answered.
+    A split with the model's predictions.
 
     Args:
-        split: Its name; validation comes before test.
-        inputs: What the model was given, as `Task.with_transforms` made it.
-        prediction: Of the Trainer; logits as `Task.preprocess_logits` left them.
-        earlier: Reports of the splits before it.
-        look: Evaluates other inputs, `(name, data set)`, and returns `Task.metric_names` of them.
+        split: Name of the split; validation is scored before test.
+        inputs: The split with the transforms of `Task.with_transforms`.
+        prediction: The Trainer's predictions, reduced by `Task.preprocess_logits`.
+        earlier: Name -> report of the splits that were scored before.
+        look: Evaluates the model on other inputs, given `(name, data set)`, and returns `Task.metric_names` of them.
     """
 
     split: str
@@ -109,7 +110,7 @@ class Evaluation(Trained):
 
     @property
     def rows(self) -> Dataset:
-        """The split as it was loaded, in the order of the data."""
+        """The split without transforms, in the order of the data."""
         return self.data.splits[self.split]
 
 
@@ -117,15 +118,15 @@ def with_extra(
     figures: dict[str, Any], args: TrainingArguments, predictions: Iterable[Any], references: Iterable[Any]
 ) -> dict[str, Any]:
     """
-    Figures with those of the recipe's `extra_metrics`.
+    Add the figures of the recipe's `extra_metrics`.
 
     Args:
-        figures: Of the system.
-        args: Of the recipe.
-        predictions, references: One of each per example that could be read; class indices, or texts.
+        figures: Figures of the system; they are not modified.
+        args: Training arguments with `extra_metrics`.
+        predictions, references: One of each per example that could be read: class indices, or texts.
 
     Raises:
-        DataError: a metric cannot be computed of these, or has the name of a figure of the system.
+        DataError: a metric cannot be computed from these, or has the name of a figure of the system.
     """
     try:
         extra = extra_figures(args.extra_metrics or (), predictions, references)
@@ -141,8 +142,8 @@ def write_files(folder: Path, reports: Mapping[str, SplitReport]) -> dict[str, s
     Write the tables and plots of all splits.
 
     Args:
-        folder: Of the report.
-        reports: By split, the last one last.
+        folder: Folder of the report.
+        reports: Split -> its report, in order.
 
     Returns:
         File name -> caption.

@@ -1,4 +1,4 @@
-"""What a system says about being served: its route, its typed answers, and how an upload is decoded."""
+"""Interface for serving a system over HTTP: its route, its typed answers, and the decoding of uploads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,24 +15,24 @@ from hf_fer.task.systems import classes_by_pipeline
 
 Arrays = dict[str, np.ndarray]
 Decoder = Callable[[str], Arrays]
-"""From a file to arrays. It is pickled and called in a process of its own, which has no model."""
+"""Decodes a file to arrays. It is pickled and called in a separate process, which has no model."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """
-    What a request may cost.
+    Limits of a request.
 
     Args:
-        max_bytes: Of a body; it is cut off there.
-        max_seconds: Length of a recording.
-        max_pixels: Width times height of a picture or frame.
-        max_frames: Of a video.
-        max_characters: Of the texts of a request.
-        queue: Requests that are worked on or wait; more are refused.
+        max_bytes: Largest body; reading stops there.
+        max_seconds: Longest recording.
+        max_pixels: Largest picture or frame, as width times height.
+        max_frames: Most frames of a video.
+        max_characters: Most characters in the texts of a request.
+        queue: Most requests in progress or waiting; further ones are refused.
         decode_seconds, decode_bytes: Time and memory of the process that decodes an upload.
-        body_seconds, idle_seconds: How long a body may take to come, and to the next part of it.
-        answer_seconds: How long a request may wait for its answer.
+        body_seconds, idle_seconds: Longest time to receive a body, and between two chunks of it.
+        answer_seconds: Longest time that a request waits for its answer.
     """
 
     max_bytes: int = 100 * 2**20
@@ -56,17 +56,17 @@ class Score(BaseModel):
 
 
 class Segment(Score):
-    """Which part of an input has which label: from `start` to `end`, in seconds, or in characters of a text."""
+    """A stretch of the input with one label, from `start` to `end` in seconds, or in characters of a text."""
 
     start: float
     end: float
 
 
 class ErrorBody(BaseModel):
-    """What is wrong with a request."""
+    """Why a request failed."""
 
     message: str
-    type: str = Field(description="`invalid_request_error`, or `server_error` where the request is not to blame.")
+    type: str = Field(description="`invalid_request_error`, or `server_error` where the request is not at fault.")
     param: str | None = None
     code: str | None = None
 
@@ -78,41 +78,41 @@ class ErrorAnswer(BaseModel):
 
 
 class Hosted(Protocol):
-    """A model that is being served, as a system's routes and pages see it."""
+    """A served model, as a system's routes and pages see it."""
 
     name: str
     service: "Service"
 
     async def read(self, upload: UploadFile | str) -> Any:
-        """What the pipeline is given for an upload, or for a file that the server has stored; 422 if it is bad."""
+        """The pipeline's input for an upload or a file that the server stored; status 422 if it cannot be decoded."""
 
     async def ask(self, value: Any, **options: Any) -> Any:
         """The pipeline's answer; requests with the same options that arrive together share a batch."""
 
 
 class Host(Protocol):
-    """The models of one system that are being served."""
+    """The served models of one system."""
 
     limits: Limits
 
     def names(self) -> list[str]:
-        """Their names, the default first."""
+        """Names of the models, the default one first."""
 
     def model(self, name: str | None) -> Hosted:
-        """The model of a name, or the first; 404 if there is none of that name."""
+        """The model of this name, or the default one if `None`; status 404 if there is no such model."""
 
 
 class Service(ABC):
     """
-    One system behind HTTP. A system's module `train/service.py` holds one subclass.
+    Serves one system over HTTP. A system's module `train/service.py` holds one subclass.
 
     Args:
-        predictor: With the model loaded.
-        limits: Of a request.
+        predictor: Predictor with the model loaded.
+        limits: Limits of a request.
 
     Attributes:
-        pipeline_task: The registered pipeline.
-        title: Of its tab.
+        pipeline_task: Name of the registered pipeline.
+        title: Title of the system's tab.
     """
 
     pipeline_task: ClassVar[str]
@@ -139,28 +139,28 @@ class Service(ABC):
     @classmethod
     @abstractmethod
     def add_tab(cls, host: Host, limit: int) -> None:
-        """Add the system's tab to the page that is being built; it answers `limit` users at a time."""
+        """Add the system's tab to the page that is being built; at most `limit` requests are handled at a time."""
 
 
 class FileService(Service):
     """
-    One that takes uploads.
+    Service that takes uploads.
 
     Attributes:
-        kinds: Of files that it takes: `sound`, `video`, `image`.
+        kinds: Kinds of files that it takes: `sound`, `video`, `image`.
     """
 
     kinds: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def decoder(self) -> Decoder:
-        """How an upload is decoded; what it holds is pickled, so it must not hold the model."""
+        """The function that decodes an upload; it is pickled, so it must not refer to the model."""
 
     @abstractmethod
     def value(self, arrays: Arrays) -> Any:
-        """What the pipeline is given for decoded arrays, with the same answer as for the file itself."""
+        """The pipeline's input for decoded arrays; its answer is the same as for the file itself."""
 
 
 def services() -> dict[str, type[Service]]:
-    """The service of each system that has one, by its pipeline's name."""
+    """Pipeline name -> service class of each system that has one."""
     return classes_by_pipeline("service", Service)

@@ -1,4 +1,4 @@
-"""What a task's recipe comes to, for the rooms that ask."""
+"""Settings that follow from a task's recipe: folds, search space, LoRA, starting points, files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,72 +16,72 @@ if TYPE_CHECKING:
 
 
 def num_folds(task: "Task") -> int:
-    """How many folds the recipe's protocol has; 0 if it has none."""
+    """Number of folds of the recipe's protocol; 0 if it has none."""
     return {"group_kfold": task.data_args.num_folds, **task.fixed_folds}.get(task.data_args.protocol, 0)
 
 
 def protocol_name(task: "Task", protocol: str) -> str:
-    """The protocol, with its fold where it has folds."""
+    """Name of the protocol, with the fold where it has folds."""
     return f"{protocol}, fold {task.data_args.fold}" if num_folds(task) else protocol
 
 
 def search_space(task: "Task") -> list[Dimension]:
-    """What `hp_space` varies; raises `RecipeError` where it cannot be read."""
+    """Dimensions of the recipe's `hp_space`; raises `RecipeError` where they are invalid."""
     space = task.training_args.hp_space
     check_rivals(space)
     return read_space(space, {*TRAINING_FIELDS, *task.searched_fields}, {"config_overrides", "lora"})
 
 
 def recipe_with(task: "Task", fields: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with fields that stand above it, see `overlaid`."""
+    """The recipe with other fields overlaid; see `overlaid`."""
     return overlaid(task.recipe, fields, object_fields((task.model_arguments, task.data_arguments, TrainingArguments)))
 
 
 def check_settled(task: "Task", path: str, settled: dict[str, Any]) -> None:
     """
-    Make sure that the recipe does not ask for what a checkpoint has otherwise; what it leaves out does not count.
+    Check that the fields which the recipe sets do not contradict a checkpoint.
 
     Args:
-        task: Of the recipe.
-        path: The checkpoint.
-        settled: Field -> what it was trained with.
+        task: Task of the recipe.
+        path: Path of the checkpoint.
+        settled: Field -> value that the checkpoint was trained with.
 
     Raises:
-        RecipeError: naming the field.
+        RecipeError: a field of the recipe has another value.
     """
     for name, value in settled.items():
         asked = getattr(task.data_args if hasattr(task.data_args, name) else task.model_args, name)
         if name in task.given and asked != value:
             raise RecipeError(
-                f"{name} {asked!r}: {path} was trained with {value!r}, which stays. Leave {name} out, or train a "
-                "new model without model_name_or_path."
+                f"{name} {asked!r}: {path} was trained with {value!r}, which cannot change. Leave {name} out, or "
+                "train a new model without model_name_or_path."
             )
 
 
 def starting_points(task: "Task") -> list[str]:
-    """Folders, files and Hub repositories that the model's weights come from; the recipe's checkpoint first."""
+    """Folders, files and Hub repositories that weights are loaded from, `model_name_or_path` first."""
     found = [getattr(task.model_args, name) for name in ("model_name_or_path", *task.weight_fields)]
     return [path for path in found if path]
 
 
 def lora_settings(task: "Task") -> LoraSettings | None:
-    """The recipe's LoRA settings; raises `RecipeError` where they cannot be."""
+    """The recipe's LoRA settings, or `None`; raises `RecipeError` where they are invalid."""
     fields = task.model_args.lora
     return LoraSettings.from_recipe(fields, task.lora_targets) if fields else None
 
 
 def adapted(task: "Task", model: PreTrainedModel) -> PreTrainedModel:
-    """The model with adapters where the recipe has `lora` and trains."""
+    """The model, with LoRA adapters added if the recipe has `lora` and trains."""
     settings = lora_settings(task)
     return add_lora(model, settings) if settings and task.training_args.do_train else model
 
 
 def skipped_file(task: "Task") -> Path:
-    """Where examples that had to be left out are listed: in the report, or beside one that is still in place."""
+    """Path of the list of skipped examples: in the report's folder, or in the new one while the old is in place."""
     folder = output_folder.NEW_REPORT if task.replaces_report else output_folder.REPORT
     return Path(task.training_args.output_dir, folder, output_folder.SKIPPED)
 
 
 def shared_patterns(task: "Task | type[Task]") -> tuple[str, ...]:
-    """Glob patterns, relative to a model's folder, of all that may be uploaded: model, code, card and figures."""
+    """Glob patterns, relative to a model's folder, of the files that may be uploaded: model, code, card, figures."""
     return (*MODEL_FILES, f"*_{task.name()}.py", *(f"report/{name}" for name in task.shareable))

@@ -1,4 +1,4 @@
-"""Steps of `load_data` that systems share: what is left out, and splits as the recipe asks for them."""
+"""Steps of `load_data` that systems share: skipping unusable examples, splitting, subsets, copies."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,13 +14,13 @@ from hf_fer.task.settings import protocol_name, skipped_file
 @dataclass
 class SplitRows:
     """
-    Rows after `split_rows`.
+    Rows with their split.
 
     Args:
         rows: One row per example, with `split`.
-        protocol: Name of the way it was split, with its fold where it has folds.
+        protocol: Name of the protocol, with the fold where it has folds.
         notes: Sentences for the report.
-        absent: Why a split is missing, by its name.
+        absent: Name of a missing split -> why it is missing.
     """
 
     rows: pd.DataFrame
@@ -31,15 +31,15 @@ class SplitRows:
 
 def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
     """
-    List the examples that cannot be used in the report; a dry run lists none.
+    Write the examples that cannot be used to the report's `skipped.jsonl`; a dry run writes nothing.
 
     Args:
-        task: Whose data it is.
-        skipped: `{"path", "reason"}` of each.
-        total: How many examples there are with them.
+        task: Task whose data it is.
+        skipped: `{"path", "reason"}` of each unusable example.
+        total: Number of all examples, these included.
 
     Raises:
-        DataError: they are more than `max_skipped_fraction`.
+        DataError: their fraction exceeds `max_skipped_fraction`.
     """
     if task.training_args.should_save and not task.training_args.dry_run:
         append_skipped(skipped_file(task), skipped)
@@ -47,7 +47,7 @@ def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
 
 
 def subset(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
-    """The part of each split that the recipe asks for, stratified by `label` if there is one; see `take_subset`."""
+    """The subset of each split that the recipe asks for, stratified by `label` if there is one; see `take_subset`."""
     args = task.data_args
     if "label" not in rows:
         return subset(task, rows.assign(label="")).drop(columns="label")
@@ -63,15 +63,15 @@ def subset(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
 
 def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
     """
-    The rows with a split each, by one of `manifest.PROTOCOLS`; see `manifest.assign_protocol`.
+    Split rows by one of `manifest.PROTOCOLS`; see `manifest.assign_protocol`.
 
     Args:
-        task: Its recipe names protocol, seed and fold.
+        task: Task whose recipe names protocol, seed and fold.
         rows: One row per example, with `group` and `split` where the data has them, and with `label` where there are
             classes to stratify by.
 
     Raises:
-        DataError: unknown protocol, groups on two sides, or folds that cannot be drawn.
+        DataError: the protocol is unknown, a group is in two splits, or the folds cannot be drawn.
     """
     if "label" not in rows:
         found = split_by_protocol(task, rows.assign(label=""))
@@ -88,10 +88,10 @@ def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
 
 def split_rows(task: Task, rows: pd.DataFrame) -> SplitRows:
     """
-    `split_by_protocol`, without copies of an example in two splits, and of each split the part that is asked for.
+    Split rows by protocol, drop copies of an example in two splits, and take the subsets that the recipe asks for.
 
     Args:
-        task: Its `file_columns` and `text_columns` are what an example is made of.
+        task: Task whose `file_columns` and `text_columns` hold an example's inputs.
         rows: See `split_by_protocol`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What systems bring for use after training, by the pipeline that a saved model is known by."""
+"""Finds the systems' classes for use after training, keyed by the pipeline that saved models name."""
 
 import importlib
 import importlib.util
@@ -13,14 +13,14 @@ Kind = TypeVar("Kind")
 
 def classes_by_pipeline(module: str, kind: type[Kind]) -> dict[str, type[Kind]]:
     """
-    The class of each system that has one.
+    Find the subclass of `kind` of each system that has one.
 
     Args:
-        module: Its module in the system's folder `train`, such as `predictor`.
-        kind: What the class derives from. It has a `pipeline_task`.
+        module: Module in the system's folder `train` that defines it, such as `predictor`.
+        kind: Base class, whose subclasses have a `pipeline_task`.
 
     Returns:
-        The registered pipeline's name -> class.
+        Name of the registered pipeline -> class.
     """
     found = {}
     for system in pkgutil.iter_modules(models.__path__):
