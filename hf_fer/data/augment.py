@@ -1,6 +1,6 @@
-"""Training-time augmentation whose randomness depends on (seed, epoch, index) alone.
+"""Training-time augmentation that is random by (seed, epoch, index) only.
 
-Number of workers, number of processes and resumption therefore change nothing.
+The number of workers, the number of processes and resuming a run therefore do not change it.
 """
 
 import random
@@ -20,7 +20,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's generators from `entropy`, and put them back afterwards."""
+    """Seed the generators of Python, NumPy and torch from `entropy`, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(seed)
@@ -35,14 +35,14 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class EpochClock:
-    """The current epoch, in memory that data loader workers share, so that persistent ones see it change."""
+    """The current epoch in shared memory, so that persistent data loader workers see it change."""
 
     def __init__(self):
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Number of completed epochs."""
         return int(self._epoch)
 
     @epoch.setter
@@ -51,7 +51,7 @@ class EpochClock:
 
 
 class Strengths:
-    """Base of the settings of augmentation: none of them is negative."""
+    """Base class of augmentation settings, which must not be negative."""
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -62,28 +62,27 @@ class Strengths:
 @dataclass(frozen=True)
 class Augmentation(Strengths):
     """
-    Strengths of the augmentation; 0 switches one off.
+    Strengths of the augmentations; 0 turns one off.
 
     Args:
-        gain_db: Largest change of loudness, in dB, either way.
-        noise_probability: How often white noise is added, at `noise_snr_db` of signal to noise.
+        gain_db: Largest change of loudness in dB, up or down.
+        noise_probability: Probability of adding white noise, with a signal-to-noise ratio from `noise_snr_db`.
         noise_snr_db: Smallest and largest signal-to-noise ratio in dB.
-        shift_fraction: Largest shift in time as a part of the clip; what leaves one end does not come back at
-            the other.
-        stretch: Largest change of tempo, pitch kept (0.1 is 90% to 110%).
-        pitch_semitones: Largest change of pitch, tempo kept.
-        resample: Largest change of speed, tempo and pitch together.
-        equalizer_db: Largest change of loudness of each of seven bands, in dB, as by another microphone or room.
-        audio_probability: How often each of gain, shift, stretch, pitch, resample and equalizer is applied.
-        vocal_tract: Largest change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013): formants move,
-            pitch and tempo stay.
+        shift_fraction: Largest shift in time as a fraction of the clip; samples do not wrap around.
+        stretch: Largest change of tempo with unchanged pitch (0.1 is 90% to 110%).
+        pitch_semitones: Largest change of pitch with unchanged tempo.
+        resample: Largest change of speed, which changes tempo and pitch together.
+        equalizer_db: Largest change of loudness of each of seven bands in dB, as by another microphone or room.
+        audio_probability: Probability of each of gain, shift, stretch, pitch, resample and equalizer.
+        vocal_tract: Largest relative change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013), which
+            moves formants but neither pitch nor tempo.
         frequency_masks, frequency_mask_bins: SpecAugment (arXiv 1904.08779): number and largest height in mel bins.
-        time_masks, time_mask_fraction: Number and largest width as a part of the clip.
-        flip_probability: How often a clip is mirrored left to right.
+        time_masks, time_mask_fraction: SpecAugment: number and largest width as a fraction of the clip.
+        flip_probability: Probability of mirroring a clip left to right.
         color: Largest relative change of brightness, contrast and saturation.
-        crop_fraction: Largest part of the frame's area that a random crop removes; one box for all frames.
+        crop_fraction: Largest fraction of the frame's area that a random crop removes; all frames share one box.
         feature_noise: Gaussian noise on visual features, in standard deviations of the training split.
-        feature_dropout: Share of the visual features of a clip that take their training mean.
+        feature_dropout: Probability with which a visual feature of a clip is replaced by its training mean.
     """
 
     gain_db: float = 6.0
@@ -109,11 +108,11 @@ class Augmentation(Strengths):
 
 class AudioAugmenter:
     """
-    Applies the audio part of an `Augmentation`; call it inside `seeded`.
+    Applies the audio augmentations of an `Augmentation`; call it inside `seeded`.
 
     Args:
         augmentation: Strengths.
-        sampling_rate: In Hz.
+        sampling_rate: Sampling rate in Hz.
         mel_hertz: Frequency of each mel bin, for `vocal_tract`; Slaney's from 0 Hz to half the rate if `None`.
     """
 
@@ -151,7 +150,7 @@ class AudioAugmenter:
         return self._waveform(samples=np.ascontiguousarray(samples), sample_rate=self.sampling_rate)
 
     def features(self, log_mel: Tensor) -> Tensor:
-        """Log-mel features `(mel_frames, mel_bins)`: another vocal tract, then masks that take the clip's mean."""
+        """Log-mel features `(mel_frames, mel_bins)` with VTLP and SpecAugment masks, filled with the clip's mean."""
         a = self.augmentation
         if a.vocal_tract:
             hertz = self.mel_hertz
@@ -167,18 +166,18 @@ class AudioAugmenter:
 
 
 def slaney_hertz(bins: int, sampling_rate: int) -> np.ndarray:
-    """Frequency of each of Slaney's mel bins from 0 Hz to half the rate."""
+    """Frequencies in Hz of Slaney's mel bins from 0 Hz to half the sampling rate, `(bins,)`."""
     return mel_to_hertz(np.linspace(0.0, hertz_to_mel(sampling_rate / 2, "slaney"), bins + 2)[1:-1], "slaney")
 
 
 def warped(log_mel: Tensor, factor: float, hertz: np.ndarray) -> Tensor:
     """
-    Log-mel features with every frequency multiplied by `factor`, as a shorter vocal tract does.
+    Multiply every frequency of log-mel features by `factor`, as a shorter vocal tract does.
 
     Args:
-        log_mel: `(mel_frames, mel_bins)`.
-        factor: Above 1 for a shorter tract; what would come from beyond the last bin repeats it.
-        hertz: Frequency of each bin, `(mel_bins,)`.
+        log_mel: Log-mel features, `(mel_frames, mel_bins)`.
+        factor: Above 1 for a shorter vocal tract. Beyond the last bin, its value is repeated.
+        hertz: Frequency of each bin in Hz, `(mel_bins,)`.
     """
     bins = log_mel.shape[1]
     places = np.interp(hertz / factor, hertz, np.arange(bins))
@@ -188,7 +187,7 @@ def warped(log_mel: Tensor, factor: float, hertz: np.ndarray) -> Tensor:
 
 
 class VideoAugmenter:
-    """Applies the video part of an `Augmentation`, the same to every frame of a clip; call it inside `seeded`."""
+    """Applies the video augmentations of an `Augmentation` alike to all frames of a clip; call it inside `seeded`."""
 
     def __init__(self, augmentation: Augmentation):
         a = augmentation
@@ -214,6 +213,6 @@ class VideoAugmenter:
         return frames
 
     def features(self, features: Tensor) -> Tensor:
-        """Standardised features `(frames, tokens, dim)` -> the same, noisy; what is dropped is so in every frame."""
+        """Add noise to standardised features `(frames, tokens, dim)` and zero some dimensions in every frame."""
         features = features + self._feature_noise * torch.randn_like(features)
         return features * (torch.rand(features.shape[-1]) >= self._feature_dropout)

@@ -1,4 +1,4 @@
-"""Arrays computed once per file and read memory-mapped from then on. To see and to remove them:
+"""Caches of arrays that are computed once per file and then read memory-mapped. List or remove them with:
 
 python -m hf_fer.data.cache [list]
 python -m hf_fer.data.cache clear NAME [NAME ...]      # or: clear all
@@ -42,7 +42,7 @@ Compute = Callable[[list[str]], Iterable[np.ndarray | None]]
 
 
 def weights_digest(module: torch.nn.Module) -> str:
-    """A digest of every parameter and buffer of a module: names, types, shapes and values."""
+    """Digest of a module's parameters and buffers: their names, types, shapes and values."""
     state = xxhash.xxh3_128()
     for name, tensor in module.state_dict().items():
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -54,14 +54,14 @@ class ArrayCache:
     """
     One array per file, in a folder of Arrow files under the Hugging Face cache.
 
-    The folder is named by a digest of everything that the arrays depend on beside the files; an array is found by
-    its file's path, size and time of change, taken when this object first looks at the file. A changed setting or
-    file is therefore a miss. Arrow files appear whole or not at all, so that a build that was cut short goes on
-    where it stopped, and any number of processes and runs may build the same cache: they share the work.
+    The folder's name has a digest of the settings on which the arrays depend. The key of an array is its file's path,
+    size and modification time, taken when this object first looks at the file. A changed setting or file is therefore
+    a cache miss. Arrow files are written atomically, so that an interrupted build continues where it stopped, and
+    several processes and runs that build the same cache share the work.
 
     Args:
-        kind: What the arrays are; first part of the folder's name.
-        settings: What they depend on, as JSON; the version of this package is added.
+        kind: Name of the kind of arrays, with which the folder's name begins.
+        settings: Settings on which the arrays depend, as JSON; the version of this package is added.
         dtype: NumPy type of the arrays.
     """
 
@@ -82,17 +82,17 @@ class ArrayCache:
         return self._key(path) in self._rows
 
     def __getitem__(self, path: str) -> np.ndarray:
-        """The file's array, mapped into memory and read-only; raises `KeyError` where there is none."""
+        """The file's array, memory-mapped and read-only; raises `KeyError` where there is none."""
         shard, row = self._rows[self._key(path)]
         table = self._shards[shard][row]
         return table["values"][0].values.to_numpy().reshape(table["shape"][0].as_py())
 
     def missing(self, paths: Iterable[str]) -> list[str]:
-        """Those of the paths that have no array yet, each once."""
+        """The paths that have no array yet, without duplicates."""
         return [path for path in dict.fromkeys(paths) if path not in self]
 
     def plan(self, paths: Iterable[str], item_bytes: int) -> str:
-        """What `build` would need, in words."""
+        """A sentence on the number of arrays that `build` would compute and the disk space that they need."""
         count = len(self.missing(paths))
         return (
             f"{self.kind} of {count} files: about {count * item_bytes / MIB:,.1f} MiB in {self.folder}, where "
@@ -109,17 +109,17 @@ class ArrayCache:
         disable_tqdm: bool = False,
     ) -> None:
         """
-        Compute and store what is missing; returns when all of it is there, whoever computed it.
+        Compute and store the missing arrays; returns when all exist, whichever process computed them.
 
         Args:
-            paths: Files, in an order that every process gives alike.
-            compute: Takes some of them; gives an array for each, in order, or `None` where there cannot be one.
-            item_bytes: Expected size of an array, to tell the need and to cut the work.
-            main_process: Whether this process tells the need and shows a progress bar.
-            disable_tqdm: No bar.
+            paths: Files, in the same order in every process.
+            compute: Computes an array for each file of a list, in order, or `None` where that is not possible.
+            item_bytes: Expected size of an array in bytes, to estimate the disk space and to divide the work.
+            main_process: Whether this process logs the disk space and shows a progress bar.
+            disable_tqdm: Whether to show no progress bar.
 
         Raises:
-            DataError: the disk has no room.
+            DataError: the disk has too little space.
         """
         paths = list(dict.fromkeys(paths))
         missing = self.missing(paths)
@@ -136,7 +136,7 @@ class ArrayCache:
         chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
         failed: set[str] = set()
         with tqdm(desc=self.kind, total=len(missing), disable=disable_tqdm or not main_process) as bar:
-            # First what no other process is at, then wait for what others are at, in case they die.
+            # First compute the chunks that no other process holds; then wait for the others, in case one was killed.
             for blocking in (False, True):
                 for chunk in chunks:
                     self._build_chunk(chunk, compute, failed, bar, blocking)
@@ -158,7 +158,7 @@ class ArrayCache:
             return
 
     def _write(self, partial: Path, paths: list[str], compute: Compute, bar: tqdm) -> list[str]:
-        """Write a shard; returns the paths that have an array in it."""
+        """Write a shard; returns the paths of the files whose arrays it holds."""
         stored, schema = [], self._features.arrow_schema
         try:
             with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -205,11 +205,11 @@ def _read_shard(file: Path) -> Dataset:
     try:
         return Dataset.from_file(str(file)).with_format("arrow")
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: damaged ({error}). Remove it; what was in it is computed again.") from error
+        raise DataError(f"{file}: damaged ({error}). Remove it; its arrays are computed again.") from error
 
 
 def describe_caches() -> str:
-    """One line per cache: name, arrays, size on disk."""
+    """Text with one line per cache: name, number of arrays, size on disk."""
     lines = []
     for folder in sorted(cache_dir("arrays").iterdir()):
         shards = list(folder.glob("*.arrow"))
@@ -221,10 +221,10 @@ def describe_caches() -> str:
 
 def remove_caches(names: list[str]) -> None:
     """
-    Remove caches by name; `all` for every one.
+    Remove caches by name; `all` removes every cache.
 
     Raises:
-        DataError: there is no cache of that name; nothing is removed then.
+        DataError: there is no cache of that name; nothing is removed.
     """
     known = {folder.name: folder for folder in cache_dir("arrays").iterdir()}
     unknown = [name for name in names if name not in known and name != "all"]

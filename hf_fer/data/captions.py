@@ -1,16 +1,16 @@
-"""Words and segments with times as lines to read: SubRip (SRT) and WebVTT."""
+"""Subtitles in SubRip (SRT) and WebVTT format from words or segments with times."""
 
 from collections.abc import Sequence
 from typing import Any
 
 LINE = 42
-"""Characters of a line, as broadcasters have it."""
+"""Most characters of a line, as is usual in broadcasting."""
 PAUSE, LONGEST = 0.8, 6.0
-"""Seconds of silence that end a line, and that a line lasts at most."""
+"""Seconds: a longer pause starts a new line, and no line lasts longer than `LONGEST`."""
 
 
 def lines_of_words(words: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Words, each with `start`, `end` and `label`, as lines that are short enough to be read."""
+    """Join words, each with `start`, `end` (seconds) and `label`, to lines of at most `LINE` characters."""
     lines: list[dict[str, Any]] = []
     for word in words:
         line = lines[-1] if lines else None
@@ -27,12 +27,12 @@ def lines_of_words(words: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def srt(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines, each with `start`, `end` in seconds and `label`, as SubRip."""
+    """Lines, each with `start`, `end` (seconds) and `label`, as SubRip text."""
     return _blocks(lines, ",")
 
 
 def vtt(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines as WebVTT."""
+    """Lines, each with `start`, `end` (seconds) and `label`, as WebVTT text."""
     return f"WEBVTT\n\n{_blocks(lines, '.')}"
 
 
@@ -44,6 +44,6 @@ def _blocks(lines: Sequence[dict[str, Any]], mark: str) -> str:
 
 
 def clock(seconds: float, mark: str) -> str:
-    """Hours, minutes, seconds and milliseconds, which `mark` parts from the seconds."""
+    """A time as hours, minutes, seconds and milliseconds, with `mark` between seconds and milliseconds."""
     whole, thousandths = divmod(round(seconds * 1000), 1000)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{mark}{thousandths:03d}"

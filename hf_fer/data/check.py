@@ -1,8 +1,8 @@
-"""What is in a folder or manifest, and what is wrong with it:
+"""Show what is in a folder or manifest, and what is wrong with it:
 
 python -m hf_fer.data.check PATH [--task multimodal_fer]
 
-Exit status 0 when every file can be used, 1 when one cannot, 2 when there is nothing to look at.
+The exit status is 0 if every file can be used, 1 if one cannot, and 2 if the data cannot be read.
 """
 
 import argparse
@@ -23,7 +23,7 @@ COUNTED = ("split", "label", "actor", "group", "modality")
 
 
 def exact_duplicates(paths: list[str]) -> list[list[str]]:
-    """Groups of files with the same bytes; files of different size are never read."""
+    """Groups of files with the same bytes; only files of equal size are read."""
     groups: dict[object, list[str]] = {}
     for path in paths:
         groups.setdefault(Path(path).stat().st_size, []).append(path)
@@ -35,9 +35,9 @@ def exact_duplicates(paths: list[str]) -> list[list[str]]:
 
 def one_row_a_clip(files: pd.DataFrame) -> pd.DataFrame:
     """
-    The files, with one row for those of one example: `example`, where a system's table has sound and pictures apart.
+    Merge the rows of files that belong to one example, where the table has a column `example`.
 
-    The modalities of an example's files are joined.
+    The modalities of an example's files are joined with hyphens.
     """
     if "example" not in files:
         return files
@@ -51,7 +51,7 @@ def one_row_a_clip(files: pd.DataFrame) -> pd.DataFrame:
 
 
 def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicates: list[list[str]]) -> None:
-    """Counts, then what is wrong."""
+    """Print counts, names that look alike, duplicates and unusable files."""
     rows = one_row_a_clip(files)
     print(f"{len(rows)} examples in {files['path'].nunique()} files")
     for column in (name for name in COUNTED if name in files):
@@ -59,7 +59,7 @@ def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicat
         print(f"by {column}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     for column in (name for name in ("label", "group") if name in files):
         for first, second in look_alikes(rows[column].dropna().astype(str).unique()):
-            print(f"  {column} {first!r} and {second!r} look alike: write them the same if they are one")
+            print(f"  {column} {first!r} and {second!r} look alike: write them the same if they mean the same")
     print(f"{len(duplicates)} sets of exact duplicates")
     for group in duplicates:
         print("  same bytes: " + ", ".join(group))
@@ -70,14 +70,14 @@ def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicat
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    # The task comes in here by name: data is below the systems, and imports none of them.
+    # Imported here, because this room is below the systems and must not import them at the top.
     from hf_fer.task.find import load_task
 
     parser = argparse.ArgumentParser(prog="python -m hf_fer.data.check", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="RAVDESS folder, any folder of clips, or a manifest file")
-    parser.add_argument("--task", default=models.FLAGSHIP, help="system whose data it is")
-    parser.add_argument("--encoding", default="utf-8", help="of a table or texts")
-    parser.add_argument("--delimiter", help="between a CSV's columns; by its header line if unset")
+    parser.add_argument("--task", default=models.FLAGSHIP, help="system that the data is for")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of a table or texts")
+    parser.add_argument("--delimiter", help="column delimiter of a CSV; detected from the header line if unset")
     args = parser.parse_args(argv)
     try:
         for name in ("encoding", "delimiter"):

@@ -1,4 +1,4 @@
-"""The same example twice: found by its bytes, whatever its name, and kept on one side of a split."""
+"""Finds copies of an example by their bytes, whatever their names, and keeps them in one split."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from hf_fer.data.loading import SPLITS, digest, file_facts, recall, remember, wa
 CHUNK = 2**22
 MEMORY = "digests.json"
 DIGEST_LENGTH = 32
-"""Hexadecimal digits that are kept of a SHA-256: 128 bits."""
+"""Hexadecimal digits of a SHA-256 that are kept: 128 bits."""
 
 
 def text_digest(text: str) -> str:
@@ -22,7 +22,7 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, cut to `DIGEST_LENGTH` digits; of its path, where it is no file but a key in one."""
+    """SHA-256 of a file's bytes, cut to `DIGEST_LENGTH` digits; of the path itself if it is a key inside a file."""
     try:
         with Path(path).open("rb") as file:
             found = hashlib.sha256()
@@ -34,7 +34,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def file_digests(paths: Iterable[str], workers: int = 4) -> dict[str, str]:
-    """`file_digest` of each path; remembered in the cache while size and time of change stay the same."""
+    """Path -> `file_digest`; cached on disk until a file's size or modification time changes."""
     paths = list(dict.fromkeys(paths))
     memory = recall(MEMORY)
     keys = {path: (facts := file_facts(path)) and digest(facts) for path in paths}
@@ -47,12 +47,15 @@ def file_digests(paths: Iterable[str], workers: int = 4) -> dict[str, str]:
 
 def content_digests(rows: pd.DataFrame, file_columns: Iterable[str], text_columns: Iterable[str] = ()) -> pd.Series:
     """
-    What each row's example is made of, as a list of digests.
+    Digests of the files and texts of each example.
 
     Args:
         rows: One row per example.
-        file_columns: Columns of paths; what is missing does not count.
+        file_columns: Columns of paths; missing columns and missing values are left out.
         text_columns: Columns of texts.
+
+    Returns:
+        A list of digests per row, without duplicates.
     """
     file_columns = [name for name in file_columns if name in rows]
     known = file_digests(path for name in file_columns for path in rows[name] if isinstance(path, str))
@@ -71,15 +74,17 @@ def drop_copies(
     rows: pd.DataFrame, file_columns: Iterable[str], *, leaky: bool = False, text_columns: Iterable[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
     """
-    Leave out of training what is in validation or test, and out of validation what is in test, by its bytes.
+    Drop training examples that are copies of validation or test examples, and validation copies of test examples.
+
+    An example is a copy if it shares the bytes of a file, or a text, with the other.
 
     Args:
         rows: One row per example, with `split`.
         file_columns, text_columns: As in `content_digests`.
-        leaky: The split is one that leaks and was asked for by name: all rows stay, and the note says how many copies.
+        leaky: Whether the user asked for a leaky split: then no row is dropped, and the note counts the copies.
 
     Returns:
-        The rows that stay, and a note for the report where there are copies.
+        The remaining rows, and a note for the report where there are copies.
     """
     digests = content_digests(rows, file_columns, text_columns)
     later: set[str] = set()
@@ -93,7 +98,7 @@ def drop_copies(
         return rows, []
     counts = " and ".join(f"{len(copies[split])} of {split}" for split in SPLITS if copies[split])
     if leaky:
-        return rows, warned(f"LEAKY: copies, byte for byte, of examples of a later split: {counts}.")
+        return rows, warned(f"LEAKY: byte-for-byte copies of examples in a later split: {counts}.")
     return rows.drop(index=found), warned(
-        f"Left out as copies, byte for byte, of examples of a later split: {counts}."
+        f"Dropped because they are byte-for-byte copies of examples in a later split: {counts}."
     )

@@ -1,4 +1,4 @@
-"""The command `python -m hf_fer.data.demo`: writes the synthetic clips of the flagship's demo."""
+"""The command `python -m hf_fer.data.demo`, which writes the synthetic clips of the flagship's demo."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""What somebody who shares a model has to know of its data."""
+"""Facts about a data set that a model card needs."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class DataFacts:
     """
-    What a model's card says of its data.
+    Facts about a data set for the model card.
 
     Args:
-        license: The Hub's name of a licence that the model can be given; `None` leaves it to whoever shares it.
-        limits: Sentences on what scores on this data do not say; empty if there is nothing to add.
+        license: The Hub's name of a licence for models trained on the data; `None` leaves the choice to the owner.
+        limits: Sentences on what scores on this data do not show; empty if there is nothing to add.
     """
 
     license: str | None = None

@@ -1,4 +1,4 @@
-"""Which files of a folder are data: endings of sound and video, hidden files passed over, classes by folder."""
+"""Finds data files in a folder: by endings of sound and video, without hidden files, with classes by subfolder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,15 +32,15 @@ SOUND_SUFFIXES = (
     *(".aiff", ".aifc", ".au", ".caf", ".mka", ".ac3", ".wv", ".ape", ".weba"),
 )
 CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *SOUND_SUFFIXES)
-"""Endings, in lower case, of what FFmpeg decodes."""
+"""Lower-case endings of files that FFmpeg decodes."""
 
 
 def visible_files(folder: str | Path) -> list[Path]:
     """
-    Files at any depth below a folder, sorted.
+    Sorted files at any depth below a folder.
 
-    Hidden files and what is in hidden folders are passed over, such as the `._` twin that macOS writes beside each
-    file, and so is `__MACOSX`, where its archives put them.
+    Hidden files and the content of hidden folders are skipped, such as the `._` file that macOS writes beside each
+    file, and so is the folder `__MACOSX` of its archives.
     """
     folder = Path(folder)
     return sorted(path for path in folder.rglob("*") if not _is_hidden(path.relative_to(folder)) and path.is_file())
@@ -52,14 +52,15 @@ def _is_hidden(path: Path) -> bool:
 
 def class_folders(folder: str | Path, wanted: Callable[[Path], bool]) -> pd.DataFrame | None:
     """
-    The files of a folder with one subfolder per class, or one per split with the classes' folders in it.
+    List the files of a folder with one subfolder per class, or one subfolder per split that holds the class folders.
 
     Args:
-        folder: Holds the classes' folders, with files at any depth; what is hidden is left aside.
-        wanted: Whether a file is one of the data's.
+        folder: Folder to search; files may be at any depth below a class folder, and hidden ones are skipped.
+        wanted: Whether a file belongs to the data.
 
     Returns:
-        `label` and `path` of each file, and `split` where the folders are named so; `None` without two classes.
+        `label` and `path` of each file, and `split` if the subfolders are named by split; `None` with fewer than two
+        classes.
     """
     folder = Path(folder)
     found = [(path.relative_to(folder).parts, str(path)) for path in visible_files(folder) if wanted(path)]

@@ -1,4 +1,4 @@
-"""Data sets of the Hub as tables: one per split, with class names for numbers and media not yet decoded."""
+"""Data sets of the Hub as tables: one per split, with class names instead of numbers and media left undecoded."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ MEDIA = {"audio": Audio, "video": Video}
 
 def read_hub(name: str) -> dict[str | None, pd.DataFrame]:
     """
-    The tables of a Hub data set, by split; a lone split says nothing, and its name is `None`.
+    Split -> table of a Hub data set. The key of a single split is `None`, because its name means nothing.
 
-    Class numbers are names; one below 0 is no label. Sound and video are `{"path", "bytes"}`; where a split has one
-    column of them, it is also under the name `audio` or `video`. `row` names a row by its split and number, from 1.
+    Class numbers become names, and negative ones `None`. Sound and video are `{"path", "bytes"}`; a split's only
+    column of either kind is also available as `audio` or `video`. `row` has the split and the row's number from 1.
 
     Raises:
         DataError: it cannot be loaded; see `hub.read_dataset`.
@@ -41,5 +41,5 @@ def _table(data: Dataset, split: str) -> pd.DataFrame:
 
 
 def class_name(value: Any, feature: ClassLabel) -> str | None:
-    """The name of a class number; `None` for a missing one and for -1, which test sets without labels have."""
+    """The name of a class number; `None` for a missing number and for -1, which unlabelled test sets have."""
     return None if pd.isna(value) or value < 0 else feature.names[int(value)]

@@ -1,4 +1,4 @@
-"""What every system's data goes through: splits that keep a group on one side, subsets, and examples left out."""
+"""Data loading that all systems share: group-disjoint splits, subsets, file checks and skipped examples."""
 
 import errno
 import hashlib
@@ -41,15 +41,15 @@ class LoadedData:
     A task's data, ready for transforms.
 
     Args:
-        splits: Data set per split; a split that does not exist is not a key.
-        labels: Class names in index order; none where an example is of no class.
-        protocol: Name of the way it was split.
-        skipped: One `{"path", "reason"}` per example left out.
+        splits: Split -> data set, without keys for missing splits.
+        labels: Class names in index order; empty for systems without classes.
+        protocol: Name of the protocol by which the data was split.
+        skipped: One `{"path", "reason"}` per skipped example.
         notes: Sentences that every report of a run on this data repeats.
-        absent: Why a split is missing, by its name.
-        factors: Metadata columns by whose values a report may break its scores down.
-        facts: What a card says of the data, if that is known.
-        own: What the system's later hooks need of what was found; no other room looks at it.
+        absent: Name of a missing split -> why it is missing.
+        factors: Metadata columns by whose values a report may break scores down.
+        facts: Facts for the model card.
+        own: Whatever else the system's later hooks need; shared code does not read it.
     """
 
     splits: DatasetDict
@@ -64,9 +64,9 @@ class LoadedData:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """
-        Examples per split and class, in class order; with several labels an example counts for each it has.
+        Split -> class -> number of examples, in class order; an example with several labels counts for each.
 
-        Without classes, all of a split are counted under `EXAMPLES`.
+        Without classes, all examples of a split are counted under `EXAMPLES`.
         """
         if not self.labels:
             return {split: {EXAMPLES: len(data)} for split, data in self.splits.items()}
@@ -77,7 +77,7 @@ class LoadedData:
 
 
 def class_counts(data: Dataset, classes: int) -> list[int]:
-    """How often each class occurs in `labels`, a class index or one share per class; a share counts from a half."""
+    """Examples of each class. `labels` has class indices, or one value per class, which counts from 0.5."""
     labels = np.asarray(data.with_format("arrow")[:]["labels"].to_pylist())
     if labels.ndim == 2:
         return (labels >= 0.5).sum(axis=0).tolist()
@@ -86,10 +86,10 @@ def class_counts(data: Dataset, classes: int) -> list[int]:
 
 def cache_dir(*parts: str) -> Path:
     """
-    A folder of hf_fer's under the Hugging Face cache, made if need be.
+    A folder of hf_fer under the Hugging Face cache, created if it does not exist.
 
     Raises:
-        DataError: nothing can be written there.
+        DataError: the folder is not writable.
     """
     folder = Path(HF_HOME, "hf_fer", *parts)
     try:
@@ -99,13 +99,13 @@ def cache_dir(*parts: str) -> Path:
     except OSError as error:
         raise DataError(
             f"The cache {folder} cannot be written to ({error.strerror}). Set the environment variable HF_HOME to a "
-            "folder that can, on a disk with room: HF_HOME=/some/folder."
+            "writable folder on a disk with free space: HF_HOME=/some/folder."
         ) from error
     return folder
 
 
 def recall(name: str) -> dict[str, Any]:
-    """What runs have remembered in a file of the cache; nothing where it is missing, damaged or of an older form."""
+    """Entries that earlier runs stored in a JSON file of the cache; empty if it is missing, damaged or no object."""
     try:
         found = json.loads((cache_dir() / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -114,7 +114,7 @@ def recall(name: str) -> dict[str, Any]:
 
 
 def remember(name: str, new: dict[str, Any]) -> None:
-    """Add to what `recall` gives; what other runs add at the same time stays."""
+    """Add entries to a file that `recall` reads; entries that other runs add at the same time are kept."""
     if new:
         file = cache_dir() / name
         with FileLock(f"{file}.lock"):
@@ -122,12 +122,12 @@ def remember(name: str, new: dict[str, Any]) -> None:
 
 
 def is_leaky(protocol: str) -> bool:
-    """Whether a protocol, with its fold or without, may put a group on two sides; its name says so."""
+    """Whether a protocol (with or without its fold) may put a group in two splits: its name ends in `_leaky`."""
     return protocol.partition(",")[0].endswith("_leaky")
 
 
 def warned(note: str) -> list[str]:
-    """A note that the console shows at once, and not only report and card."""
+    """Log a note as a warning, and return it as a list of notes for report and card."""
     logger.warning(note)
     return [note]
 
@@ -142,21 +142,21 @@ def group_disjoint_split(
     held_out: tuple[str, ...] = ("test", "validation"),
 ) -> pd.Series:
     """
-    Split rows about 5 : 1 : 1, no group on two sides; stratified by label where a class has enough examples for it.
+    Split rows about 5 : 1 : 1 with each group in one split, stratified by label if a class has enough examples.
 
     Args:
         rows: One row per example.
         label: Name of the label column.
         group: Name of the group column (speaker, patient, source), or `None` to stratify only.
-        seed: Decides which groups go where.
-        num_folds: One fold for each name in `held_out`, the others train.
-        held_out: The splits beside `"train"`.
+        seed: Seed by which groups are assigned to splits.
+        num_folds: Number of folds to draw: one for each name in `held_out`, the others for training.
+        held_out: Names of the splits beside `"train"`.
 
     Returns:
         `"train"` or a name in `held_out` for each row.
 
     Raises:
-        DataError: fewer groups, or without groups fewer examples, than there are splits.
+        DataError: there are fewer groups than splits or, without groups, too few examples.
     """
     if group is None:
         return random_split(rows, label=label, seed=seed, held_out=held_out)
@@ -174,10 +174,11 @@ def group_disjoint_split(
 
 def fold_numbers(strata: pd.Series, groups: pd.Series, num_folds: int, seed: int) -> pd.Series:
     """
-    The fold of each row, from 0, with whole groups in folds and every stratum as even as they allow.
+    Assign each row a fold, from 0, with whole groups per fold and strata balanced as far as groups allow.
 
-    Up to `MANY_GROUPS` it is scikit-learn's `StratifiedGroupKFold`, which weighs every group against every fold, about
-    a millisecond each. More groups are shuffled and, those of one stratum and size together, dealt out in turn.
+    Up to `MANY_GROUPS` groups this is scikit-learn's `StratifiedGroupKFold`, which compares every group with every
+    fold and takes about a millisecond per group. More groups are shuffled, sorted by stratum and size, and assigned
+    to the folds in turn.
     """
     if groups.nunique() <= MANY_GROUPS:
         folds = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
@@ -198,29 +199,29 @@ def fold_numbers(strata: pd.Series, groups: pd.Series, num_folds: int, seed: int
 
 def group_folds(rows: pd.DataFrame, *, label: str, group: str, num_folds: int, seed: int) -> pd.Series:
     """
-    The fold of each row, from 0: as even by label as whole groups allow.
+    Assign each row a fold, from 0, balanced by label as far as whole groups allow.
 
     Raises:
-        DataError: there are fewer groups than folds, or fewer examples of every class.
+        DataError: there are fewer groups than folds, or every class has fewer examples than there are folds.
     """
     num_groups = rows[group].nunique()
     if num_groups < num_folds or rows[label].value_counts().max() < num_folds:
         most = rows[label].value_counts().max()
         raise DataError(
-            f"{num_folds} folds need as many groups in column {group!r} and examples of a class; there are "
-            f"{num_groups} groups, and at most {most} examples of a class. Lower num_folds."
+            f"{num_folds} folds are too many: there are {num_groups} groups in column {group!r}, and at most {most} "
+            "examples of a class. Lower num_folds."
         )
     return fold_numbers(rows[label], rows[group], num_folds, seed)
 
 
 def fold_splits(fold_of: pd.Series, fold: int, num_folds: int) -> pd.Series:
     """
-    The splits of one round of a cross-validation: test is fold `fold`, validation the next one, the others train.
+    The splits of one round of cross-validation: fold `fold` is test, the next one validation, the others training.
 
     Args:
         fold_of: Fold of each row, from 0.
-        fold: Round, from 0.
-        num_folds: How many there are.
+        fold: Number of the test fold, from 0.
+        num_folds: Number of folds.
 
     Raises:
         DataError: there is no such fold.
@@ -238,10 +239,10 @@ def random_split(
     Split rows 70 : 15 : 15, or 85 : 15, at random, stratified by label where each class has enough examples.
 
     Raises:
-        DataError: fewer than four rows, or two for one held-out split.
+        DataError: there are fewer than four rows, or fewer than two with one held-out split.
     """
     if len(rows) < 2 * len(held_out):
-        raise DataError(f"{len(rows)} examples are too few to make splits of. Give a 'split' column.")
+        raise DataError(f"{len(rows)} examples are too few to split. Give a 'split' column.")
 
     def divide(part: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
         enough = part[label].value_counts().min() >= 2 and len(part) * fraction >= part[label].nunique()
@@ -259,15 +260,15 @@ def check_groups(
     rows: pd.DataFrame, *, group: str, split: str = "split", leaky_protocol: str = "manifest_leaky"
 ) -> None:
     """
-    Make sure that no group is on two sides.
+    Check that no group is in two splits.
 
     Args:
         rows: One row per example.
-        group, split: Columns.
-        leaky_protocol: What the message says one could ask for.
+        group, split: Names of the columns.
+        leaky_protocol: Name of the protocol that the message offers as a way out.
 
     Raises:
-        DataError: it names up to five of those that are.
+        DataError: groups are in several splits; the message names up to five.
     """
     pairs = rows[[group, split]].drop_duplicates()
     pairs = pairs[pairs[group].duplicated(keep=False)]
@@ -282,10 +283,10 @@ def check_groups(
 
 def normalize_splits(values: pd.Series, source: str) -> pd.Series:
     """
-    Names of splits, in their usual spellings, as this project's.
+    Convert usual spellings of split names to `SPLITS`.
 
     Raises:
-        DataError: one is not known, naming the row.
+        DataError: a name is unknown; the message has the row.
     """
     names = values.astype(str).str.strip().str.lower().replace(SPLIT_ALIASES)
     unknown = (~names.isin(SPLITS)).to_numpy()
@@ -305,7 +306,7 @@ def take_subset(
     max_eval_samples: int | None = None,
 ) -> pd.DataFrame:
     """
-    Thin out splits, seeded and stratified by label; the order of what stays does not change.
+    Draw a subset of each split, seeded and stratified by label; the remaining rows keep their order.
 
     Raises:
         DataError: the fraction is not in (0, 1].
@@ -324,7 +325,7 @@ def take_subset(
 
 
 def stratified_sample(part: pd.DataFrame, count: int, *, label: str, seed: int) -> pd.DataFrame:
-    """`count` rows with every class's share kept as well as whole rows allow, in the order of `part`."""
+    """Draw `count` rows in the order of `part`, with the class proportions of `part` as closely as possible."""
     if count >= len(part):
         return part
     shuffled = part.sample(frac=1, random_state=seed)
@@ -334,12 +335,12 @@ def stratified_sample(part: pd.DataFrame, count: int, *, label: str, seed: int) 
 
 
 def digest(facts: Any) -> str:
-    """A digest of anything that is JSON."""
+    """SHA-256, in hexadecimal, of a value's JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def file_facts(path: str | Path) -> list[str | int] | None:
-    """What tells one state of a file from another: full path, size, time of change. `None` where it is no file."""
+    """Full path, size and modification time of a file, which identify its state; `None` if there is no file."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -350,12 +351,12 @@ def file_facts(path: str | Path) -> list[str | int] | None:
 @dataclass
 class FileCheck:
     """
-    Checks media files before training, remembering those that were good and have not changed since.
+    Checks media files before training. Files that passed are not checked again until they change.
 
     Args:
-        check: Takes a path and what is wanted of it (`"audio"`, say); returns why it cannot be had, or `None`.
-        settings: What else the answer depends on.
-        workers: Threads; decoders release the GIL.
+        check: Takes a path and the wanted stream (`"audio"`, for example); returns why it is unusable, or `None`.
+        settings: Other settings on which the result depends.
+        workers: Number of threads; decoders release the GIL.
     """
 
     MEMORY: ClassVar[str] = "checked.json"
@@ -369,7 +370,7 @@ class FileCheck:
         return facts and digest([*facts, wanted, self.settings])
 
     def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
-        """Why each `(path, wanted)` cannot be had, or `None`, in order."""
+        """Why each `(path, wanted)` is unusable, or `None`, in order."""
         good = recall(self.MEMORY)
         keys = [self._key(*item) for item in items]
         unknown = [index for index, key in enumerate(keys) if key not in good]
@@ -385,12 +386,12 @@ class FileCheck:
 
 
 def write_json_atomically(path: Path, value: Any, indent: int | None = None) -> None:
-    """`write_atomically`, of a value as JSON."""
+    """Write a value as JSON with `write_atomically`."""
     write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of one; with the usual permissions."""
+    """Write a file so that readers see either the old or the complete new one; permissions follow the umask."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_bytes(content)
@@ -400,7 +401,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def append_skipped(path: Path, skipped: list[dict[str, str]]) -> None:
-    """Add lines to `skipped.jsonl`, if any; one short write a line, so processes may append together."""
+    """Append entries to `skipped.jsonl`; each line is one short write, so that processes may append concurrently."""
     if not skipped:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -411,7 +412,7 @@ def append_skipped(path: Path, skipped: list[dict[str, str]]) -> None:
 
 
 def read_skipped(path: Path) -> list[dict[str, str]]:
-    """The entries of `skipped.jsonl`, each file once, with the reason that was found first."""
+    """The entries of `skipped.jsonl`, one per file, with the reason that was found first."""
     if not path.is_file():
         return []
     entries: dict[str, dict[str, str]] = {}
@@ -423,34 +424,34 @@ def read_skipped(path: Path) -> list[dict[str, str]]:
 
 def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float, known: int = 0) -> None:
     """
-    Stop a run that would leave too much out, and warn of what is left out where it is more than `known`.
+    Fail if too many examples were skipped; log a warning if there are more than the `known` ones.
 
     Raises:
-        DataError: more than `max_fraction` of `total` examples were skipped; it names the first five.
+        DataError: more than `max_fraction` of `total` examples were skipped; the message names the first five.
     """
     if len(skipped) <= max_fraction * total:
         if len(skipped) > known:
-            logger.warning("%d of %d examples are left out; see report/skipped.jsonl.", len(skipped), total)
+            logger.warning("%d of %d examples were skipped; see report/skipped.jsonl.", len(skipped), total)
         return
     first = "".join(f"\n  {entry['path']}: {entry['reason']}" for entry in skipped[:5])
     more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
     raise DataError(
-        f"{len(skipped)} of {total} examples cannot be used, over max_skipped_fraction = {max_fraction:g}. All are in "
-        f"report/skipped.jsonl; repair or remove them, or raise --max_skipped_fraction.{first}{more}"
+        f"{len(skipped)} of {total} examples cannot be used, over max_skipped_fraction = {max_fraction:g}. All are "
+        f"listed in report/skipped.jsonl; repair or remove them, or raise --max_skipped_fraction.{first}{more}"
     )
 
 
 def optional_column(values: Iterable[Any], index: pd.Index) -> pd.Series:
-    """A column in which what is missing is `None`; pandas would infer a string column and put NaN, which is true."""
+    """A column with `None` for missing values; pandas would infer a string column with NaN, which is truthy."""
     return pd.Series([None if pd.isna(value) else value for value in values], index=index, dtype=object)
 
 
 def group_column(values: pd.Series, source: str) -> pd.Series | None:
     """
-    A column of groups as text, each in one spelling (`clean_name`), or `None` where it is empty.
+    A column of group names in normalised spelling (`clean_name`), or `None` where the column is empty.
 
     Raises:
-        DataError: some rows lack a group, so that nothing says on which side they may be.
+        DataError: some rows lack a group, so that they cannot be assigned to a split.
     """
     values = clean_names(values)
     lacking = values.isna()

@@ -1,4 +1,4 @@
-"""Your own clips: a CSV, TSV, JSONL or Parquet file, or a Hub data set, with `label` and `video` or `audio`."""
+"""Users' own clips: a CSV, TSV, JSONL or Parquet file, or a Hub data set, with `label` and `video` or `audio`."""
 
 import hashlib
 import logging
@@ -49,8 +49,8 @@ PROTOCOLS = ("manifest", "manifest_leaky", "random_leaky", "group_kfold")
 
 LEAKY_NOTE = "LEAKY SPLIT: groups may be in training and test. These scores are inflated."
 NO_GROUP_NOTE = (
-    "The manifest has no 'group' column, so nothing keeps one speaker or patient from being in training and in test; "
-    "scores may be inflated."
+    "The manifest has no 'group' column, so one speaker or patient may be in both training and test; scores may be "
+    "inflated."
 )
 
 
@@ -60,10 +60,10 @@ def read_manifest(path: str | Path, form: TableFormat | None = None) -> pd.DataF
 
     Args:
         path: See `tables.read_table`.
-        form: How it is written.
+        form: Encoding and delimiter.
 
     Raises:
-        DataError: it does not parse or lacks a column, naming which.
+        DataError: it does not parse, or lacks a column, which the message names.
     """
     rows = validate(read_table(path, form), str(path))
     finder = PathFinder(Path(path).parent)
@@ -79,7 +79,7 @@ def read_class_folder(folder: Path, endings: Iterable[str]) -> pd.DataFrame | No
 
     Args:
         folder: See `files.class_folders`.
-        endings: Of the files to take, in lower case.
+        endings: Lower-case endings of the files to take.
     """
     rows = class_folders(folder, lambda path: path.suffix.lower() in endings)
     return None if rows is None else validate(rows, str(folder))
@@ -87,10 +87,10 @@ def read_class_folder(folder: Path, endings: Iterable[str]) -> pd.DataFrame | No
 
 def read_hub_dataset(name: str) -> pd.DataFrame:
     """
-    Read a Hub data set with the manifest's columns; its own splits are kept.
+    Read a Hub data set that has the manifest's columns; its splits are kept.
 
-    Media columns may be paths, or `Audio` and `Video` features of any name, whose bytes are unpacked into the cache
-    once; `row` names each row by its split and number.
+    Media columns hold paths, or are `Audio` and `Video` features of any name, whose bytes are written to the cache
+    once. `row` names each row by its split and number.
 
     Raises:
         DataError: it cannot be loaded or lacks a column.
@@ -106,7 +106,7 @@ def read_hub_dataset(name: str) -> pd.DataFrame:
 
 
 def local_file(value: Any) -> str | None:
-    """A path for what `decode=False` gives: a path, or `{"path", "bytes"}`."""
+    """The path of a media value as `decode=False` gives it: a path, or `{"path", "bytes"}` to write to the cache."""
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
@@ -124,12 +124,12 @@ def local_file(value: Any) -> str | None:
 
 def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """
-    The rows with `label`, `video` or `audio`, and `group` and `split` where they have them, under these names.
+    Rename usual columns to `label`, `video`, `audio`, `group` and `split`; the last two are optional.
 
-    A column of `FILE_COLUMNS` holds sound where the ending says so, and else video with its sound.
+    Files in a column of `FILE_COLUMNS` are audio or, by their ending, video with its audio track.
 
     Raises:
-        DataError: there is no label or no file; the message has the names that are known.
+        DataError: there is no label column or no file column; the message lists the names that are accepted.
     """
     found = {"label": need_column(rows, LABEL_COLUMNS, "label", source)}
     usual = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "group": GROUP_COLUMNS, "split": ("split",)}
@@ -141,22 +141,23 @@ def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
         rows = rows.assign(video=files.where(~sound), audio=files)
     for role, name in found.items():
         if name != role:
-            logger.info("%s: column %r is taken as %r.", source, name, role)
+            logger.info("%s: column %r is used as %r.", source, name, role)
     return rows
 
 
 def with_soundtracks(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table that names no sound, with each video's own as `audio`; computed features have none."""
+    """Rows without an audio column, with each video file as its own `audio`; feature files have no audio."""
     sound = (None if str(name).endswith(".npy") or "::" in str(name) else name for name in rows["video"])
     return rows.assign(audio=optional_column(sound, rows.index))
 
 
 def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """
-    Check columns and values.
+    Check the columns and values of a manifest.
 
     Raises:
-        DataError: no `label`, neither `video` nor `audio`, a row with neither, or an unknown split, with the row.
+        DataError: a column is missing, or a row has no label, neither video nor audio, or an unknown split; the
+            message names the row.
     """
     rows = usual_columns(rows, source)
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
@@ -177,21 +178,21 @@ def assign_protocol(
     rows: pd.DataFrame, protocol: str, *, seed: int, fold: int = 0, num_folds: int = 5
 ) -> tuple[pd.DataFrame, list[str]]:
     """
-    Keep or make the `split` column; rows that lack it, beside a test set that has it, become train and validation.
+    Keep or create the `split` column. If only some rows have a split, the others become training and validation.
 
     Args:
         rows: From `read_manifest` or `read_hub_dataset`.
-        protocol: `manifest` (the given splits, checked to be group-disjoint, or else made so),
-            `manifest_leaky` (the given splits, unchecked), `random_leaky`, or `group_kfold` (folds of whole groups,
-            drawn whatever the given splits: test is fold `fold`, validation the next one, the others train).
-        seed: For the splits that are made.
-        fold, num_folds: For `group_kfold`.
+        protocol: `manifest` (the given splits, which must be group-disjoint, or group-disjoint ones if there are
+            none), `manifest_leaky` (the given splits, unchecked), `random_leaky`, or `group_kfold` (folds of whole
+            groups that replace given splits: fold `fold` is test, the next one validation, the others training).
+        seed: Seed of the splits that are drawn.
+        fold, num_folds: Test fold and number of folds of `group_kfold`.
 
     Returns:
         The rows with their split, and notes for the report.
 
     Raises:
-        DataError: unknown protocol, groups on two sides, or folds that cannot be drawn.
+        DataError: the protocol is unknown, a group is in two splits, or the folds cannot be drawn.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"Unknown protocol {protocol!r} for a manifest; choose one of {list(PROTOCOLS)}.")

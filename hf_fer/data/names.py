@@ -1,4 +1,4 @@
-"""Names in people's tables: one spelling of each, and which of them look as if one was meant."""
+"""Normalises the spelling of names in users' tables, and finds names that may mean the same."""
 
 import difflib
 import logging
@@ -28,17 +28,17 @@ def clean_name(name: Any) -> str:
 
 
 def clean_names(values: pd.Series) -> pd.Series:
-    """A column through `clean_name`; what is missing, or blank, is `None`."""
+    """Apply `clean_name` to a column; missing and blank values become `None`."""
     spellings = {value: clean_name(value) or None for value in values.dropna().unique()}
     return pd.Series([spellings.get(value) for value in values], index=values.index, name=values.name, dtype=object)
 
 
 def look_alikes(names: Iterable[str]) -> list[tuple[str, str]]:
     """
-    Pairs of different names that may be one.
+    Pairs of different names that may mean the same.
 
-    They differ only by case, accents, punctuation, spaces or leading zeros; or, among at most 200 names, by a letter
-    or so of five and more. Each name is paired with the first that looks like it.
+    They differ only in case, accents, punctuation, spaces or leading zeros; or, among at most 200 names, words of at
+    least five letters differ in about one letter. Each name is paired with the first that looks like it.
     """
     first_of: dict[str, str] = {}
     pairs = []
@@ -57,7 +57,7 @@ def _skeleton(name: str) -> str:
 
 
 def _similar(first_of: dict[str, str]) -> list[tuple[str, str]]:
-    """Pairs of names of letters alone whose `difflib` similarity is at least `SIMILAR`; numbers differ on purpose."""
+    """Pairs of names with a `difflib` ratio of at least `SIMILAR`; names with digits differ on purpose."""
     words = [word for word in first_of if len(word) >= 5 and word.isalpha()]
     pairs = []
     for index, word in enumerate(words):
@@ -68,11 +68,11 @@ def _similar(first_of: dict[str, str]) -> list[tuple[str, str]]:
 
 def look_alike_notes(names: Iterable[str], what: str) -> list[str]:
     """
-    A note, which the console shows too, on names that may be one; nothing is merged.
+    A note, which is also logged, on names that may mean the same; no names are merged.
 
     Args:
-        names: Of groups, labels or sources.
-        what: The name of their column.
+        names: Names of groups, labels or sources.
+        what: Name of their column.
     """
     pairs = look_alikes(names)
     if not pairs:
@@ -80,8 +80,8 @@ def look_alike_notes(names: Iterable[str], what: str) -> list[str]:
     shown = ", ".join(f"{first!r} and {second!r}" for first, second in pairs[:LISTED_PAIRS])
     more = f", and {len(pairs) - LISTED_PAIRS} more pairs" if len(pairs) > LISTED_PAIRS else ""
     note = (
-        f"Names in {what!r} that look alike: {shown}{more}. They count as different. If they are one, give them one "
-        "spelling; as it is, one may be in training and the other in test."
+        f"Names in {what!r} that look alike: {shown}{more}. They count as different. If they mean the same, spell "
+        "them alike; as it is, one may be in training and the other in test."
     )
     logger.warning(note)
     return [note]

@@ -1,4 +1,4 @@
-"""What a data set gives away once it is loaded: names that look alike, classes that a split lacks."""
+"""Notes on a loaded data set: names that look alike, and classes that a split lacks."""
 
 from hf_fer.data.loading import DataError, LoadedData, warned
 from hf_fer.data.names import look_alike_notes
@@ -8,12 +8,12 @@ LISTED_CLASSES = 30
 
 def with_remarks(data: LoadedData, *, group: str = "group", learns_classes: bool = True) -> LoadedData:
     """
-    The data, with notes for the report on what of its labels, groups and splits a reader has to know.
+    Add notes for the report on suspicious labels, groups and splits.
 
     Args:
-        data: As a task loaded it.
-        group: The column of its groups, if it has one.
-        learns_classes: Whether each example has one class that is to be learnt.
+        data: Data that a task has loaded; its notes are extended.
+        group: Name of the group column, which may be missing.
+        learns_classes: Whether the target of each example is one class.
 
     Raises:
         DataError: the training split has a single class.
@@ -32,10 +32,10 @@ def with_remarks(data: LoadedData, *, group: str = "group", learns_classes: bool
 
 def check_classes(counts: dict[str, int]) -> None:
     """
-    Make sure that there is something to tell apart.
+    Check that the training split has at least two classes.
 
     Args:
-        counts: Training examples of each class.
+        counts: Class -> number of training examples.
 
     Raises:
         DataError: all examples are of one class.
@@ -43,34 +43,36 @@ def check_classes(counts: dict[str, int]) -> None:
     present = [name for name, count in counts.items() if count]
     if len(present) < 2:
         raise DataError(
-            f"All {sum(counts.values())} training examples are of the class {', '.join(map(repr, present))}: whatever "
-            "the model answers, it would be right. Training takes examples of at least two classes; look at the label "
-            "column, the splits, and max_train_samples."
+            f"All {sum(counts.values())} training examples are of the class {', '.join(map(repr, present))}. Training "
+            "needs examples of at least two classes; look at the label column, the splits, and max_train_samples."
         )
 
 
 def class_order(labels: list[str], known: list[str], training: bool) -> list[str]:
     """
-    The classes in a checkpoint's order, where they are its own or, in evaluation, a part of its own; else as they are.
+    Order of the classes: that of the checkpoint if it has the same classes, or all of them in evaluation.
 
     Args:
-        labels: Of the data.
-        known: Of the checkpoint, in the order of its logits; empty where there is none.
-        training: Whether it is to be trained.
+        labels: Classes of the data.
+        known: Classes of the checkpoint, in the order of its logits; empty where there is none.
+        training: Whether the run trains.
+
+    Returns:
+        `known`, or `labels` where the checkpoint has other classes.
     """
     same, part = set(labels) == set(known), set(labels) <= set(known)
     return list(known) if same or (part and not training) else labels
 
 
 def absent_class_notes(split: str, counts: dict[str, int]) -> list[str]:
-    """A note on the classes of which a split that is scored has no example."""
+    """A note on the classes without an example in a split that is scored; empty if there are none."""
     absent = [name for name, count in counts.items() if not count]
     if not absent:
         return []
     present = [name for name, count in counts.items() if count]
     return warned(
         f"The {split} split has {len(present)} of the {len(counts)} classes ({_listed(present)}) and no example of "
-        f"{_listed(absent)}: averages over classes, such as UAR, are over those that it has."
+        f"{_listed(absent)}: averages over classes, such as UAR, leave these out."
     )
 
 

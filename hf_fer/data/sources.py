@@ -1,4 +1,4 @@
-"""Names that may be a folder here or a repository on the Hub."""
+"""Tells names of local folders from names of Hub repositories, and checks that they exist."""
 
 import dataclasses
 import difflib
@@ -7,18 +7,18 @@ from pathlib import Path
 from hf_fer.data.hub import trouble
 from hf_fer.recipe.arguments import ModelArguments, RecipeError
 
-# What a mistyped folder of a run or of data usually begins with; nobody on the Hub is meant by it.
+# Usual first folders of local paths; a name that begins with one is not taken for `owner/name` on the Hub.
 USUAL_FOLDERS = ("outputs", "output", "checkpoints", "models", "runs", "results", "data")
 FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".onnx", ".npz")
 
 
 def is_missing_here(name: str) -> bool:
-    """Whether a name is that of a file or folder on this machine, and there is none."""
+    """Whether a name looks like a local path that does not exist."""
     return looks_local(name) and not Path(name).exists()
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name cannot be, or is most unlikely to be, `owner/name` on the Hub."""
+    """Whether a name is certainly or most likely a local path and not `owner/name` on the Hub."""
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith(("/", *FILE_ENDINGS)):
         return True
     first, slash, _ = name.partition("/")
@@ -27,7 +27,7 @@ def looks_local(name: str) -> bool:
 
 
 def check_sources(model_args: ModelArguments, dataset: str) -> None:
-    """Raises `RecipeError` where the folder of a checkpoint or of data is not here, or a model is not on the Hub."""
+    """Raises `RecipeError` where a local path of a checkpoint or of data is missing, or a model is not on the Hub."""
     named = {
         name: value
         for name, value in dataclasses.asdict(model_args).items()
@@ -40,14 +40,14 @@ def check_sources(model_args: ModelArguments, dataset: str) -> None:
             what = "data" if name == "dataset" else "model of this system"
             raise RecipeError(
                 f"{name}: {value} has no {what} that can be loaded (there is no such folder or file). Correct the "
-                "path; if another recipe is to make it, run that first."
+                "path; if another recipe creates it, run that first."
             )
         if name != "dataset":
             check_on_hub(name, value)
 
 
 def check_on_hub(field: str, name: str) -> None:
-    """Raises `RecipeError` where a model's name is no path of this machine, and the Hub does not give it."""
+    """Raises `RecipeError` where a model is neither a local path nor available on the Hub."""
     reason = None if Path(name).exists() else trouble(name)
     if reason:
-        raise RecipeError(f"{field}: {name} is no folder here and cannot be had from the Hub ({reason}).")
+        raise RecipeError(f"{field}: {name} is no local folder and cannot be downloaded from the Hub ({reason}).")

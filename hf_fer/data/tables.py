@@ -1,4 +1,4 @@
-"""The one reader of tables: CSV, TSV, JSONL and Parquet, plain or compressed; values are text, as written."""
+"""The one reader of tables: CSV, TSV, JSONL and Parquet, plain or compressed; values stay the text that is written."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
 DELIMITERS = (",", ";", "\t", "|")
-# UTF-32 begins like UTF-16, so it is looked for first.
+# The mark of UTF-32 begins with that of UTF-16, so it is compared first.
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
@@ -35,11 +35,11 @@ BYTE_ORDER_MARKS = {
 @dataclass(frozen=True)
 class TableFormat:
     """
-    How a text table is written.
+    Encoding and delimiter of a text table.
 
     Args:
-        encoding: Python's name of it. A byte-order mark in the file goes before the default.
-        delimiter: Between columns of a CSV, a tab may be written `\\t`; by the header line if unset.
+        encoding: Python's name of the encoding. A byte-order mark in the file overrides the default.
+        delimiter: Column delimiter of a CSV; a tab may be written `\\t`. Detected from the header line if unset.
     """
 
     encoding: str = "utf-8"
@@ -51,12 +51,12 @@ class TableFormat:
 
     @property
     def codec(self) -> str:
-        """Python's name of the encoding, without the byte-order mark of UTF-8."""
+        """Python's name of the codec; for UTF-8, the one that skips a byte-order mark."""
         return "utf-8-sig" if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else self.encoding
 
 
 def table_ending(path: str | Path) -> str:
-    """The ending that says what a file is: in lower case, without that of its compression."""
+    """The ending that tells a file's format, in lower case and without the ending of its compression."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -64,25 +64,25 @@ def table_ending(path: str | Path) -> str:
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a name is that of a table, whether or not there is such a file."""
+    """Whether a name has the ending of a table; the file need not exist."""
     return table_ending(path) in ENDINGS
 
 
 def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFrame:
     """
-    Read a table. No type is guessed: `00000`, `NA` and `None` stay what they are, and only an empty field is missing.
+    Read a table. No type is guessed: `00000`, `NA` and `None` stay text, and only an empty field is missing.
 
     Args:
-        path: CSV, TSV, JSONL or Parquet, with the ending in any case, and maybe compressed (gz, bz2, xz, zip; zst
+        path: CSV, TSV, JSONL or Parquet file, with the ending in any case; it may be compressed (gz, bz2, xz, zip; zst
             where `zstandard` is installed).
         form: Encoding and delimiter.
 
     Returns:
-        Text in every column, with `None` for what is missing; lists and objects of JSONL and Parquet stay.
+        Text in every column, with `None` for missing values; lists and objects of JSONL and Parquet are kept.
 
     Raises:
-        DataError: it does not exist, decode or parse, or a row has more or fewer fields than the header; the message
-            names the row.
+        DataError: the file does not exist, decode or parse, or a row has more or fewer fields than the header; the
+            message names the row.
     """
     path, form = Path(path), form or TableFormat()
     ending = table_ending(path)
@@ -104,21 +104,21 @@ def _read_bytes(path: Path) -> bytes:
     try:
         with LocalFileSystem().open(str(path), "rb", compression="infer") as file:
             return file.read()
-    except ValueError as error:  # fsspec knows the compression, but its library is not there
+    except ValueError as error:  # fsspec knows the compression, but its library is not installed
         raise DataError(f"{path}: cannot be unpacked ({error}). Unpack it, or pip install zstandard.") from error
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from error
 
 
 def decode(data: bytes, form: TableFormat) -> str:
-    """The text of a file's bytes; raises DataError with the first line that is not in the encoding, and the remedy."""
+    """Decode a file's bytes; raises `DataError` with the first line that is not in the encoding, and the remedy."""
     codec = form.codec
     if codec == "utf-8-sig":
         codec = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), codec)
     try:
         text = data.decode(codec)
     except LookupError as error:
-        raise DataError(f"encoding {form.encoding!r} is not one that Python knows.") from error
+        raise DataError(f"encoding {form.encoding!r} is unknown to Python.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -168,7 +168,7 @@ def _as_text(columns: dict[str, list[Any]]) -> pd.DataFrame:
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, list | dict | bytes):
         return value
-    # What is missing in a column of numbers is NaN, which alone is not itself.
+    # A missing number is NaN, the only value that does not equal itself.
     return None if value != value or value == "" else str(value)
 
 
@@ -180,8 +180,8 @@ def _parse_csv(text: str, path: Path, form: TableFormat, tabs: bool) -> pd.DataF
     delimiter = form.delimiter or declared or ("\t" if tabs else sniff_delimiter(header))
     if delimiter != ("\t" if tabs else ","):
         logger.info("%s: read with %r between columns.", path, delimiter)
-    csv.field_size_limit(sys.maxsize)  # of the csv module as a whole; its default is shorter than a long document
-    # A .tsv has no quoting, so a quotation mark in a text is only that.
+    csv.field_size_limit(sys.maxsize)  # set for the whole csv module; its default is shorter than a long document
+    # A .tsv has no quoting, so a quotation mark is an ordinary character.
     dialect = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **dialect)
     rows, lines = [], []
@@ -192,21 +192,21 @@ def _parse_csv(text: str, path: Path, form: TableFormat, tabs: bool) -> pd.DataF
                 lines.append(reader.line_num)
     except csv.Error as error:
         raise DataError(
-            f"{path}: row {len(rows)}, up to line {reader.line_num}, does not parse ({error}). A field with quotation "
-            'marks in it is written in quotation marks, with its own ones doubled: "so ""called""".'
+            f"{path}: row {len(rows)}, up to line {reader.line_num}, does not parse ({error}). Put a field that has "
+            'quotation marks in quotation marks, and double its own: "so ""called""".'
         ) from error
     return _from_rows(rows[0], rows[1:], lines[1:], path, delimiter)
 
 
 def _declared_delimiter(text: str) -> tuple[str | None, str]:
-    """What a first line `sep=;`, as spreadsheets write it, says; and the text without that line."""
+    """The delimiter of a first line `sep=;`, which spreadsheets write, or `None`; and the text without that line."""
     first, _, rest = text.partition("\n")
     first = first.strip()
     return (first[4:], rest) if first.lower().startswith("sep=") and len(first) == 5 else (None, text)
 
 
 def sniff_delimiter(header: str) -> str:
-    """The one of `DELIMITERS` that makes the most columns of a header line, a comma where none makes two."""
+    """The delimiter that splits a header line into most columns; a comma where none gives two."""
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
 
 
@@ -214,13 +214,13 @@ def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path:
     names = [name.strip() for name in header]
     width = len(names)
     if rows and all(len(row) == width + 1 and row[-1] == "" for row in rows):
-        rows = [row[:-1] for row in rows]  # some programs end every row, but not the header, with a delimiter
+        rows = [row[:-1] for row in rows]  # some programs end every row except the header with a delimiter
     for number, row in enumerate(rows, 1):
         if len(row) != width:
             raise DataError(
                 f"{path}: row {number} (line {lines[number - 1]}) has {len(row)} fields, and the header has {width}: "
-                f"{delimiter.join(row)[:100]!r}. Write a field that has {delimiter!r} in it in quotation marks, "
-                "correct the number of fields, or pass --delimiter where the columns are parted by another."
+                f"{delimiter.join(row)[:100]!r}. Put a field that has {delimiter!r} in it in quotation marks, correct "
+                "the number of fields, or pass --delimiter if the columns have another delimiter."
             )
     columns = {}
     for index, name in enumerate(names):
@@ -228,13 +228,13 @@ def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path:
         if not name and not any(values):
             continue
         if name in columns:
-            raise DataError(f"{path}: two columns are named {name!r}; give each a name of its own.")
+            raise DataError(f"{path}: two columns are named {name!r}; give them different names.")
         columns[name or f"column {index + 1}"] = values
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
 
 
 def find_column(table: pd.DataFrame, names: Iterable[str]) -> str | None:
-    """The column with the first of `names`, whatever its case and with blanks or hyphens for underscores."""
+    """The column with the first of `names` that exists; case is ignored, blanks and hyphens count as underscores."""
     columns = {_plain(name): name for name in reversed(list(table))}
     return next((columns[name] for name in names if name in columns), None)
 
@@ -248,7 +248,7 @@ def need_column(table: pd.DataFrame, names: Iterable[str], what: str, source: st
     The column that `find_column` finds.
 
     Raises:
-        DataError: there is none; the message has the names that are known, the columns, and one that is near.
+        DataError: there is none; the message has the accepted names, the table's columns, and the closest one.
     """
     names = tuple(names)
     found = find_column(table, names)
@@ -261,11 +261,11 @@ def need_column(table: pd.DataFrame, names: Iterable[str], what: str, source: st
 
 class PathFinder:
     """
-    Finds the files that a table names, as other machines write names: with backslashes, blanks around, in another
-    Unicode form, or with the ending in another case.
+    Finds the files that a table names, also where another machine wrote the names: with backslashes, surrounding
+    blanks, another Unicode form, or the ending in another case.
 
     Args:
-        folder: What relative names are relative to.
+        folder: Folder that relative names are relative to.
     """
 
     def __init__(self, folder: str | Path):
@@ -273,7 +273,7 @@ class PathFinder:
         self._listings: dict[Path, dict[str, str]] = {}
 
     def find(self, name: str) -> str:
-        """The path of the file that is meant; where there is none, the path as it is written."""
+        """The path of the file that a name means, or the path as written if there is no such file."""
         archive, mark, member = name.partition("::")
         written = self.folder / archive
         if os.path.exists(written):

@@ -24,7 +24,7 @@ def rows(tmp_path):
 def test_copies_under_other_names_leave_training(rows):
     kept, notes = drop_copies(rows, ["path"])
     assert [path.rsplit("/", 1)[-1] for path in kept["path"]] == ["one", "two", "val", "test"]
-    assert notes == ["Left out as copies, byte for byte, of examples of a later split: 2 of train."]
+    assert notes == ["Dropped because they are byte-for-byte copies of examples in a later split: 2 of train."]
     assert drop_copies(kept, ["path"])[1] == []
 
 

@@ -33,7 +33,7 @@ def test_a_manifest_in_another_encoding_and_with_another_delimiter(tmp_path):
     with pytest.raises(DataError, match="Pass --encoding utf-16-le"):
         read_source(task)
     task.data_args.encoding = "utf-16-le"
-    with pytest.raises(DataError, match="too few to make splits"):  # so the table was read
+    with pytest.raises(DataError, match="too few to split"):  # so the table was read
         read_source(task)
 
 
