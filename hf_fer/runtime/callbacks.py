@@ -1,4 +1,4 @@
-"""What the stock Trainer lacks."""
+"""Callbacks for what the stock Trainer lacks."""
 
 import logging
 from collections.abc import Iterable
@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 
 
 def restore_state(callback: ExportableState, state: TrainerState) -> None:
-    """Take a callback's counts from the checkpoint that a run resumes; its settings stay those of the recipe."""
+    """Restore a callback's counts from the checkpoint that a run resumes; its settings stay those of the recipe."""
     saved = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
     for name, value in saved["attributes"].items():
         setattr(callback, name, value)
 
 
 def add_to_log(state: TrainerState, logs: dict[str, float], numbers: dict[str, float]) -> None:
-    """Put numbers into a log entry, for the history and for the loggers whose turn comes after."""
+    """Add numbers to a log entry, for the history and for the loggers that are called later."""
     logs.update(numbers)
     state.log_history[-1].update(numbers)
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the augmentation which epoch it is, before the data loader starts on it."""
+    """Sets the epoch of the augmentation before the data loader starts it."""
 
     def __init__(self, clock: EpochClock):
         self.clock = clock
@@ -46,17 +46,17 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # A run resumed in mid-epoch starts at a fractional epoch: the augmentation is that of the whole epoch.
+        # A run that resumes within an epoch starts at a fractional epoch; augmentation is seeded by its whole number.
         self.clock.epoch = int(state.epoch + 1e-6)
 
 
 class RepeatableRandomness(TrainerCallback):
     """
-    Keeps what a resumed process does anew out of the generator that dropout draws from.
+    Gives the sampler and the data loader their own generators, so that a resumed run draws the same dropout masks.
 
-    Each data loader draws a seed when its workers start, which persistent ones do once in a process, and the sampler
-    that groups by length draws an epoch's order: both get generators of their own, a function of seed and epoch.
-    Evaluation leaves the generator as it found it.
+    A data loader draws a seed whenever its workers start, which persistent workers do once per process, and the
+    sampler that groups by length draws an order for each epoch. Their generators are seeded by seed and epoch.
+    Evaluation restores the state of torch's default generator.
     """
 
     def __init__(self):
@@ -66,7 +66,7 @@ class RepeatableRandomness(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loader, seed = kwargs["train_dataloader"], args.seed + int(state.epoch + 1e-6)
-        # accelerate iterates over a loader inside its own
+        # accelerate wraps the loader that it iterates over
         getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
         sampler = get_sampler(loader)
         if isinstance(sampler, LengthGroupedSampler):
@@ -93,9 +93,10 @@ class RepeatableRandomness(TrainerCallback):
 
 class SharedStatistics(TrainerCallback):
     """
-    Gives all processes the first one's BatchNorm statistics before they evaluate together.
+    Gives all processes the BatchNorm statistics of the first one before an evaluation.
 
-    On a CPU each has its own until DDP's next forward pass in training, and a score would be of several models.
+    On a CPU, each process has its own statistics until DDP's next forward pass in training, so that the processes
+    would evaluate different models.
     """
 
     def on_step_end(
@@ -114,12 +115,13 @@ class SharedStatistics(TrainerCallback):
 
 class UnfreezeCallback(TrainerCallback):
     """
-    Keeps parts frozen until their epoch.
+    Keeps model parts frozen until a given epoch.
 
-    They are trainable when the optimizer is made, which would else not know them, and freeze as training begins.
+    The parts are trainable when the optimizer is created, so that it includes them, and are frozen when training
+    begins. A resumed run behaves like an uninterrupted one.
 
     Args:
-        epochs: Part -> epoch from which it trains; a resumed run does as the uninterrupted one.
+        epochs: Model part -> epoch from which it trains.
     """
 
     def __init__(self, epochs: dict[str, float]):
@@ -135,10 +137,10 @@ class UnfreezeCallback(TrainerCallback):
 
 class SaveProcessorCallback(TrainerCallback):
     """
-    Puts the processor into every checkpoint, the model's configuration, which peft leaves out of its own, and the
-    pipeline's code where the system has one that travels.
+    Saves the processor, the model's configuration (which peft does not save) and the code of the system's pipeline,
+    if it has one, in every checkpoint.
 
-    The Trainer would, as its `processing_class`, but it takes for granted that a processor has a tokenizer.
+    The Trainer would save its `processing_class`, but it assumes that a processor has a tokenizer.
     """
 
     def __init__(self, processor: Any, pipeline_task: str | None = None):
@@ -155,7 +157,7 @@ class SaveProcessorCallback(TrainerCallback):
 
 
 class SkipLimitCallback(TrainerCallback):
-    """Ends training when files that went bad during the run are more than the recipe allows."""
+    """Ends training when more examples were skipped than `max_fraction` allows, those of this run included."""
 
     def __init__(self, skipped_file: Path, total: int, max_fraction: float):
         self.skipped_file = skipped_file
@@ -166,12 +168,12 @@ class SkipLimitCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.known = len(read_skipped(self.skipped_file))  # which preparation has warned of
+        self.known = len(read_skipped(self.skipped_file))  # loading the data has warned of these
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        args.distributed_state.wait_for_everyone()  # so that all processes read, and decide, the same
+        args.distributed_state.wait_for_everyone()  # so that all processes read the same list and decide alike
         skipped = read_skipped(self.skipped_file)
         enforce_skip_limit(skipped, self.total, self.max_fraction, self.known)
         self.known = len(skipped)
@@ -179,11 +181,11 @@ class SkipLimitCallback(TrainerCallback):
 
 class ChangedFilesCallback(TrainerCallback):
     """
-    Notes, at the end of each epoch, files of the data that were replaced while the run goes on.
+    Notes at the end of each epoch which data files were replaced during training.
 
     Args:
-        data: Its notes get the sentence.
-        columns: Those with paths.
+        data: Data whose notes get a sentence about it.
+        columns: Names of the columns with paths.
     """
 
     def __init__(self, data: LoadedData, columns: Iterable[str]):
@@ -204,18 +206,18 @@ class ChangedFilesCallback(TrainerCallback):
         if not changed or not state.is_world_process_zero:
             return
         if self.note is None:
-            logger.warning("Replaced while the run goes on: %s, and %d others.", changed[0], len(changed) - 1)
+            logger.warning("Files replaced during training: %s, and %d others.", changed[0], len(changed) - 1)
         else:
             self.notes.remove(self.note)
         self.note = (
             f"{len(changed)} of {len(self.facts)} files were replaced during training: the model may have been "
-            "trained on both their states, and provenance.json has the first."
+            "trained on their old and new contents, and provenance.json describes the old ones."
         )
         self.notes.append(self.note)
 
 
 class PeakMemoryCallback(TrainerCallback):
-    """Writes the highest memory use so far into the training log, in MiB."""
+    """Adds the highest memory use so far, in MiB, to the training log."""
 
     def on_log(
         self,
@@ -231,10 +233,10 @@ class PeakMemoryCallback(TrainerCallback):
 
 class ResumedEarlyStopping(EarlyStoppingCallback):
     """
-    Early stopping that goes on from the checkpoint's count of evaluations without improvement.
+    Early stopping that continues the checkpoint's count of evaluations without improvement.
 
-    A run that had stopped, and was killed before its report, stops again: it takes one step more, which is neither
-    evaluated nor saved.
+    A run that had stopped early and was killed before its report stops again when it is resumed, after one more step,
+    which is neither evaluated nor saved.
     """
 
     def on_train_begin(

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole: a manifest, written last, says so."""
+"""Complete checkpoints: a manifest, which is written last, lists and verifies their files."""
 
 import json
 import logging
@@ -29,12 +29,12 @@ CHUNK = 2**22
 
 
 def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
-    """Where the Trainer puts the checkpoint of a step."""
+    """Folder in which the Trainer saves the checkpoint of a step."""
     return Path(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
-    """All checkpoints of a run, whole or not, by step."""
+    """All checkpoints of a run, complete or not, in the order of their steps."""
     found = [
         path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()
     ]
@@ -42,7 +42,7 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
 
 
 def has_folds(folder: str | None) -> bool:
-    """Whether a folder is that of a cross-validation, with a model per fold."""
+    """Whether a folder is the output of a cross-validation, with a model per fold."""
     return folder is not None and any(Path(folder).glob("fold_[0-9]*"))
 
 
@@ -56,7 +56,7 @@ def _digest(path: Path) -> str:
 
 def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     """
-    Give a model all its weights from a checkpoint; one of adapters has none, and changes nothing.
+    Load all weights of a model from a checkpoint; a checkpoint of adapters has no such file and changes nothing.
 
     Raises:
         RecipeError: the weights do not fit the model.
@@ -69,7 +69,11 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
 
 def start_anew(*heads: nn.Module) -> None:
-    """Draw the layers of heads whose classes are others; of as many classes they would load without a word."""
+    """
+    Reset the layers of heads at the start from a checkpoint with other classes.
+
+    With the same number of classes the old head's weights would load silently.
+    """
     for head in heads:
         for part in head.modules():
             if isinstance(part, nn.Linear | nn.Conv1d):
@@ -78,11 +82,11 @@ def start_anew(*heads: nn.Module) -> None:
 
 def write_manifest(folder: Path, processes: int | None = None) -> None:
     """
-    Declare a checkpoint whole: every file with its size and xxh3-64, once all of them are on the disk.
+    Write the manifest of a complete checkpoint, with size and xxh3-64 of every file, after flushing files to disk.
 
     Args:
-        folder: The checkpoint.
-        processes: How many train the model.
+        folder: Folder of the checkpoint.
+        processes: Number of processes that train the model.
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
@@ -93,7 +97,7 @@ def write_manifest(folder: Path, processes: int | None = None) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """A checkpoint's manifest; `None` where there is none that can be read."""
+    """A checkpoint's manifest; `None` where it is missing or unreadable."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -101,7 +105,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def damage(folder: Path) -> str | None:
-    """What keeps a checkpoint from being whole, or `None`."""
+    """Why a checkpoint is incomplete or damaged, or `None` if every file matches the manifest."""
     manifest = read_manifest(folder)
     if manifest is None:
         return f"no {MANIFEST}"
@@ -117,36 +121,36 @@ def damage(folder: Path) -> str | None:
 
 
 def declared(output_dir: str | Path) -> list[Path]:
-    """The checkpoints that have a manifest, in the order in which they were completed."""
+    """The checkpoints with a manifest, in the order in which they were completed."""
     manifests = {folder: read_manifest(folder) for folder in checkpoint_folders(output_dir)}
     return sorted((folder for folder, found in manifests.items() if found), key=lambda f: manifests[f]["completed"])
 
 
 def newest_whole(output_dir: str | Path) -> Path | None:
     """
-    The checkpoint that was completed last and is whole; others are named in a warning and passed over.
+    The newest complete checkpoint; incomplete ones are skipped with a warning.
 
     Raises:
-        RecipeError: all there is are checkpoints of the stock Trainer, without a manifest, which may be whole.
+        RecipeError: there are only checkpoints of the stock Trainer, which have no manifest and may be complete.
     """
     undeclared = [folder for folder in checkpoint_folders(output_dir) if read_manifest(folder) is None]
     for folder in undeclared:
-        logger.warning("%s is passed over: no %s, which is written when a checkpoint is whole.", folder, MANIFEST)
+        logger.warning("%s is skipped: no %s, which is written when a checkpoint is complete.", folder, MANIFEST)
     for folder in reversed(declared(output_dir)):
         reason = damage(folder)
         if reason is None:
             return folder
-        logger.warning("%s is passed over: %s.", folder, reason)
+        logger.warning("%s is skipped: %s.", folder, reason)
     for folder in filter(is_foreign, undeclared):
         raise RecipeError(
-            f"{folder} has no {MANIFEST}: it was not written by this version, which cannot tell whether it is whole. "
-            f"Name it, --resume_from_checkpoint {folder}, or take it away."
+            f"{folder} has no {MANIFEST}: this version did not write it and cannot tell whether it is complete. "
+            f"Name it with --resume_from_checkpoint {folder}, or remove it."
         )
     return None
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a run without `WholeCheckpoints` wrote it; the state is what the Trainer writes last."""
+    """Whether a run without `WholeCheckpoints` wrote a checkpoint; the Trainer writes its state file last."""
     try:
         state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -156,33 +160,33 @@ def is_foreign(folder: Path) -> bool:
 
 def check_named(folder: Path) -> None:
     """
-    Look at a checkpoint that a recipe names.
+    Check a checkpoint that a recipe names.
 
     Raises:
-        RecipeError: it is no checkpoint, or not what its manifest says.
+        RecipeError: the folder is no checkpoint, or its files do not match the manifest.
     """
     if not (folder / TRAINER_STATE_NAME).is_file():
-        raise RecipeError(f"resume_from_checkpoint: {folder} is not a whole checkpoint: no {TRAINER_STATE_NAME}.")
+        raise RecipeError(f"resume_from_checkpoint: {folder} is not a complete checkpoint: no {TRAINER_STATE_NAME}.")
     reason = damage(folder)
     if reason and read_manifest(folder) is not None:
-        raise RecipeError(f"resume_from_checkpoint: {folder} is not whole: {reason}.")
+        raise RecipeError(f"resume_from_checkpoint: {folder} is not complete: {reason}.")
     if reason:
-        logger.warning("%s has no %s: nothing says that it is whole.", folder, MANIFEST)
+        logger.warning("%s has no %s, so it cannot be verified that it is complete.", folder, MANIFEST)
 
 
 def check_processes(folder: Path, processes: int) -> None:
-    """Raises `RecipeError` where a checkpoint's manifest says that it is of another number of processes."""
+    """Raises `RecipeError` where a checkpoint's manifest has another number of processes."""
     before = (read_manifest(folder) or {}).get("processes")
     if before is not None and before != processes:
         raise RecipeError(
             f"resume_from_checkpoint: {folder} is of a run of {before} processes, this one has {processes}: batches, "
-            "the order of examples and random numbers would be others than those it began with. Resume with "
-            f"{before}, or start anew in another output_dir (--model_name_or_path takes its weights)."
+            "the order of examples and random numbers would change. Resume with "
+            f"{before}, or start a new run in another output_dir (--model_name_or_path takes its weights)."
         )
 
 
 def best_steps(args: TrainingArguments, state: TrainerState) -> list[int] | None:
-    """Steps of the `save_top_k` best evaluations so far, the best first, or `None` where a recipe asks for none."""
+    """Steps of the `save_top_k` best evaluations so far, the best first; `None` if `save_top_k` is unset."""
     if args.save_top_k is None:
         return None
     name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
@@ -192,9 +196,9 @@ def best_steps(args: TrainingArguments, state: TrainerState) -> list[int] | None
 
 class WholeCheckpoints(TrainerCallback):
     """
-    Declares each checkpoint whole when all processes have written their part, and only then deletes older ones.
+    Writes the manifest of each checkpoint when all processes have saved theirs, and only then deletes older ones.
 
-    The Trainer would delete them first. Put it after every callback that writes into a checkpoint, and use
+    The Trainer would delete them first. Add this callback after all callbacks that write into a checkpoint, and use
     `with checkpoints.kept(trainer)` around `trainer.train`.
     """
 
@@ -203,7 +207,7 @@ class WholeCheckpoints(TrainerCallback):
 
     @contextmanager
     def kept(self, trainer: Trainer) -> Iterator[None]:
-        """Take `save_total_limit` out of the Trainer's hands, and clear away a checkpoint whose saving fails."""
+        """Disable the Trainer's `save_total_limit`, and remove a checkpoint whose saving fails."""
         args = trainer.args
         self.limit, args.save_total_limit = args.save_total_limit, None
         try:
@@ -219,7 +223,7 @@ class WholeCheckpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The Trainer forgets a best checkpoint whose path has changed since, as in a copied output folder.
+        # The Trainer forgets the best checkpoint if its path has changed, as in a copied output folder.
         if state.best_global_step and state.best_model_checkpoint is None:
             best = checkpoint_folder(args.output_dir, state.best_global_step)
             state.best_model_checkpoint = str(best) if damage(best) is None else None
@@ -229,16 +233,16 @@ class WholeCheckpoints(TrainerCallback):
         if args.should_save:
             write_manifest(checkpoint_folder(args.output_dir, state.global_step), args.world_size)
             self.delete_older(args.output_dir, state.best_model_checkpoint, best_steps(args, state))
-        args.distributed_state.wait_for_everyone()  # a launcher ends the others as soon as one has ended
+        args.distributed_state.wait_for_everyone()  # a launcher ends all processes as soon as one has ended
 
     def delete_older(self, output_dir: str, best: str | None, top: list[int] | None = None) -> None:
         """
-        Keep the newest whole checkpoints up to the limit, the best one among them, and nothing cut short.
+        Delete incomplete checkpoints and, beyond the limit, the oldest; the newest and the best are kept.
 
         Args:
-            output_dir: Of the run.
-            best: The best checkpoint so far.
-            top: Steps of the best ones where `save_top_k` asks for them: they and the newest stay, and no other.
+            output_dir: Output folder of the run.
+            best: Folder of the best checkpoint so far.
+            top: With `save_top_k`, steps of the best checkpoints; only these, the best and the newest are kept.
         """
         for folder in checkpoint_folders(output_dir):
             if read_manifest(folder) is None and not is_foreign(folder):

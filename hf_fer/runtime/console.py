@@ -1,9 +1,9 @@
 """
-A console that shows what a user can act on.
+Keeps console output that no user can act on away.
 
-The libraries below draw a bar for each file that they save or load, warn of what this package does on purpose, and
-print a record twice where a program has logging of its own. Exactly that is left out; every other bar, warning and
-error stays.
+Libraries draw a progress bar for each file that they save or load, warn about things that this package does on
+purpose, and print records twice where a program configures logging. Only these bars, warnings and duplicates, which
+the constants below name, are suppressed.
 """
 
 import logging
@@ -18,31 +18,31 @@ import transformers
 
 BARS = ("Writing model shards", "Loading weights")
 
-# Logger -> what its records begin or go on with that ask nothing of a user: a reference implementation is as exact.
+# Logger -> words of its records that need no action: a reference implementation is as exact as a fast kernel.
 RECORDS = {"transformers.integrations.hub_kernels": "is falling back to its reference PyTorch implementation"}
 
-# Settings of transformers 5 under both names; a recipe may use either.
+# Deprecated names of settings in transformers 5; a recipe may use the old or the new name.
 WARNINGS = (r"`gradient_checkpointing(_enable|_disable|_kwargs)?` is deprecated",)
 
 TWICE = ("datasets", "huggingface_hub")
-"""Libraries with a handler of their own, whose records go to that of the root logger, too."""
+"""Libraries with their own log handler, whose records the root logger's handler would print again."""
 
 
 def quiet_bar(factory: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """A bar of transformers as it asked for it, or one that is not drawn."""
+    """Hook for the progress bars of transformers: disables those that begin with `BARS`."""
     if str(kwargs.get("desc", "")).startswith(BARS):
         kwargs = {**kwargs, "disable": True}
     return factory(*args, **kwargs)
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """Whether a library's record says something to act on."""
+    """Whether a log record does not contain the words that `RECORDS` has for its logger."""
     return RECORDS[record.name] not in record.getMessage()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what the module's constants name, in this process and in those it forks."""
+    """Suppress the bars, records and warnings of this module's constants, also in forked processes."""
     libraries = [logging.getLogger(name) for name in TWICE]
     loggers = [logging.getLogger(name) for name in RECORDS]
     propagated = [library.propagate for library in libraries]

@@ -1,4 +1,4 @@
-"""In which order the stock Trainer evaluates."""
+"""The order in which the stock Trainer evaluates examples."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from hf_fer.recipe.arguments import TrainingArguments
 
 def evaluation_order(args: TrainingArguments, lengths: list[int]) -> np.ndarray:
     """
-    The row of each prediction, `(rows,)`: with `train_sampling_strategy: group_by_length` long examples come together.
+    The row of each prediction, `(rows,)`; `train_sampling_strategy: group_by_length` changes the order.
 
     Args:
-        args: Of the Trainer.
-        lengths: The column `length` of what was evaluated.
+        args: The Trainer's arguments.
+        lengths: Column `length` of the evaluated data set.
     """
     if args.train_sampling_strategy != "group_by_length":
         return np.arange(len(lengths))

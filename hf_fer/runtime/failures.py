@@ -1,4 +1,4 @@
-"""How a run ends that cannot go on: memory, disk, or a training that has come apart."""
+"""Explains errors that end a running training: out of memory, a full disk, a lost process."""
 
 import errno
 import re
@@ -19,21 +19,21 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunError(RuntimeError):
-    """A run that started well and cannot go on; the message says what to change."""
+    """A run that started and cannot continue; the message says what to change."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator of any device said so."""
+    """Whether an error means that the memory of a device ran out."""
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def in_evaluation(error: BaseException) -> bool:
-    """Whether an error came out of the Trainer's evaluation, not of a training step."""
+    """Whether an error was raised in the Trainer's evaluation and not in a training step."""
     return any(frame.f_code.co_name == "evaluation_loop" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is a write that found no room; torch and safetensors hide the errno."""
+    """Whether an error or its cause is a write to a full disk; torch and safetensors hide the errno in their text."""
     if error is None:
         return False
     text = str(error)
@@ -46,7 +46,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def is_peer_lost(error: BaseException) -> bool:
-    """Whether another process of a distributed run did not answer any more; gloo says so in words alone."""
+    """Whether another process of a distributed run was lost; gloo tells it only by the error's text."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError)
         and re.search(r"\bgloo\b|Connection (closed|reset) by peer", str(error)) is not None
@@ -54,13 +54,13 @@ def is_peer_lost(error: BaseException) -> bool:
 
 
 def last_checkpoint(args: TrainingArguments) -> str:
-    """A sentence on what there is to go on from."""
+    """A sentence that names the last complete checkpoint."""
     whole = declared(args.output_dir)
     return f"The last good checkpoint is {whole[-1]}." if whole else "There is no checkpoint yet."
 
 
 def unwritable(error: OSError) -> str | None:
-    """What to say of a write, outside `output_dir`, that a full or read-only disk refused; `None` of other errors."""
+    """Message for a write that a full or read-only disk refused outside `output_dir`; `None` for other errors."""
     if not (is_disk_full(error) or error.errno == errno.EROFS):
         return None
     return (
@@ -73,42 +73,43 @@ def unwritable(error: OSError) -> str | None:
 @contextmanager
 def explained(args: TrainingArguments, memory_hints: list[str], can_checkpoint: bool) -> Iterator[None]:
     """
-    Turn errors of memory, of the disk and of lost processes into one message.
+    Replace errors of memory, disk and lost processes by a `RunError` with advice.
 
     Args:
         args: The run's arguments.
-        memory_hints: The system's own settings to lower, most useful first.
+        memory_hints: The system's own settings to lower, the most effective first.
         can_checkpoint: Whether the model supports gradient checkpointing.
 
     Raises:
-        RunError: memory or disk ran out inside, or another process of the run is gone.
+        RunError: memory ran out, the disk is full, or another process of the run was lost.
     """
     try:
         yield
     except Exception as error:
         if is_out_of_memory(error):
             advice = "; ".join(memory_advice(args, memory_hints, in_evaluation(error), can_checkpoint))
-            raise RunError(f"Out of memory{_gpu_use()}. Lower, one after the other: {advice}.") from error
+            raise RunError(f"Out of memory{_gpu_use()}. Try, one by one: {advice}.") from error
         if is_disk_full(error):
             written = getattr(error, "filename2", None) or getattr(error, "filename", None)  # a copy names both
             place = Path(written or args.output_dir).resolve()
             free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free // 2**20
             raise RunError(
                 f"The disk is full: writing to {place} failed with {free} MiB free ({error}). "
-                f"{last_checkpoint(args)} Free some space, or lower --save_total_limit, and go on with "
+                f"{last_checkpoint(args)} Free some space, or lower --save_total_limit, and resume with "
                 "--resume_from_checkpoint true."
             ) from error
         if is_peer_lost(error):
             reason = " ".join(str(error).split())[:200]
             raise RunError(
                 f"Another process of this run has ended, or its machine cannot be reached ({reason}). "
-                f"{last_checkpoint(args)} See what the other one said, and go on with --resume_from_checkpoint true."
+                f"{last_checkpoint(args)} Read the other process's message, and resume with --resume_from_checkpoint "
+                "true."
             ) from error
         raise
 
 
 def smaller_batch(args: TrainingArguments) -> tuple[int, int] | None:
-    """Half the batch size or less, and the accumulation that keeps the effective batch; `None` where it is 1."""
+    """A batch size of at most half, and the accumulation that keeps the effective batch size; `None` for size 1."""
     size = args.per_device_train_batch_size
     effective = size * args.gradient_accumulation_steps
     return next(((part, effective // part) for part in range(size // 2, 0, -1) if effective % part == 0), None)
@@ -116,11 +117,13 @@ def smaller_batch(args: TrainingArguments) -> tuple[int, int] | None:
 
 def memory_advice(args: TrainingArguments, hints: list[str], evaluating: bool, can_checkpoint: bool) -> list[str]:
     """
-    The next three settings to lower where memory ran out, with their values: batch, the system's, any system's.
+    The next three settings to change when memory ran out: batch size, then those of the system, then general ones.
 
     Args:
-        args, hints, can_checkpoint: See `explained`.
-        evaluating: Whether memory ran out in evaluation, where no gradient is kept.
+        args: The run's arguments.
+        hints: The system's own settings to lower, the most effective first.
+        evaluating: Whether memory ran out in evaluation, which keeps no gradients.
+        can_checkpoint: Whether the model supports gradient checkpointing.
     """
     advice = []
     smaller, size = smaller_batch(args), args.per_device_eval_batch_size

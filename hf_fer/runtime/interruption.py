@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run at the next step, with a checkpoint."""
+"""SIGTERM and Ctrl-C end a run after the current step, with a checkpoint."""
 
 import atexit
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 IMPATIENT = 2.0
-"""Seconds after which a second Ctrl-C stops at once; launchers pass the first one on twice."""
+"""Seconds after which a second Ctrl-C stops immediately; launchers deliver the first one twice."""
 
 
 class Interrupted(Exception):
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Outside training SIGTERM ends the process with status 143, and its clean-up is done."""
+    """Outside training, let SIGTERM end the process with status 143 after its clean-up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,25 +50,25 @@ def exit_on_sigterm() -> Iterator[None]:
 
 def end_workers() -> None:
     """
-    Kill data loader workers that are left when the process ends.
+    Kill the data loader workers that still run when the process ends.
 
-    They outlive SIGTERM, which is how multiprocessing would end them before it waits for them, forever. Most are gone
-    by then; those of a Trainer that something still refers to are not.
+    Workers ignore SIGTERM, which multiprocessing would send them before it waits for them, forever. Most workers have
+    ended by then, except those of a Trainer that is still referenced.
     """
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker dies
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error when a worker dies
     for worker in workers:
         worker.kill()
 
 
 class StopOnSignal(TrainerCallback):
     """
-    Finishes the step, saves a checkpoint and raises `Interrupted`, in all processes if one of them got a signal.
+    Finishes the step, saves a checkpoint and raises `Interrupted` in all processes when one of them gets a signal.
 
-    Saved is a state that an uninterrupted run passes through: the last step of an epoch is saved after the
-    evaluation that is due there, not before. Put it after every other callback, and use `with stop.listening()`
-    around `trainer.train`.
+    The checkpoint has a state that an uninterrupted run passes through, too: at the end of an epoch it is saved after
+    the evaluation that is due there, not before. Add this callback after all others, and use
+    `with stop.listening()` around `trainer.train`.
     """
 
     def __init__(self):
@@ -79,12 +79,12 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note signals instead of dying of them; only the main thread of a process can."""
+        """Record signals instead of being ended by them; outside the main thread this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         atexit.unregister(end_workers)
-        atexit.register(end_workers)  # what is registered last runs first: before multiprocessing's own
+        atexit.register(end_workers)  # registered last, it runs before the handler of multiprocessing
         before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         try:
             yield
@@ -105,15 +105,15 @@ class StopOnSignal(TrainerCallback):
     @staticmethod
     def _shelter_workers(shelter: bool) -> None:
         """
-        Hold SIGTERM back while data loader workers are forked: they inherit that and outlive it.
+        Block SIGTERM while data loader workers are forked, so that they inherit the blocked signal and survive it.
 
-        Schedulers send the signal to every process of a job, and a worker that dies of it takes the step with it.
+        Schedulers send the signal to every process of a job, and a step fails if one of its workers dies.
         """
         if threading.current_thread() is threading.main_thread():
             signal.pthread_sigmask(signal.SIG_BLOCK if shelter else signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _asked(self, args: TrainingArguments) -> int:
-        """The signal that this process or another got, or 0."""
+        """Number of the signal that any process of the run got, or 0."""
         if args.world_size == 1:
             return self.signum or 0
         return int(largest(torch.tensor(self.signum or 0, device=args.device)))
@@ -155,5 +155,5 @@ class StopOnSignal(TrainerCallback):
             folder = checkpoint_folder(args.output_dir, state.global_step)
             raise Interrupted(
                 signum,
-                f"stopped after step {state.global_step}, {folder} is saved. Go on by --resume_from_checkpoint true.",
+                f"stopped after step {state.global_step}, {folder} is saved. Resume by --resume_from_checkpoint true.",
             )

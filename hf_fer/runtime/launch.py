@@ -1,8 +1,8 @@
 """
-The processes that `accelerate launch --cpu --num_processes N` was asked for.
+Starts all processes of `accelerate launch --cpu --num_processes N`.
 
-Without MPI, Accelerate (1.15) starts one process and says nothing: a training with an N-th of the batch that is meant.
-Here torchrun starts them all.
+Without MPI, Accelerate (1.15) silently starts one process only, which would train with 1/N of the intended batch.
+This module replaces that process by torchrun, which starts them all.
 """
 
 import logging
@@ -21,7 +21,7 @@ LAUNCHERS = ("accelerate-launch", "accelerate.commands.launch", "launch.py", "la
 
 
 def is_alone_by_mistake() -> bool:
-    """Whether `accelerate launch --cpu` was asked for several processes and has started this one alone."""
+    """Whether `accelerate launch --cpu` was asked for several processes and has started only this one."""
     asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
     return asked and not any(name in os.environ for name in ranks)
@@ -29,9 +29,10 @@ def is_alone_by_mistake() -> bool:
 
 def processes_asked_for() -> int | None:
     """
-    `--num_processes` of the launcher that is this process' parent, or of its config file.
+    `--num_processes` of the launcher that is this process's parent, or of its config file.
 
-    None where the parent is no launcher, or shares the work with other machines.
+    Returns:
+        `None` where the parent is no launcher, or the launcher uses several machines.
     """
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []
@@ -48,10 +49,10 @@ def processes_asked_for() -> int | None:
 
 def start_all_processes() -> None:
     """
-    Where the launcher has started one process of several, become the torchrun that starts all of them.
+    Replace this process by torchrun where the launcher has started only one of several processes.
 
     Raises:
-        RecipeError: it is not known how many.
+        RecipeError: the number of processes cannot be found out.
     """
     if not is_alone_by_mistake():
         return

@@ -1,4 +1,4 @@
-"""What the user can mend, as one message and an exit status."""
+"""Turns errors that the user can fix into one message and an exit status."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ from hf_fer.runtime.launch import start_all_processes
 
 @contextmanager
 def one_message() -> Iterator[None]:
-    """What the user can mend as one message and an exit status; see `hf_fer.run.main`."""
+    """Print errors that the user can fix as one message and exit with a status; see `hf_fer.run.main`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     transformers.utils.logging.set_verbosity_warning()
     try:

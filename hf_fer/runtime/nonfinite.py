@@ -1,4 +1,4 @@
-"""Steps that would spoil a model are left out: those whose loss, gradient or BatchNorm statistics are not finite."""
+"""Skips optimizer steps whose loss, gradient norm or BatchNorm statistics are not finite."""
 
 import logging
 from collections.abc import Iterator
@@ -23,23 +23,24 @@ REASONS = ("the loss is not finite", "the gradient norm is not finite", "BatchNo
 
 class NonFiniteGuard(TrainerCallback, ExportableState):
     """
-    Skips an optimiser step, in all processes alike, that would leave something not finite, and counts it.
+    Skips optimizer steps that would make the model non-finite, in all processes alike, and counts them.
 
-    A step is skipped where the loss of one of its micro-batches, the gradient norm before clipping or a running
-    statistic is not finite, or the norm is over `max_norm`. Its gradients are dropped, which makes the optimiser's
-    step a no-op for parameters, weight decay and moments, and running statistics go back to what they were before the
-    step's first forward pass. The step counts for `global_step` and for the learning rate schedule, so the run ends
-    where it was planned to; a step that fp16's gradient scaler skips by itself does not move the schedule.
+    A step is skipped if the loss of one of its micro-batches, the gradient norm before clipping or a running
+    statistic is not finite, or if the norm exceeds `max_norm`. Its gradients are dropped, which makes the optimizer's
+    step a no-op for parameters, weight decay and moments, and running statistics are restored to their values before
+    the step's first forward pass. The step counts for `global_step` and for the learning rate schedule, so that the
+    run ends where it was planned to; a step that fp16's gradient scaler skips by itself does not advance the schedule.
 
-    Use it as a callback and, around `trainer.train`, as `with guard.watching(trainer)`. One synchronisation with the
-    device per optimiser step. DeepSpeed steps inside its backward pass: there the guard can only count and stop.
+    Use it as a callback and, around `trainer.train`, as `with guard.watching(trainer)`. It costs one synchronisation
+    with the device per optimizer step. DeepSpeed makes the optimizer's step inside its backward pass: there the guard
+    can only count and stop.
 
     Args:
         max_norm: Largest gradient norm before clipping; `None` for any finite one.
-        patience: Skipped steps in a row after which training stops.
+        patience: Number of consecutive skipped steps after which training stops.
 
     Raises:
-        RunError: at the end of `patience`, with what to change.
+        RunError: `patience` is exhausted; the message says what to change.
     """
 
     def __init__(self, max_norm: float | None = None, patience: int = 25):
@@ -56,7 +57,7 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
         self._before: dict[torch.dtype, torch.Tensor] = {}
 
     def state(self) -> dict[str, Any]:
-        """Counts that a resumed run goes on from."""
+        """Counts that a resumed run continues."""
         return {
             "args": {"max_norm": self.max_norm, "patience": self.patience},
             "attributes": {"skipped": self.skipped, "in_a_row": self.in_a_row},
@@ -65,9 +66,9 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
     @contextmanager
     def watching(self, trainer: Trainer) -> Iterator[None]:
         """
-        Show the guard each loss, and each gradient norm before it is clipped, which no callback is told.
+        Let the guard see each loss and each gradient norm before clipping, which the Trainer passes to no callback.
 
-        Each training inside may have a model and an accelerator of its own, as the trials of a search do.
+        Several trainings may run inside, each with its own model and accelerator, such as the trials of a search.
         """
         self._trainer = trainer
         try:
@@ -103,7 +104,7 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
             self._listen(self._trainer)
         if state.global_step:
             restore_state(self, state)
-        else:  # the state has the counts of the training before, where there was one
+        else:  # a new training, though the state may have the counts of an earlier one
             self.skipped = self.in_a_row = 0
         self._logged = state.global_step, self.skipped
         self._statistics = {}
@@ -113,7 +114,7 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
                     self._statistics.setdefault(buffer.dtype, []).append(buffer)
 
     def _flat_statistics(self) -> dict[torch.dtype, torch.Tensor]:
-        """A copy of all running statistics, end to end."""
+        """A copy of all running statistics, flattened into one tensor per dtype."""
         return {
             dtype: torch.cat([buffer.flatten() for buffer in buffers]) for dtype, buffers in self._statistics.items()
         }
@@ -147,7 +148,7 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
             raise RunError(self._advice(args, state, reasons))
 
     def _bad(self, device: torch.device) -> torch.Tensor:
-        """What is wrong with this step, 0 or 1, `(4,)`: loss, norm, statistics, and a norm over the limit."""
+        """Flags `(4,)`, 1 where this step is bad: loss, norm or statistics not finite, and a norm over the limit."""
         loss = torch.ones((), dtype=torch.bool) if self._loss_finite is None else self._loss_finite
         norm = torch.as_tensor(0.0 if self._norm is None else self._norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -168,7 +169,7 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
         return (
             f"{self.in_a_row} steps in a row were skipped, the last, {state.global_step + 1}, because "
             f"{' and '.join(reasons)}. Parameters and checkpoints are finite. Try, one by one: {'; '.join(changes)}; "
-            "then go on with --resume_from_checkpoint true. --max_skipped_steps says how many it takes."
+            "then resume with --resume_from_checkpoint true. --max_skipped_steps sets this limit."
         )
 
     def on_train_end(
@@ -188,6 +189,6 @@ class NonFiniteGuard(TrainerCallback, ExportableState):
             return
         steps, skipped = state.global_step - self._logged[0], self.skipped - self._logged[1]
         self._logged = state.global_step, self.skipped
-        # The Trainer averages over the losses that are finite, and writes 0 where there is none.
+        # The Trainer averages the finite losses and logs 0 if there are none.
         nothing = {"loss": float("nan")} if skipped == steps else {}
         add_to_log(state, logs, {**nothing, "skipped_steps": self.skipped})

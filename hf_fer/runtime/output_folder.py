@@ -1,4 +1,4 @@
-"""What a run may touch in `output_dir`: only what a run wrote, and nothing before data and model have loaded."""
+"""Protects `output_dir`: a run replaces only files that a run wrote, and only once data and model have loaded."""
 
 import json
 import logging
@@ -19,25 +19,25 @@ from hf_fer.runtime.checkpoints import MANIFEST, checkpoint_folders, is_foreign
 logger = logging.getLogger(__name__)
 
 MARKER = ".hf_fer.json"
-"""Says that a folder is a run's, and under `files` which ones runs wrote."""
+"""Marks a folder as the output of runs; its `files` lists the files that they wrote."""
 
 LOCK = ".hf_fer.lock"
 REPORT, NEW_REPORT, SKIPPED, STUDY = "report", "report.new", "skipped.jsonl", "study.db"
 EVALUATION = "evaluation"
 WEIGHTS = "*.safetensors"
 
-# What a run writes under names that a folder of somebody's own may have, too.
+# Glob patterns of files that a run writes, under names that a folder of the user's own files may have, too.
 WRITTEN = (
     *(REPORT, NEW_REPORT, EVALUATION, "runs", "README.md", "trainer_state.json", "training_args.bin", "*config.json"),
     *("cross_validation.json", "best_recipe.json", "tokenizer*.json", "special_tokens_map.json", WEIGHTS),
     *("checkpoint-*", "fold_*"),
 )
-# Of these each has a record of its own, or goes on from run to run.
+# Not listed in the marker: these have their own records, or are continued by the next run.
 NOT_LISTED = (MARKER, LOCK, NEW_REPORT, EVALUATION, "runs", "checkpoint-*", "fold_*")
 
 
 def read_marker(folder: Path) -> dict | None:
-    """What the marker says, or `None` where there is none that can be read."""
+    """Content of the marker, or `None` where it is missing or unreadable."""
     try:
         found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -46,7 +46,7 @@ def read_marker(folder: Path) -> dict | None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a run wrote it; those of versions before the marker are known by manifest, report or study."""
+    """Whether a run wrote the folder. Versions without the marker are recognised by manifest, report or study."""
     if read_marker(folder) is not None or (folder / STUDY).is_file():
         return True
     if any((path / MANIFEST).is_file() for path in checkpoint_folders(folder)):
@@ -59,27 +59,27 @@ def is_ours(folder: Path) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run of this product ended in it, with a model or a report, or a search has its study there."""
+    """Whether a run of hf_fer finished in the folder, leaving a model or a report, or a search left its study."""
     found = [*folder.glob(WEIGHTS), *folder.glob(f"{REPORT}/metrics.json"), *folder.glob(STUDY)]
     return bool(found) and is_ours(folder)
 
 
 def check_ours(folder: Path) -> None:
-    """Raises `RecipeError` where a run would write over what is not of a run."""
+    """Raises `RecipeError` where a run would overwrite files that no run wrote."""
     if not folder.is_dir() or is_ours(folder):
         return
     found = sorted(path.name for pattern in WRITTEN for path in folder.glob(pattern))
     if REPORT in found and {path.name for path in (folder / REPORT).iterdir()} <= {SKIPPED}:
-        found.remove(REPORT)  # of a run that found too many files unusable
+        found.remove(REPORT)  # left by a run that found too many unusable files
     if found:
         raise RecipeError(
             f"output_dir: {folder} holds {', '.join(found[:5])}, which no run of hf_fer wrote and this one would "
-            "write over. Give another --output_dir."
+            "overwrite. Give another --output_dir."
         )
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder; raises `RecipeError` where nothing can be written into it."""
+    """Create the folder if it does not exist; raises `RecipeError` where it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{LOCK}.{os.getpid()}"
@@ -92,7 +92,7 @@ def check_writable(folder: Path) -> None:
 
 
 def evaluation_folder(args: TrainingArguments, dataset: str, fold: int | str | None) -> Path:
-    """Where an evaluation goes: `output_dir`, or a folder below it where that holds a model, whose report stays."""
+    """Folder for an evaluation: `output_dir`, or, to keep the report of a model there, a folder below it."""
     folder = Path(args.output_dir)
     if not any([*folder.glob(WEIGHTS), *folder.glob(f"fold_*/{WEIGHTS}"), *checkpoint_folders(folder)]):
         return folder
@@ -105,12 +105,12 @@ def evaluation_folder(args: TrainingArguments, dataset: str, fold: int | str | N
 @contextmanager
 def locked(args: TrainingArguments) -> Iterator[None]:
     """
-    Keep other runs out of `output_dir`; the processes of one run enter together.
+    Lock `output_dir` against other runs; the first process holds the lock for all processes of a run.
 
-    The lock has the owner's process id and host, and is taken over where that process is no more.
+    The lock file has the owner's process id and host; if that process has ended, the lock is taken over.
 
     Raises:
-        RecipeError: another run holds it, or nothing can be written there; in every process alike.
+        RecipeError: another run holds the lock, or the folder is not writable; every process raises it.
     """
     folder, lock, trouble = Path(args.output_dir), None, None
     if args.should_save:
@@ -144,20 +144,20 @@ def _owner(folder: Path) -> str:
 
 def clear(folder: Path) -> None:
     """
-    Take away an earlier run: its checkpoints, and the files that it listed.
+    Remove an earlier run: its checkpoints, and the files that its marker lists.
 
-    A report of a version that listed nothing is put aside, as `report.earlier`, since it may hold files of others.
+    A report without a marker is renamed to `report.earlier`, because it may hold files that no run wrote.
     """
     marker, report = read_marker(folder), folder / REPORT
     if marker is None and (report / "metrics.json").is_file():
         aside = next(path for n in range(10**6) if not (path := folder / f"report.earlier{n or ''}").exists())
         report.rename(aside)
-        logger.warning("The report of the run before is in %s.", aside)
+        logger.warning("The report of the previous run was moved to %s.", aside)
     for path in checkpoint_folders(folder):
         if not is_foreign(path):
             shutil.rmtree(path, ignore_errors=True)
     for name in [*(marker or {}).get("files", []), STUDY, f"{REPORT}/{SKIPPED}"]:
-        if (folder / name).resolve().is_relative_to(folder.resolve()):  # the list may be somebody else's writing
+        if (folder / name).resolve().is_relative_to(folder.resolve()):  # the list may have been edited
             (folder / name).unlink(missing_ok=True)
     for path in sorted((path for path in [report, *report.rglob("*")] if path.is_dir()), reverse=True):
         if not any(path.iterdir()):
@@ -165,12 +165,12 @@ def clear(folder: Path) -> None:
 
 
 def discard_new_report(folder: Path) -> None:
-    """Take away what a run wrote down that could not replace the report after all."""
+    """Remove the folder of a new report, such as that of a run that failed before it replaced the earlier one."""
     shutil.rmtree(folder / NEW_REPORT, ignore_errors=True)
 
 
 def begin(folder: Path) -> None:
-    """Mark the folder as a run's, and bring in what was written down while the report before was still in place."""
+    """Write the marker, and move the list of skipped examples from the new report's folder into the report."""
     files = (read_marker(folder) or {}).get("files", [])
     write_json_atomically(folder / MARKER, {"version": __version__, "files": files}, indent=2)
     fresh = folder / NEW_REPORT / SKIPPED
@@ -181,7 +181,7 @@ def begin(folder: Path) -> None:
 
 
 def record(folder: Path) -> None:
-    """List in the marker what was written since `begin`, so that a later run may replace that and nothing else."""
+    """List the files written since `begin` in the marker; a later run may replace only these."""
     marker = read_marker(folder)
     if marker is None:
         return

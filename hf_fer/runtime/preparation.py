@@ -1,4 +1,4 @@
-"""What a run makes sure of before it reads any data."""
+"""Checks and settings of a run before it reads any data: output folder, resumption, threads, Hub access."""
 
 import logging
 from dataclasses import dataclass
@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Start:
     """
-    How a run begins: `resume` is what `Trainer.train` resumes from, a checkpoint folder or False; `replaces` says
-    that what an earlier run wrote into `output_dir` goes once data and model have loaded.
+    How a run starts.
+
+    Args:
+        resume: Checkpoint folder that `Trainer.train` resumes from, or False.
+        replaces: Whether the files of an earlier run in `output_dir` are removed once data and model have loaded.
     """
 
     resume: bool | str = False
@@ -31,36 +34,36 @@ class Start:
 
 def prepare_output(args: TrainingArguments, model_path: str | None = None) -> Start:
     """
-    Look at what is in `output_dir`, and change nothing.
+    Decide how a run starts by what is in `output_dir`, without changing it.
 
     Args:
         args: The run's arguments.
-        model_path: The checkpoint that the recipe starts from, if any.
+        model_path: Checkpoint that the recipe starts from, if any.
 
     Raises:
-        RecipeError: the folder holds an earlier run and nothing says what to do with it, or what no run wrote; the
-            named checkpoint cannot be resumed from; or the processes, on machines that share no `output_dir`, would
-            go on from several.
+        RecipeError: the folder holds an earlier run that the recipe neither resumes nor overwrites, or files that no
+            run wrote; the named checkpoint cannot be resumed from; or processes, on machines that do not share
+            `output_dir`, would resume from different checkpoints.
     """
     found = resumption(args)
     answers = gather_object([found.resume])
     if len(set(answers)) > 1:
         raise RecipeError(
-            f"The processes would go on from different places, {', '.join(sorted(map(str, set(answers))))}: their "
-            f"machines do not share {args.output_dir}. Put it on a shared disk, or train with --save_on_each_node "
-            "true from the start."
+            f"The processes would resume from different checkpoints, {', '.join(sorted(map(str, set(answers))))}: "
+            f"their machines do not share {args.output_dir}. Put it on a shared disk, or train with "
+            "--save_on_each_node true from the start."
         )
     folder = Path(args.output_dir).resolve()
     if found.replaces and args.do_train and model_path and Path(model_path).resolve().is_relative_to(folder):
         raise RecipeError(
-            f"model_name_or_path: {model_path} is in output_dir, whose earlier run this one replaces. Give another "
-            "--output_dir."
+            f"model_name_or_path: {model_path} is in output_dir and would be removed with the earlier run. Give "
+            "another --output_dir."
         )
     return found
 
 
 def resumption(args: TrainingArguments) -> Start:
-    """`prepare_output` of one process."""
+    """How one process would start; see `prepare_output`."""
     folder, resume = Path(args.output_dir), args.resume
     if isinstance(resume, str):
         check_named(Path(resume))
@@ -77,23 +80,23 @@ def resumption(args: TrainingArguments) -> Start:
         logger.warning("No checkpoint yet: a new run.")
     output_folder.check_ours(folder)
     if resume and args.hp_trials:
-        return Start()  # a search goes on with its study
+        return Start()  # a search continues its study
     if args.do_train and not args.overwrite_output_dir:
         if checkpoint_folders(folder) and not resume:
             raise RecipeError(
-                f"{folder} holds the checkpoints of an earlier run. Add --resume_from_checkpoint true to go on with "
-                "it, --overwrite_output_dir true to start again, or another --output_dir."
+                f"{folder} holds the checkpoints of an earlier run. Add --resume_from_checkpoint true to continue "
+                "it, --overwrite_output_dir true to start over, or another --output_dir."
             )
         if output_folder.is_finished(folder):
             raise RecipeError(
-                f"{folder} holds a finished run, and no checkpoint to go on from. Add --overwrite_output_dir true to "
+                f"{folder} holds a finished run, and no checkpoint to resume from. Add --overwrite_output_dir true to "
                 "replace it, or give another --output_dir."
             )
     return Start(replaces=output_folder.is_ours(folder) or (folder / output_folder.REPORT).is_dir())
 
 
 def replace_earlier(args: TrainingArguments, start: Start) -> None:
-    """Take away the earlier run where this one replaces it, and mark `output_dir` as a run's."""
+    """Remove the earlier run if this one replaces it, and write the marker of `output_dir`."""
     folder = Path(args.output_dir)
     if args.should_save:
         if start.replaces:
@@ -104,9 +107,9 @@ def replace_earlier(args: TrainingArguments, start: Start) -> None:
 
 def share_cores(args: TrainingArguments) -> None:
     """
-    On a CPU, leave the data loader's workers a core each.
+    On a CPU, lower the number of torch's threads so that each data loader worker has its own core.
 
-    OpenMP threads that have to share a core with a worker wait for one another, and a step takes many times longer.
+    If OpenMP threads share a core with a worker, the other threads wait for them, and a step takes many times longer.
     """
     if args.device.type == "cpu" and args.dataloader_num_workers:
         cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
@@ -116,10 +119,10 @@ def share_cores(args: TrainingArguments) -> None:
 
 def check_hub_access(args: TrainingArguments) -> None:
     """
-    Where the recipe pushes, make sure that it can, before hours of training.
+    If the recipe pushes to the Hub, check before training that the account can log in.
 
     Raises:
-        RecipeError: no token, a wrong one, or no Hub.
+        RecipeError: the Hub cannot be reached, or the token is missing or wrong.
     """
     if not args.push_to_hub:
         return
@@ -130,6 +133,6 @@ def check_hub_access(args: TrainingArguments) -> None:
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(
-            f"push_to_hub: the Hub does not let this account in ({reason}). Run `hf auth login` with a write token, "
-            "or set push_to_hub to false."
+            f"push_to_hub: the Hub refuses this account ({reason}). Run `hf auth login` with a write token, or set "
+            "push_to_hub to false."
         ) from error

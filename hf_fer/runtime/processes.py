@@ -1,4 +1,4 @@
-"""What the processes of a distributed run do together."""
+"""Collective operations of the processes of a distributed run, and synchronised BatchNorm."""
 
 import torch
 import torch.distributed as dist
@@ -8,14 +8,14 @@ from transformers import TrainingArguments
 
 
 def largest(values: torch.Tensor) -> torch.Tensor:
-    """Each value's maximum over the processes, the same in all of them; on the accelerator where NCCL reduces it."""
+    """Each value's maximum over the processes, the same in all of them; with NCCL, `values` are on the accelerator."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
 
 
 def share_statistics(model: nn.Module) -> None:
-    """Give all processes the running statistics of the first, in place."""
+    """Copy the running statistics of the first process to all processes, in place."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
     for layer in model.modules():
@@ -25,16 +25,16 @@ def share_statistics(model: nn.Module) -> None:
 
 
 def in_processes(model: nn.Module, args: TrainingArguments) -> nn.Module:
-    """The model as this run's processes train it: with synchronised BatchNorm where they have a GPU each."""
+    """The model for the processes of this run: with synchronised BatchNorm if several processes train on GPUs."""
     return synchronise_batch_norm(model) if args.world_size > 1 and args.device.type == "cuda" else model
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     """
-    Let the BatchNorm layers that train take their statistics over all processes.
+    Convert BatchNorm layers that train to SyncBatchNorm, which computes statistics over all processes.
 
-    Those of a frozen part stay as they are: they normalise with what they have. Names and tensors of the state dict
-    do not change, so a checkpoint loads with or without.
+    Layers of frozen parts are not converted, because they normalise with their running statistics. Names and tensors
+    of the state dict do not change, so that a checkpoint loads with or without the conversion.
     """
     for parent in list(model.modules()):
         for name, layer in parent.named_children():

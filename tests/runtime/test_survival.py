@@ -177,7 +177,7 @@ class TestKill:
             (newest / "rng_state.pth").unlink()
         (out / "checkpoint-99").mkdir()  # of a deletion that was killed, say
         main([recipe(**SAVING, resume_from_checkpoint=True)])
-        assert f"{newest} is passed over" in caplog.text
+        assert f"{newest} is skipped" in caplog.text
         assert_same_weights(out, by_steps)
         assert all(damage(folder) is None for folder in out.glob("checkpoint-*"))
 
