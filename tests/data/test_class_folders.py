@@ -48,7 +48,7 @@ def test_images_without_concepts_say_what_is_needed(tmp_path, stage):
     folder = images(tmp_path, "benign/1.png", "malign/2.png")
     task = parse_task(words(folder))
     task.model_args.stage = stage
-    with pytest.raises(DataError, match=r"says nothing of concepts.*--concepts.*stage 3"):
+    with pytest.raises(DataError, match=r"has no concept labels.*--concepts.*stage 3"):
         task.load_data()
 
 
@@ -66,7 +66,7 @@ def test_stage_3_learns_and_scores_classes_from_folders(tmp_path):
     metrics = json.loads((tmp_path / "out/report/metrics.json").read_text())["test"]
     assert {"class_auroc", "macro_f1", "accuracy"} <= set(metrics)
     assert not {"concept_auroc", "per_concept", "reject_zero"} & set(metrics)
-    assert "says nothing of concepts" in (tmp_path / "out/report/report.md").read_text()
+    assert "has no concept labels" in (tmp_path / "out/report/report.md").read_text()
 
 
 def test_check_counts_the_classes_of_every_system(tmp_path, capsys):

@@ -82,5 +82,5 @@ def test_metrics_of_the_hub_go_by_name():
 
 
 def test_stages_without_classes_refuse_them(metric):
-    with pytest.raises(RecipeError, match="stage 1 does not give"):
+    with pytest.raises(RecipeError, match="stage 1 does not predict"):
         parse_task(["--task", "csr", "--dataset", "demo", "--use_cpu", "true", "--extra_metrics", metric()])

@@ -1,4 +1,4 @@
-"""The backbones of CSR as feature maps, and their pretrained weights from transformers, timm or MAE checkpoints."""
+"""Builds CSR's backbones, computes their feature maps and loads weights from transformers, timm or MAE checkpoints."""
 
 import argparse
 import re
@@ -20,15 +20,16 @@ from transformers import (
 from .configuration_csr import TIMM, backbone_type
 
 PRETRAINED = "pretrained"
-"""In place of a file: the weights that timm names for the model, from the Hub."""
+"""Given instead of a file, it selects timm's default weights of the model, which are downloaded from the Hub."""
 
-# What wraps a backbone in checkpoints of classifiers, of masked autoencoders and of DataParallel.
+# Prefixes that checkpoints of classifiers, masked autoencoders and DataParallel put before the backbone's keys.
 PREFIXES = ("module.", "model.", "vit.", "resnet.", "convnext.", "backbone.")
 
-# Parts of such checkpoints that no feature map needs.
+# Modules of such checkpoints that the feature map does not need.
 HEADS = ("decoder", "mask_token", "classifier", "head", "fc.", "fc_norm", "pooler.")
 
-# timm and MAE -> the layout in which transformers saves ViT and ViT-MAE; query, key and value are split apart.
+# Keys of timm and MAE -> keys under which transformers saves ViT and ViT-MAE. Packed query, key and value are split
+# in `timm_to_transformers`.
 TIMM_VIT = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
     (r"^cls_token$", "embeddings.cls_token"),
@@ -43,11 +44,11 @@ TIMM_VIT = (
 
 
 class BackboneKeysError(ValueError):
-    """A checkpoint that does not fit the backbone; the message lists the keys."""
+    """The checkpoint does not fit the backbone; the message lists the keys."""
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A new backbone, without the parts that its feature map does not use and DDP would miss the gradients of."""
+    """A new backbone without modules that the feature map does not use, because DDP waits for their gradients."""
     if config.model_type == "timm_backbone":
         return AutoBackbone.from_config(config, **timm_size(config))
     backbone = AutoModel.from_config(config)
@@ -59,7 +60,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def timm_size(config: PreTrainedConfig) -> dict[str, int]:
-    """The size of its images for those of timm's models that are built for one, such as vision transformers."""
+    """`img_size` for a timm model that is built for one image size, such as a vision transformer; else empty."""
     import timm  # here, because it takes a second
 
     is_fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size
@@ -82,7 +83,7 @@ def feature_size(backbone: PreTrainedModel) -> int:
 
 
 def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs for a model of half precision in its type; those for any other as they are."""
+    """Casts inputs to the model's type where that is half precision, and returns them unchanged otherwise."""
     return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -137,17 +138,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise all kinds on a file that is not theirs
-        raise BackboneKeysError(f"{path}: cannot be read as weights, damaged or of another kind ({error}).") from error
+        raise BackboneKeysError(f"{path}: cannot be read as weights; damaged or another format ({error}).") from error
     for wrapper in ("model", "state_dict"):
         state = state.get(wrapper, state) if isinstance(state, dict) else {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise BackboneKeysError(f"{path}: holds no tensors by name.")
+        raise BackboneKeysError(f"{path}: contains no named tensors.")
     return tensors
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state without wrapping prefixes and without heads and decoders."""
+    """The state dict without wrapping prefixes and without heads and decoders."""
     bare = {}
     for name, value in state.items():
         while name.startswith(PREFIXES):
@@ -163,11 +164,11 @@ def load_backbone(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel
 
     Args:
         config: The backbone's configuration.
-        path: See `read_weights`; keys in transformers' layout, or in timm's and MAE's for `vit` and `vit_mae`. For
-            timm's models in timm's, or `PRETRAINED` for those that timm names, from the Hub.
+        path: See `read_weights`. Keys are in transformers' layout or, for `vit` and `vit_mae`, in timm's and MAE's.
+            Keys of timm's models are in timm's layout; `PRETRAINED` stands for timm's default weights from the Hub.
 
     Raises:
-        BackboneKeysError: a key is missing, left over or of another shape; it lists them all.
+        BackboneKeysError: keys are missing, left over or of another shape; the message lists them all.
     """
     if config.model_type == "timm_backbone":
         return load_timm(config, path)
@@ -193,10 +194,10 @@ def load_backbone(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel
 
 def refuse_other_keys(message: str, missing: set[str], left_over: set[str], shapes: dict[str, str]) -> None:
     """
-    Raise where a checkpoint's keys are not those of the model.
+    Check that a checkpoint has the keys of the model.
 
     Raises:
-        BackboneKeysError: with the message and all the keys.
+        BackboneKeysError: the keys differ; it has the message and lists them all.
     """
     problems = {
         "missing": sorted(missing),
@@ -210,16 +211,16 @@ def refuse_other_keys(message: str, missing: set[str], left_over: set[str], shap
 
 def load_timm(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
     """
-    A backbone of timm with weights of timm's layout, position embeddings resized to `image_size` by timm.
+    A backbone of timm with weights in timm's layout; timm resizes position embeddings to `image_size`.
 
-    timm itself passes over keys that do not fit where it builds a feature extractor, so they are compared before.
+    timm ignores keys that do not fit when it builds a feature extractor, so keys are compared before.
 
     Args:
         config: The backbone's configuration.
         path: See `read_weights`, or `PRETRAINED`.
 
     Raises:
-        BackboneKeysError: see `load_backbone`; or the Hub does not give the weights.
+        BackboneKeysError: see `load_backbone`; or the weights cannot be downloaded.
     """
     import timm
 
@@ -230,8 +231,8 @@ def load_timm(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
         except Exception as error:  # timm and the Hub's client raise all kinds
             hub_id = timm.get_pretrained_cfg(name).hf_hub_id
             raise BackboneKeysError(
-                f"the weights of {TIMM}{name} cannot be had ({error}). Where there is a network: hf download {hub_id} "
-                "--local-dir FOLDER, then --backbone_weights FOLDER."
+                f"the weights of {TIMM}{name} cannot be downloaded ({error}). On a machine with a network run "
+                f"hf download {hub_id} --local-dir FOLDER, then set --backbone_weights FOLDER."
             ) from error
     path = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     classifier = timm.get_pretrained_cfg(name).classifier

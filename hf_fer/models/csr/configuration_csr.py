@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 CONCEPTS, PROTOTYPES, TASK = 1, 2, 3
 """The three stages of training."""
 
-# Backbone name -> model type, and what differs from that type's defaults.
+# Backbone name -> model type in transformers, and the fields that differ from that type's defaults.
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "medmae": ("vit_mae", {"mask_ratio": 0.0}),
     "resnet50": ("resnet", {}),
@@ -17,15 +17,15 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 TIMM = "timm/"
-"""What a backbone's name begins with where timm builds it: `timm/resnet18`, `timm/vit_small_patch16_224.dino`."""
+"""Prefix of the names of backbones that timm builds: `timm/resnet18`, `timm/vit_small_patch16_224.dino`."""
 
 
 def backbone_type(name: str) -> tuple[str, dict[str, Any]]:
     """
-    A backbone's model type in transformers, and what its configuration has beside the defaults.
+    A backbone's model type in transformers, and the fields of its configuration that differ from the defaults.
 
     Raises:
-        ValueError: the name is none of `BACKBONES` and not one of timm's.
+        ValueError: the name is not in `BACKBONES` and does not begin with `timm/`.
     """
     if name.startswith(TIMM):
         return "timm_backbone", {"backbone": name.removeprefix(TIMM)}
@@ -42,7 +42,7 @@ class CsrConfig(PreTrainedConfig):
     Args:
         stage (`int`, *optional*, defaults to 1):
             What is trained: 1 the backbone and the concept head, 2 the projector and the prototypes, 3 the
-            classifier. It also says how far a checkpoint has come.
+            classifier. In a checkpoint it is the last stage that was trained.
         backbone (`str`, *optional*, defaults to `"resnet50"`):
             `"medmae"` (ViT-MAE without masking), `"resnet50"`, `"vit"`, `"convnext"`, or any image model of timm as
             `"timm/NAME"`.
@@ -72,11 +72,11 @@ class CsrConfig(PreTrainedConfig):
             `"single_label_classification"` (cross entropy, the default) or `"multi_label_classification"` (binary).
         similarity_means (`dict`, *optional*):
             Training means of the similarities `(K, M)`, over `"all"` images, and over those where the concept is
-            `"present"` and `"absent"`; what a rejected or confirmed concept is replaced with. Set after stage 2.
+            `"present"` and `"absent"`. They replace similarities of corrected concepts. Set after stage 2.
         atlas (`list[dict]`, *optional*):
             For each prototype its most similar training patch: `concept`, `prototype`, `box` (x0, y0, x1, y1 as
-            shares of the image), `similarity` and `shows_concept`. Set after stage 2. The image's name stays out: a
-            configuration is shared, and names tell of people.
+            shares of the image), `similarity` and `shows_concept`. Set after stage 2. It lacks the image's name,
+            because a configuration is published and names may identify people.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value.
@@ -132,7 +132,7 @@ class CsrConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def validate_backbone(self):
-        """The backbone's configuration is of the backbone's type, and masks nothing."""
+        """Check that the backbone's configuration has the backbone's type and a mask ratio of 0."""
         expected, fields = backbone_type(self.backbone)
         if self.backbone_config.model_type != expected:
             raise ValueError(
@@ -145,7 +145,7 @@ class CsrConfig(PreTrainedConfig):
             raise ValueError(f"backbone_config: mask_ratio must be 0, got {self.backbone_config.mask_ratio}.")
 
     def validate_concepts(self):
-        """At least one concept, each with a name of its own, and a positive weight for each where there are any."""
+        """Check that concepts have different names, and that there is one positive weight for each or none at all."""
         if not self.concepts or len(set(self.concepts)) != len(self.concepts):
             raise ValueError(f"concepts must be one or more different names, got {self.concepts}.")
         if self.pos_weight is not None and (
@@ -154,7 +154,7 @@ class CsrConfig(PreTrainedConfig):
             raise ValueError(f"pos_weight needs one positive number for each of the {len(self.concepts)} concepts.")
 
     def validate_sizes(self):
-        """Counts, scales and the margin are in their ranges."""
+        """Check the ranges of counts, scales and the margin."""
         for name in ("num_prototypes", "prototype_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -162,10 +162,10 @@ class CsrConfig(PreTrainedConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.margin < 0:
-            raise ValueError(f"margin must not be negative, got {self.margin}; margin_sign says which way it goes.")
+            raise ValueError(f"margin must not be negative, got {self.margin}; its sign is margin_sign.")
 
     def validate_pruned_prototypes(self):
-        """Each names a concept and one of its prototypes."""
+        """Check that each entry names a concept and one of its prototypes."""
         for entry in self.pruned_prototypes:
             if len(entry) != 2 or entry[0] not in self.concepts or entry[1] not in range(self.num_prototypes):
                 raise ValueError(

@@ -1,6 +1,6 @@
-"""Images of one file as arrays: PNG, JPEG and the like by Pillow, DICOM by pydicom.
+"""Decodes an image file into an array: PNG, JPEG and other formats with Pillow, DICOM with pydicom.
 
-It sits beside the processor, and not under `hf_fer/data`, because a model pushed to the Hub must decode its own
+This module sits beside the processor, not under `hf_fer/data`, because a model pushed to the Hub must decode its own
 input on a machine without hf_fer.
 """
 
@@ -21,18 +21,18 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 FIRST_ELEMENTS = (b"\x02\x00\x00\x00UL", b"\x02\x00\x01\x00OB", b"\x08\x00")
-"""How a DICOM file without preamble begins: with file meta information, or with the data set's first element."""
+"""First bytes of a DICOM file without preamble: file meta information, or the first element of the data set."""
 
 
 MAX_PIXELS = 50_000_000
-"""Width times height above which an image is not read unless its processor says so: 0.6 GB as three floats a pixel."""
+"""Default limit of width times height; an image of this size takes 0.6 GB as three floats per pixel."""
 
 DECODER_VERSION = 1
-"""Part of what a file's check is remembered by; to be raised where other files are refused, or come out otherwise."""
+"""Part of the cache key of a file's check. Raise it when the decoder refuses or decodes files differently."""
 
 
 class UnusableImageError(ValueError):
-    """A file that cannot be used, with the reason in words a person can act on."""
+    """The file cannot be used; `reason` says why, in words a person can act on."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -44,7 +44,7 @@ class UnusableImageError(ValueError):
 
 
 class ImageFacts(NamedTuple):
-    """What a file's header says: upright size in pixels, and bits of a sample."""
+    """Facts from a file's header: upright size in pixels, and bits per sample."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ class ImageFacts(NamedTuple):
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a decoder raises on damaged bytes into UnusableImageError: `what`, and its words in brackets."""
+    """Turns any error of a decoder into UnusableImageError, with `what` and the decoder's message in brackets."""
     try:
         yield
     except UnusableImageError:
@@ -63,7 +63,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def is_dicom(path: Path) -> bool:
-    """By its ending, or, without one of an image (a UID has dots, too), by its first bytes, preamble or not."""
+    """Whether a file is DICOM: by its suffix or, if that is not of an image (a UID has dots, too), its first bytes."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return path.suffix.lower() in DICOM_SUFFIXES
     with reading(path, "not readable"), path.open("rb") as file:
@@ -73,15 +73,15 @@ def is_dicom(path: Path) -> bool:
 
 def read_dicom(path: Path, **options: Any) -> "pydicom.Dataset":
     """
-    A DICOM data set, from a file with the preamble and the file meta information or without, as old machines write it.
+    Read a DICOM data set, also from a file without preamble and file meta information, as old machines write it.
 
     Args:
-        options: Of `pydicom.dcmread`.
+        options: Keyword arguments of `pydicom.dcmread`.
 
     Raises:
-        InvalidDicomError: there is neither a preamble nor an image.
+        InvalidDicomError: the file has neither a preamble nor an image.
     """
-    import pydicom  # here, because most images are none of its kind
+    import pydicom  # here, because most images are not DICOM
     from pydicom.errors import InvalidDicomError
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -98,7 +98,7 @@ def read_dicom(path: Path, **options: Any) -> "pydicom.Dataset":
 
 
 def check_file(path: str | Path) -> Path:
-    """The path; raises UnusableImageError where there is no file, or an empty one."""
+    """Returns the path; raises UnusableImageError where the file does not exist or is empty."""
     path = Path(path)
     if not path.is_file():
         raise UnusableImageError(path, "file not found")
@@ -109,7 +109,7 @@ def check_file(path: str | Path) -> Path:
 
 def stretch(values: np.ndarray) -> np.ndarray:
     """
-    Values from their minimum to their maximum -> `float32` in [0, 1]; zeros where they are all the same.
+    Scale values to [0, 1] from their minimum to their maximum, as `float32`; zeros where all are equal.
 
     Raises:
         ValueError: some are not finite.
@@ -126,8 +126,8 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     """
     A Pillow image, upright: `float32` in [0, 1], `(height, width, 3)`, or `(height, width)` of more than 8 bits.
 
-    Eight bits count from 0 to 255. More bits are stretched from the lowest to the highest value, because a file of
-    16 does not say how many of them it uses.
+    Values of 8 bits are divided by 255. Values of more bits are stretched from the lowest to the highest, because a
+    file of 16 bits does not say how many of them it uses.
     """
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):
@@ -136,9 +136,9 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
 
 
 def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A Pillow image, its pixels not yet read; raises UnusableImageError where it is none, or has too many pixels."""
+    """A Pillow image without its pixels read; raises UnusableImageError for other files and too many pixels."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        # Pillow's own limit would refuse what has been allowed.
+        # Pillow's own limit would refuse images that max_pixels allows.
         Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with reading(path, "not readable as an image"):
@@ -159,21 +159,23 @@ def too_many_pixels(found: str, max_pixels: int) -> str:
 
 
 def check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> None:
-    """Raises UnusableImageError where a header promises more pixels than are read."""
+    """Raises UnusableImageError where a header states more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise UnusableImageError(path, too_many_pixels(f"it has {width} x {height} pixels", max_pixels))
 
 
 def load_picture(path: Path, max_pixels: int) -> np.ndarray:
-    """The pixels of a PNG, JPEG or other file of Pillow's; see `picture_pixels`."""
+    """The pixels of a PNG, JPEG or another file that Pillow reads; see `picture_pixels`."""
     with open_picture(path, max_pixels) as picture, reading(path, "image does not decode"):
         return picture_pixels(picture)
 
 
 def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
-    A DICOM image as its modality shows it: modality LUT, the first VOI LUT or window, then the photometric
-    interpretation (MONOCHROME1 is inverted). Without either, from the lowest to the highest value.
+    A DICOM image as its modality shows it.
+
+    The modality LUT is applied, then the first VOI LUT or window, then the photometric interpretation (MONOCHROME1 is
+    inverted). Without VOI LUT and window, values are stretched from the lowest to the highest.
     """
     with reading(path, "not readable as DICOM, damaged or truncated"):
         data = read_dicom(path)
@@ -181,12 +183,12 @@ def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     check_pixels(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0), max_pixels)
     if frames > 1:
         raise UnusableImageError(path, f"has {frames} frames; give one image per file")
-    with reading(path, "DICOM pixels do not decode: truncated, or compressed in a way that is not installed"):
+    with reading(path, "DICOM pixels do not decode: truncated, or no decoder of their compression is installed"):
         return dicom_pixels(data)
 
 
 def dicom_pixels(data: "pydicom.Dataset") -> np.ndarray:
-    """What a data set shows, `float32` in [0, 1]: `(height, width)`, or `(height, width, 3)` of colours."""
+    """Displayed values of a data set, `float32` in [0, 1]: `(height, width)`, or `(height, width, 3)` in colour."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     pixels, kind = pixel_array(data), data.PhotometricInterpretation
@@ -206,9 +208,9 @@ def dicom_pixels(data: "pydicom.Dataset") -> np.ndarray:
 
 def padding_mask(pixels: np.ndarray, data: "pydicom.Dataset") -> np.ndarray:
     """
-    Where stored pixels are padding, which is no part of the picture (DICOM PS3.3 C.7.5.1.1.2), as booleans.
+    Where stored pixels are padding around the picture (DICOM PS3.3 C.7.5.1.1.2), as booleans.
 
-    Padding is one value, or all from it to `PixelPaddingRangeLimit`; either is read with the sign that pixels have.
+    Padding is one value, or the range from it to `PixelPaddingRangeLimit`; both are read as signed if the pixels are.
     """
     ends = [first_number(data.get(name)) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
@@ -226,7 +228,7 @@ def rescaled(pixels: np.ndarray, data: "pydicom.Dataset") -> np.ndarray:
 
 
 class LookupTable(NamedTuple):
-    """A lookup table: `entries` for the values from `first` on; values beyond its ends get those of the ends."""
+    """A lookup table: `entries` for the values from `first` on; values outside get the first or the last entry."""
 
     entries: np.ndarray
     first: int
@@ -239,10 +241,10 @@ class LookupTable(NamedTuple):
 
 def lookup_table(data: "pydicom.Dataset", name: str) -> LookupTable | None:
     """
-    The first lookup table of a sequence, or `None` where it has none with both descriptor and data.
+    The first lookup table of a sequence, or `None` where it lacks a descriptor or data.
 
-    pydicom's own functions index with the type of the entries or of the pixels, which wraps where either has too few
-    bits for the table's length, or the first value is negative.
+    pydicom's own functions index with the type of the entries or of the pixels. It wraps around where it has too few
+    bits for the table's length, or where the first value is negative.
 
     Raises:
         ValueError: there are fewer entries than the descriptor says.
@@ -264,7 +266,7 @@ def lookup_table(data: "pydicom.Dataset", name: str) -> LookupTable | None:
 
 
 def read_window(data: "pydicom.Dataset") -> tuple[float, float, str] | None:
-    """Center, width and function of the first window, or `None` where one of them is missing or has no area."""
+    """Center, width and function of the first window, or `None` where center or width is missing or too small."""
     center, width = (first_number(data.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(data.get("VOILUTFunction") or "LINEAR").upper()
     if center is None or width is None or not (width >= 1 if function == "LINEAR" else width > 0):
@@ -282,9 +284,9 @@ def windowed(values: np.ndarray, data: "pydicom.Dataset", padding: np.ndarray) -
     """
     Values after the first VOI LUT of a data set, else after its first window, else as they are: `float32` in [0, 1].
 
-    A LUT goes from its own lowest to its own highest entry, a window over its whole output range (DICOM PS3.3
-    C.11.2.1), and values without either from the lowest to the highest that is not `padding`. A LUT whose entries are
-    all the same shows nothing and counts as none.
+    A LUT is scaled from its lowest to its highest entry, a window over its whole output range (DICOM PS3.3 C.11.2.1),
+    and values without either from the lowest to the highest that is not `padding`. A LUT whose entries are all equal
+    is ignored.
 
     Raises:
         ValueError: the window's function is not one of DICOM's.
@@ -298,7 +300,7 @@ def windowed(values: np.ndarray, data: "pydicom.Dataset", padding: np.ndarray) -
         return stretch(values)
     (center, width, function), values = window, values.astype(np.float64)
     if function == "LINEAR":
-        # One wide, it has no slope: below the edge black, above it white.
+        # A window of width 1 has no slope: it shows black below its edge and white above.
         shown = (values - center + 0.5) / (width - 1) + 0.5 if width > 1 else values > center - 0.5
     elif function == "LINEAR_EXACT":
         shown = (values - center) / width + 0.5
@@ -315,14 +317,14 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Args:
         path: PNG, JPEG or another format of Pillow's, or DICOM.
-        max_pixels: Width times height that it may have by its header.
+        max_pixels: Limit of width times height, as the file's header states them.
 
     Returns:
         `float32` RGB in [0, 1], shape `(height, width, 3)`; grey images have three equal channels.
 
     Raises:
-        UnusableImageError: no such file, an empty, damaged or truncated one, one with several frames, or over the
-            limit.
+        UnusableImageError: the file does not exist, is empty, damaged or truncated, has several frames, or exceeds
+            the limit.
     """
     path = check_file(path)
     image = load_dicom(path, max_pixels) if is_dicom(path) else load_picture(path, max_pixels)
@@ -334,9 +336,9 @@ def as_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     A file, Pillow image or array as RGB.
 
     Args:
-        image: A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`:
+        image: A Pillow image gives the same result as its file. Arrays are `(height, width)` or `(height, width, 3)`:
             `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
-        max_pixels: Width times height that a file or Pillow image may have.
+        max_pixels: Limit of width times height, for files and Pillow images.
 
     Returns:
         `float32` in [0, 1], shape `(height, width, 3)`.
@@ -368,7 +370,7 @@ def image_facts(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     Size and bit depth from a file's header, without decoding its pixels.
 
     Raises:
-        UnusableImageError: no such file, or a header that cannot be read.
+        UnusableImageError: the file does not exist, or its header cannot be read.
     """
     path = check_file(path)
     if is_dicom(path):

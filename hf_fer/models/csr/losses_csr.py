@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-"""A target that no loss and no metric counts: its image could not be read."""
+"""Target of an image that could not be read; no loss and no metric counts it."""
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half precision in single; the rest as it is."""
+    """Casts half precision to single, and returns other tensors unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -27,11 +27,11 @@ def concept_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = No
 
 def assign(similarities: Tensor, scale: float, kept: Tensor | None = None) -> Tensor:
     """
-    Similarity of a vector to a concept, as the mean over the concept's prototypes that its soft assignment weighs.
+    Similarity of a vector to a concept: the mean over the concept's prototypes, weighted by soft assignment.
 
     Args:
         similarities: Cosines `(B, ..., M)`.
-        scale: Gamma; the larger, the nearer to the maximum.
+        scale: Gamma; the larger it is, the nearer the mean is to the maximum.
         kept: False for pruned prototypes, `(..., M)`; a concept without any has similarity 0.
 
     Returns:
@@ -55,7 +55,7 @@ def prototype_loss(similarities: Tensor, present: Tensor, scale: float, margin: 
             prototypes, `(B, K, K)`.
         present: Whether image `b` shows concept `i`, `(B, K)`.
         scale: Lambda.
-        margin: Delta with its sign; added to the similarity to the own concept.
+        margin: Delta with its sign; it is added to a vector's similarity to its own concept.
     """
     own = margin * torch.eye(similarities.shape[-1], dtype=similarities.dtype, device=similarities.device)
     log_probs = (scale * (similarities + own)).log_softmax(dim=-1)

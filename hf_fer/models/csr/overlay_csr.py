@@ -16,24 +16,24 @@ def overlay(
     """
     A concept map in colour over its image.
 
-    The map is enlarged to the image by bilinear interpolation and counts from its lowest to its highest value: colour
-    and opacity grow with it, from the bare image to the end of the colour map. A map that is the same everywhere, such
-    as one of a single cell, points nowhere and leaves the image as it is.
+    The map is enlarged to the image's size by bilinear interpolation and scaled from its lowest to its highest value.
+    Colour and opacity grow with the value: the lowest shows the bare image, the highest the end of the colour map. A
+    map with one value everywhere, such as a map of a single cell, leaves the image unchanged.
 
     Args:
         image: A file (DICOM too), Pillow image or array, as the pipeline takes it.
         concept_map: `(H, W)`, such as `answer["concepts"][0]["map"]`.
-        opacity: Of the highest place, from 0 to 1.
-        color_map: Name of one of matplotlib's.
-        max_pixels: Width times height that the image may have.
+        opacity: Opacity of the highest value, from 0 to 1.
+        color_map: Name of a colour map of matplotlib.
+        max_pixels: Limit of the image's width times height.
 
     Returns:
         RGB, of the image's size.
 
     Raises:
         UnusableImageError: the file cannot be used.
-        ValueError: a map that is empty, not finite, or of another shape, an opacity out of range, an unknown colour
-            map, or an array that is no image.
+        ValueError: the map is empty, not finite or of another shape, the opacity is out of range, the colour map is
+            unknown, or the array is not an image.
     """
     values = np.asarray(concept_map, dtype=np.float32)
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
@@ -43,7 +43,7 @@ def overlay(
     from matplotlib import colormaps  # here, because drawing is rare and the import slow
 
     if color_map not in colormaps:
-        raise ValueError(f"color_map must be the name of one of matplotlib's, got {color_map!r}.")
+        raise ValueError(f"color_map must be the name of a colour map of matplotlib, got {color_map!r}.")
     pixels = as_rgb(image, max_pixels)
     height, width = pixels.shape[:2]
     heat = np.asarray(Image.fromarray(stretch(values)).resize((width, height), Image.Resampling.BILINEAR))

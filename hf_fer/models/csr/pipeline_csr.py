@@ -17,26 +17,26 @@ Box = Sequence[float]
 
 class ConceptImageClassificationPipeline(Pipeline):
     """
-    Classes of an image, with the concepts and prototypes that speak for the best of them, and a person's corrections.
+    Classifies images, explains the best class by concepts and prototypes, and applies a person's corrections.
 
-    Inputs are an image file (DICOM too), Pillow image or array, or a list of them. Keywords, for all of them:
+    Inputs are an image file (DICOM too), Pillow image or array, or a list of them. Keyword arguments apply to all:
 
-        top_k (`int`): Most classes returned; all by default.
-        top_concepts (`int`): Most concepts returned, by the size of their share; all by default.
-        reject, confirm (`list[str]`): Concepts that are not there, and that are.
-        replacement (`str`, defaults to `"mean"`): What similarities of rejected concepts become: `"zero"`, their
-            training `"mean"`, or that of training images where the concept is `"absent"`.
+        top_k (`int`): Number of classes returned; all by default.
+        top_concepts (`int`): Number of concepts returned, by the size of their share; all by default.
+        reject, confirm (`list[str]`): Concepts that a person says are absent, and present.
+        replacement (`str`, defaults to `"mean"`): What replaces the similarities of rejected concepts: `"zero"`, their
+            training `"mean"`, or their mean over training images where the concept is `"absent"`.
         positive_boxes, negative_boxes (`list`): Where to look and where not, each x0, y0, x1, y1 in pixels.
-        alpha (`float`): Weight of what no box covers; 0.5 with positive boxes and 1 without by default.
+        alpha (`float`): Weight of places that no box covers; by default 0.5 with positive boxes and 1 without.
 
     Returns for each input a dictionary:
 
         labels: `{"label", "score"}`, best first.
-        explained, logit, bias: The best label, its logit, and the classifier's bias in it.
-        concepts: `{"concept", "score", "share", "map", "prototypes"}`, largest share first; the score is the concept
-            head's, `map` its class activation map `(H, W)`, and each prototype has `prototype`, `similarity`, `share`,
-            `box` (the cell where it is, in pixels) and `source` (its entry in the atlas).
-        other_concepts: Share of the concepts that `top_concepts` leaves out.
+        explained, logit, bias: The best label, its logit, and the classifier's bias for it.
+        concepts: `{"concept", "score", "share", "map", "prototypes"}`, largest share first. `score` is the concept
+            head's probability, `map` the class activation map `(H, W)`, and each prototype has `prototype`,
+            `similarity`, `share`, `box` (the most similar cell, in pixels) and `source` (its entry in the atlas).
+        other_concepts: Sum of the shares of the concepts that `top_concepts` leaves out.
 
     The shares of all concepts and the bias sum to the logit. `overlay(image, concept["map"])` draws a map.
     """
@@ -50,7 +50,7 @@ class ConceptImageClassificationPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.tokenizer = None  # batches are not padded by one
+        self.tokenizer = None  # batches need no padding
 
     def _sanitize_parameters(
         self,
@@ -88,7 +88,7 @@ class ConceptImageClassificationPipeline(Pipeline):
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"Unknown concept {name!r}{hint} This model has {known}.")
         return torch.tensor([name in names for name in known])
 
@@ -97,12 +97,12 @@ class ConceptImageClassificationPipeline(Pipeline):
         if self.model.config.stage != TASK:
             raise ValueError(
                 f"This is a stage-{self.model.config.stage} checkpoint, whose classifier has not been trained: the "
-                "pipeline needs one of stage 3."
+                "pipeline needs a stage-3 checkpoint."
             )
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any) -> dict[str, Tensor]:
-        """One image to tensors; raises what `CsrProcessor.load_image` does."""
+        """Turns an image into tensors; raises the errors of `CsrProcessor.load_image`."""
         image = self.processor.load_image(inputs)
         height, width = image.shape[1:]
         return {"pixel_values": self.processor.features(image)[None], "size": torch.tensor([[width, height]])}
@@ -155,7 +155,7 @@ class ConceptImageClassificationPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, Tensor], top_k: int | None = None, top_concepts: int | None = None
     ) -> dict[str, Any]:
-        """One image's tensors, with a leading 1, to the dictionary that the class describes."""
+        """Turns one image's tensors, with a leading dimension of 1, into the dictionary that the class describes."""
         outputs = {name: tensor[0].float() for name, tensor in model_outputs.items()}
         config, logits = self.model.config, outputs["logits"]
         multi_label = config.problem_type == "multi_label_classification"

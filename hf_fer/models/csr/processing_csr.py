@@ -1,4 +1,4 @@
-"""From image files or arrays to the tensors of the CSR model."""
+"""Turns image files or arrays into the tensors of the CSR model."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -17,8 +17,8 @@ class CsrProcessor(ProcessorMixin):
     Decodes, resizes and normalises images for [`CsrForImageClassification`].
 
     Args:
-        image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises. It is set to rescale from 0 to
-            255, as what is given to it alone, by `pipeline("image-classification")`, has to be.
+        image_processor ([`~transformers.ViTImageProcessor`]): Resizes and normalises. It is set to rescale pixels from
+            0 to 255, because `pipeline("image-classification")` uses it alone.
         max_pixels (`int`, *optional*, defaults to 50,000,000): Files with more pixels are refused.
 
     Raises:
@@ -26,7 +26,7 @@ class CsrProcessor(ProcessorMixin):
     """
 
     tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
-    """There is none; `Trainer(processing_class=...)` asks every processor for the special tokens of its own."""
+    """A stand-in: `Trainer(processing_class=...)` reads special tokens from the tokenizer of every processor."""
 
     def __init__(self, image_processor, max_pixels: int = MAX_PIXELS, **kwargs: Any):
         if not max_pixels > 0:
@@ -39,8 +39,8 @@ class CsrProcessor(ProcessorMixin):
         """
         A file, Pillow image or array as RGB, `(3, height, width)` in [0, 1].
 
-        A Pillow image comes out as its file does. Arrays are `(height, width)` or `(height, width, 3)`: `uint8`,
-        floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
+        A Pillow image gives the same result as its file. Arrays are `(height, width)` or `(height, width, 3)`:
+        `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
 
         Raises:
             UnusableImageError: the file cannot be used.
@@ -63,7 +63,7 @@ class CsrProcessor(ProcessorMixin):
 
         Raises:
             UnusableImageError: a file cannot be used.
-            ValueError: no image, or a bad array.
+            ValueError: no image is given, or an array has another shape or range.
         """
         given = list(images) if isinstance(images, list | tuple) else [images]
         if not given:

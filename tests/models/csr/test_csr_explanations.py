@@ -207,7 +207,7 @@ class TestPage:
                 assert number(caption, "score") == pytest.approx(concept["score"], abs=6e-5)
                 assert number(caption, "share") == pytest.approx(concept["share"], abs=6e-5)
                 ranked = sorted(concept["prototypes"], key=lambda prototype: prototype["similarity"])[::-1]
-                shares = [number(caption, "of it")]
+                shares = [number(caption, "including")]
                 for prototype in ranked[:2]:
                     caption = next(shown)
                     assert caption.startswith(f"prototype {prototype['prototype']}: ")

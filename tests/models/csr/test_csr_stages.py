@@ -61,7 +61,7 @@ class TestStages:
         assert again == before
         for field, value, told in (
             ("image_size", "224", "image_size 224: out/1 was trained with 48"),
-            ("config_overrides", '{"backbone_config": {"depths": [2, 1]}}', "backbone_config.depths is that of out/1"),
+            ("config_overrides", '{"backbone_config": {"depths": [2, 1]}}', "backbone_config.depths of out/1 is"),
         ):
             with pytest.raises(SystemExit):
                 main(["csr_1.json", *given, "--model_name_or_path", "out/1", f"--{field}", value])
@@ -109,7 +109,7 @@ class TestStages:
         ("stage", "start", "message"),
         [
             (3, "out/1", "a stage-1 checkpoint: its prototypes have not been trained. Run stage 2"),
-            (2, "out/3", "a stage-3 checkpoint: it has come further already"),
+            (2, "out/3", "a stage-3 checkpoint: a later stage has been trained already"),
             (2, "out", "has no model: no config.json"),
             (2, None, "Stage 2 starts from a stage-1 checkpoint"),
         ],
@@ -176,7 +176,7 @@ class TestStages:
             if refused:
                 with pytest.raises(SystemExit):
                     main(["wide.json"])
-                assert "num_prototypes is that of out/2, 2" in capsys.readouterr().err
+                assert "num_prototypes of out/2 is 2 and cannot change" in capsys.readouterr().err
                 continue
             main(["wide.json"])
             state = json.loads(Path("wide2/trainer_state.json").read_text())
@@ -230,7 +230,7 @@ class TestFolds:
         shutil.copytree(trained / "out/1", "out/1", ignore=shutil.ignore_patterns("checkpoint-*"))
         recipe = write_recipes(tmp_path)[1]
         arguments = [recipe, *self.ARGUMENTS, "--fold", "all"]
-        with pytest.raises(RecipeError, match="has no fold_0: a model of all the data has seen"):
+        with pytest.raises(RecipeError, match="has no fold_0: a model trained on all the data has seen"):
             parse_task(arguments)
         shutil.move("out/1", "one")
         Path("one/provenance.json").unlink()  # the copies stand for models that were trained on their own folds

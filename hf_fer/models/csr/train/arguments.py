@@ -15,20 +15,21 @@ class CsrModelArguments(ModelArguments):
     """Where the model comes from."""
 
     stage: Literal[1, 2, 3] = field(
-        default=1, metadata={"help": "What is trained: 1 concepts, 2 prototypes, 3 classes; each from the one before."}
+        default=1,
+        metadata={"help": "What is trained: 1 concepts, 2 prototypes, 3 classes; each starts from the stage before."},
     )
     backbone: str = field(
         default="resnet50",
         metadata={
-            "help": "Backbone of a new model: medmae, resnet50, vit or convnext, whose sizes config_overrides has, or "
-            "timm/NAME for any of timm's."
+            "help": "Backbone of a new model: medmae, resnet50, vit or convnext (config_overrides sets their sizes), "
+            "or timm/NAME for any model of timm."
         },
     )
     backbone_weights: str | None = field(
         default=None,
         metadata={
-            "help": "Pretrained backbone: a weights file, or a folder with model.safetensors, or 'pretrained' for the "
-            "weights that timm names; stage 1."
+            "help": "Pretrained weights of the backbone in stage 1: a weights file, a folder with model.safetensors, "
+            "or 'pretrained' for timm's default weights."
         },
     )
 
@@ -37,7 +38,9 @@ class CsrModelArguments(ModelArguments):
 class CsrDataArguments(DataArguments):
     """Which images, concepts and classes, and how images are augmented."""
 
-    image_folder: str | None = field(default=None, metadata={"help": "Folder of the images; the table's if unset."})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder of the images; the table's folder if unset."}
+    )
     concepts: dict | str | None = field(
         default=None, metadata={"help": "JSON object: concept name to column, or to column=value|value."}
     )
@@ -47,22 +50,23 @@ class CsrDataArguments(DataArguments):
     boxes: str | None = field(default=None, metadata={"help": "Table of boxes in pixels, for the Pointing Game."})
     image_labels: str | None = field(default=None, metadata={"help": "VinDr-CXR's table of labels per image."})
     reader_agreement: Literal["any", "majority", "soft"] = field(
-        default="majority", metadata={"help": "What makes a finding of several readers a label; soft: their share."}
+        default="majority",
+        metadata={"help": "How readers' findings become a label: any reader, the majority, or soft: their share."},
     )
     test_dataset: str | None = field(
-        default=None, metadata={"help": "Table of the test set; dataset is then cut into train and validation."}
+        default=None, metadata={"help": "Table of the test set; dataset is then split into train and validation."}
     )
     test_image_folder: str | None = field(
-        default=None, metadata={"help": "Its images; image_folder, or the test table's own folder, if unset."}
+        default=None, metadata={"help": "Folder of the test images; image_folder, or the test table's, if unset."}
     )
-    test_boxes: str | None = field(default=None, metadata={"help": "Its table of boxes."})
-    test_image_labels: str | None = field(default=None, metadata={"help": "Its table of labels per image."})
+    test_boxes: str | None = field(default=None, metadata={"help": "Table of the test images' boxes."})
+    test_image_labels: str | None = field(default=None, metadata={"help": "Table of labels per test image."})
     min_concept_images: int = field(
         default=0, metadata={"help": "Concepts with fewer training images are dropped; 0 drops none."}
     )
     image_mean: list[float] | None = field(
         default=None,
-        metadata={"help": "Mean of each channel, of values in [0, 1]; that of backbone_weights' folder, or 0.5."},
+        metadata={"help": "Mean of each channel, in [0, 1]; if unset, that of backbone_weights' folder, or 0.5."},
     )
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation of each channel."})
     image_size: int = field(default=224, metadata={"help": "Side of the images the model sees, in pixels."})
@@ -72,7 +76,7 @@ class CsrDataArguments(DataArguments):
     )
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of strengths, see image_augment beside this module."}
+        default=None, metadata={"help": "JSON object of strengths; its fields are those of ImageAugmentation."}
     )
 
     def __post_init__(self):
@@ -92,7 +96,7 @@ class CsrDataArguments(DataArguments):
         self.check_test_set()
 
     def check_test_set(self) -> None:
-        """Raises `RecipeError` where fields about a test set of its own do not go together."""
+        """Raises `RecipeError` where fields about a separate test set do not go together."""
         for name in ("test_image_folder", "test_boxes", "test_image_labels"):
             if getattr(self, name) and not self.test_dataset:
                 raise RecipeError(f"{name} goes with test_dataset, which is not set.")

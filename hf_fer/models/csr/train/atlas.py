@@ -1,4 +1,4 @@
-"""A look through the training images: what each prototype is most similar to, and mean similarities."""
+"""Compares training images with prototypes: the most similar patch of each prototype, and mean similarities."""
 
 import html
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Survey:
     Similarities of all training images to all prototypes.
 
     Args:
-        similarities: Highest in each image, `(n, K, M)`.
-        cells: Row and column of the cell where it is, `(n, K, M, 2)`.
+        similarities: Highest similarity in each image, `(n, K, M)`.
+        cells: Row and column of the cell with the highest similarity, `(n, K, M, 2)`.
         grid: Rows and columns of the feature map.
         present: Whether an image is labelled with a concept, `(n, K)`.
-        images: Names as in the data's table, and their files.
-        concepts: Names.
+        images, paths: Names of the images in the data's table, and their files.
+        concepts: Names of the concepts.
     """
 
     similarities: np.ndarray
@@ -86,7 +86,9 @@ class Survey:
 @torch.no_grad()
 def survey(model: CsrForImageClassification, images: Dataset, batch_size: int) -> Survey:
     """
-    Compare every training image with every prototype; each process takes a share, and all get the whole.
+    Compare every training image with every prototype.
+
+    Each process compares a share of the images, and all processes get the whole result.
 
     Args:
         model: On its device.
@@ -139,7 +141,7 @@ def patch_name(concept: int, prototype: int) -> str:
 
 
 def write_page(folder: Path, model: CsrForImageClassification, survey: Survey, max_pixels: int = MAX_PIXELS) -> None:
-    """`index.html`, two PNGs per prototype (none where the image can no longer be read), and `sources.csv`."""
+    """Writes `index.html`, two PNGs per prototype (none where its image cannot be read) and `sources.csv`."""
     start_folder(folder)
     nearest, kept = survey.nearest(), model.kept.cpu()
     figures: dict[str, list[str]] = {name: [] for name in survey.concepts}
@@ -159,7 +161,7 @@ def write_page(folder: Path, model: CsrForImageClassification, survey: Survey, m
 
 
 def source_pictures(patch_file: Path, path: str, entry: dict, max_pixels: int) -> str:
-    """A prototype's patch and its image as HTML, written to `patch_file` and beside it."""
+    """Writes pictures of a prototype's patch and its image to `patch_file` and beside it; returns their HTML."""
     try:
         patch, image = (resized(part) for part in crop(load_pixels(path, max_pixels), entry["box"]))
     except UnusableImageError:

@@ -28,7 +28,7 @@ def check_backbone(args: CsrModelArguments) -> None:
             raise RecipeError(f"backbone_weights {PRETRAINED!r} is for a backbone of timm, not for {name!r}.")
         check_on_hub("backbone_weights", pretrained_config(name).hf_hub_id)
     elif weights and not Path(weights).exists():
-        hint = f"; of the Hub's {weights}: hf download {weights} --local-dir FOLDER, then --backbone_weights FOLDER"
+        hint = f"; from the Hub: hf download {weights} --local-dir FOLDER, then --backbone_weights FOLDER"
         raise RecipeError(
             f"backbone_weights: there is no {weights}. Give a weights file, or a folder with model.safetensors"
             f"{hint if weights.count('/') == 1 and not looks_local(weights) else ''}."
@@ -36,7 +36,7 @@ def check_backbone(args: CsrModelArguments) -> None:
 
 
 def check_timm(name: str) -> None:
-    """Raises `RecipeError` where timm has no model of that name; the message has the nearest."""
+    """Raises `RecipeError` where timm has no model of that name; the message suggests the nearest."""
     import timm  # here, because it takes a second
 
     if not timm.is_model(name.removeprefix(TIMM)):
@@ -45,7 +45,7 @@ def check_timm(name: str) -> None:
 
 
 def pretrained_config(name: str) -> Any:
-    """What timm knows of the weights that it names for a model."""
+    """timm's description of its default weights of a model."""
     import timm
 
     return timm.get_pretrained_cfg(name.removeprefix(TIMM))

@@ -32,13 +32,13 @@ MAX_POS_WEIGHT = 20.0
 
 
 def positive_weights(labels: np.ndarray) -> list[float]:
-    """Negatives over positives of each concept, `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count as shares."""
+    """Negatives over positives of each concept in labels `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count too."""
     positives = labels.sum(axis=0)
     return np.minimum((len(labels) - positives) / positives, MAX_POS_WEIGHT).tolist()
 
 
 def make_processor(task: Task) -> CsrProcessor:
-    """The checkpoint's processor, which knows how its model was trained, or a new one."""
+    """The checkpoint's processor, which has the settings that its model was trained with, or a new one."""
     args, path = task.data_args, task.model_args.model_name_or_path
     if path:
         return checkpoint_processor(task, path)
@@ -48,7 +48,7 @@ def make_processor(task: Task) -> CsrProcessor:
 
 
 def checkpoint_processor(task: Task, path: str) -> CsrProcessor:
-    """The checkpoint's; raises `RecipeError` where the recipe asks for other pixels."""
+    """The checkpoint's processor; raises `RecipeError` where the recipe sets another image size, mean or std."""
     processor = CsrProcessor.from_pretrained(path)
     processor.max_pixels = pixel_limit(task.data_args.max_pixels, path)
     images = processor.image_processor
@@ -62,7 +62,7 @@ def checkpoint_processor(task: Task, path: str) -> CsrProcessor:
 
 
 def channel_statistics(model_args: CsrModelArguments, data_args: CsrDataArguments) -> dict[str, list[float]]:
-    """`image_mean` and `image_std` of the recipe, or else of the pretrained backbone's own folder, or of timm."""
+    """`image_mean` and `image_std`: the recipe's, else those in the pretrained backbone's folder, else timm's."""
     found = {}
     if model_args.backbone_weights:
         weights = Path(model_args.backbone_weights)
@@ -77,7 +77,7 @@ def channel_statistics(model_args: CsrModelArguments, data_args: CsrDataArgument
 
 
 def make_model(task: Task, data: LoadedData) -> PreTrainedModel:
-    """The model of the recipe's stage, with its parts frozen."""
+    """The model of the recipe's stage, with the modules that `freeze` names frozen."""
     args = task.model_args
     valid = {item.name for item in dataclasses.fields(CsrConfig)}
     for name in args.config_overrides:
@@ -95,7 +95,7 @@ def make_model(task: Task, data: LoadedData) -> PreTrainedModel:
 
 
 def make_config(task: Task, data: LoadedData) -> CsrConfig:
-    """The checkpoint's configuration or a new one, with what the recipe and the data say."""
+    """The checkpoint's configuration or a new one, with the recipe's overrides and the data's classes and concepts."""
     args, source = task.model_args, data.own
     names = dict(enumerate(data.labels))
     fields: dict[str, Any] = {
@@ -123,7 +123,7 @@ def make_config(task: Task, data: LoadedData) -> CsrConfig:
 
 
 def new_model(args: CsrModelArguments, config: CsrConfig) -> CsrForImageClassification:
-    """A new model, its backbone pretrained where the recipe says so."""
+    """A new model, with a pretrained backbone where the recipe names its weights."""
     if args.backbone_weights is None:
         return CsrForImageClassification(config)
     try:
@@ -133,14 +133,16 @@ def new_model(args: CsrModelArguments, config: CsrConfig) -> CsrForImageClassifi
 
 
 def load_checkpoint(path: str, config: CsrConfig, labels: list[str], training: bool) -> CsrForImageClassification:
-    """The checkpoint's model; its classifier starts anew where the classes are others and it is to be trained."""
+    """The checkpoint's model; in training on other classes its classifier is initialised again."""
     before = checkpoint_config(path)
     known = list(before.id2label.values())
     if known != labels and not training:
-        raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
+        raise DataError(f"{path} has the classes {known}, the data has {labels}: it cannot be scored on them.")
     if known != labels:
-        logger.warning("%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels)
-    # What stage 1 does not train may have another size from stage 2 on.
+        logger.warning(
+            "%s has the classes %s, the data has %s: its classifier is initialised again.", path, known, labels
+        )
+    # Modules that stage 1 does not train may get another size in stage 2.
     later = {"prototypes", "projector", "classifier"}
     heads = later if before.stage == CONCEPTS else {"classifier"} if known != labels else set()
     model = load_model(

@@ -1,4 +1,4 @@
-"""Images with a class each and nothing said of concepts: a folder of one subfolder per class."""
+"""Reads images without concept labels from a folder with one subfolder per class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +11,15 @@ from .concepts import ConceptData
 
 def read_class_images(folder: Path, wanted: Callable[[Path], bool]) -> ConceptData:
     """
-    Images in one subfolder per class, of whose concepts nothing is known; see `files.class_folders`.
+    Images in one subfolder per class, without concept labels; see `files.class_folders`.
 
     Raises:
-        DataError: there are no two classes' folders with images.
+        DataError: fewer than two subfolders have images.
     """
     rows = class_folders(folder, wanted)
     if rows is None:
         raise DataError(
-            f"{folder}: has no images of two classes or more in one subfolder per class, like {folder}/benign/1.png. "
+            f"{folder}: expected images of at least two classes, one subfolder per class, like {folder}/benign/1.png. "
             "Give such a folder, or a table."
         )
     classes = sorted(set(rows["label"]))

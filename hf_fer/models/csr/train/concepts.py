@@ -25,7 +25,7 @@ BOX_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
 FINDING_COLUMNS = {"image_id", "class_name", *BOX_COLUMNS}
 NO_FINDING = "No finding"
 GLOBAL_LABELS = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "Other disease", NO_FINDING)
-"""What VinDr-CXR says of a whole image; its training and test tables spell one of them differently."""
+"""VinDr-CXR's labels of a whole image; its training and test tables spell one of them differently."""
 
 
 @dataclass
@@ -34,17 +34,17 @@ class ConceptFormat:
     What the columns of a table mean.
 
     Args:
-        image_folder: Where the images are; the table's own folder if unset.
-        concepts: Concept name -> `column` (values in [0, 1]) or `column=value|value` (there where the column has one
-            of the values). For VinDr-CXR the findings to take, all if empty.
+        image_folder: Folder of the images; the table's own folder if unset.
+        concepts: Concept name -> `column` (values in [0, 1]) or `column=value|value` (present where the column has
+            one of the values). For VinDr-CXR the findings to use, all if empty.
         class_columns: One column with class names, or several of 0 and 1, which make classes multi-label.
         boxes: Table of boxes: image, concept, x_min, y_min, x_max, y_max, in pixels.
         image_labels: VinDr-CXR's table of labels per image and reader.
         reader_agreement: `any` reader, the `majority` (half or more) of an image's readers, or `soft`: their share.
-        test_dataset: Table of the test set, where it is not in the same one.
-        test_image_folder: Its images; `image_folder`, or the test table's own folder, if unset.
-        test_boxes, test_image_labels: What `boxes` and `image_labels` are to the other table.
-        encoding, delimiter: How all of these tables are written; see `tables.TableFormat`.
+        test_dataset: Table of the test set, if it is separate.
+        test_image_folder: Folder of the test images; `image_folder`, or the test table's own folder, if unset.
+        test_boxes, test_image_labels: `boxes` and `image_labels` of the test set.
+        encoding, delimiter: Encoding and delimiter of all of these tables; see `tables.TableFormat`.
     """
 
     image_folder: str | None = None
@@ -62,7 +62,7 @@ class ConceptFormat:
 
     @property
     def table(self) -> TableFormat:
-        """How the tables are written."""
+        """Encoding and delimiter of the tables."""
         return TableFormat(self.encoding, self.delimiter)
 
     def of_test(self) -> "ConceptFormat":
@@ -81,12 +81,12 @@ class ConceptData:
     Args:
         rows: One row per image: `path`, `label` (class names, joined by `+`), `targets` (class index, or one share per
             class where they are multi-label), `concept_labels` (one share per concept), `boxes` (concept index, x0,
-            y0, x1, y1 in pixels), and `group` and `split` where the source has them. With a test set of its own,
-            `split` is there, and missing for the rows of a training table that has none.
+            y0, x1, y1 in pixels), and `group` and `split` where the source has them. With a separate test set there
+            is always a `split` column; it is empty for the rows of a training table without splits.
         concepts, classes: Names in index order.
         multi_label: Whether an image may have several classes.
         knows_concepts: Whether the data says which images show which concepts.
-        notes: What a report has to say of how the data is written.
+        notes: Remarks for the report on how the data is written.
     """
 
     rows: pd.DataFrame
@@ -99,12 +99,12 @@ class ConceptData:
 
 def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
     """
-    Read a table of images with concepts, and that of the test set where it has its own.
+    Read a table of images with concepts, and the table of a separate test set if there is one.
 
     Concepts and classes are those of the first table.
 
     Args:
-        path: CSV, TSV, JSONL or Parquet; with the columns of VinDr-CXR's annotations it is read as those.
+        path: CSV, TSV, JSONL or Parquet; a table with the columns of VinDr-CXR's annotations is read as such.
         form: What its columns mean.
         suffixes: Endings of image files, tried where an image's name has none.
 
@@ -131,7 +131,7 @@ def read_concepts(path: str | Path, form: ConceptFormat, suffixes: tuple[str, ..
 
 
 def located(data: ConceptData, source: str, form: ConceptFormat, suffixes: tuple[str, ...]) -> ConceptData:
-    """With the `path` of each image, and splits in this project's names."""
+    """Adds the `path` of each image, and gives splits this project's names."""
     finder = PathFinder(form.image_folder or Path(source).parent)
     data.rows["path"] = [image_file(finder, name, suffixes) for name in data.rows["image"]]
     if "split" in data.rows:
@@ -141,15 +141,15 @@ def located(data: ConceptData, source: str, form: ConceptFormat, suffixes: tuple
 
 def check_apart(train: pd.DataFrame, test: pd.DataFrame, identity: str, source: str, test_source: str) -> None:
     """
-    Make sure that a training table and a test set's own table are just that.
+    Check that a training table and a separate test table share no image and no split.
 
     Args:
-        train, test: Their rows.
-        identity: The column that tells one image from another.
-        source, test_source: Their files.
+        train, test: Rows of the tables.
+        identity: The column that identifies an image.
+        source, test_source: Files of the tables.
 
     Raises:
-        DataError: an image is in both, a row says that it is of the other split, or only one of them has groups.
+        DataError: an image is in both, a row has a split of the other table, or only one of them has groups.
     """
     shared = test["image"][test[identity].map(os.path.abspath).isin(train[identity].map(os.path.abspath))]
     if len(shared):
@@ -169,7 +169,7 @@ def check_apart(train: pd.DataFrame, test: pd.DataFrame, identity: str, source: 
 
 
 def image_file(finder: PathFinder, name: str, suffixes: tuple[str, ...]) -> str:
-    """The file of an image's name, which may lack its ending."""
+    """The file of an image's name, which may lack the suffix."""
     path = finder.find(name)
     if Path(path).suffix.lower() in suffixes:
         return path
@@ -178,7 +178,7 @@ def image_file(finder: PathFinder, name: str, suffixes: tuple[str, ...]) -> str:
 
 
 def check_filled(values: pd.Series, source: str) -> None:
-    """Make sure that a column has a value in every row; raises DataError with the first row that has none."""
+    """Check that a column has a value in every row; raises DataError with the first row that has none."""
     lacking = values.isna().to_numpy()
     if lacking.any():
         row, count = int(lacking.argmax()) + 1, int(lacking.sum())
@@ -209,10 +209,11 @@ def shares(values: pd.Series, what: str, source: str) -> np.ndarray:
 
 def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool) -> np.ndarray:
     """
-    What `column` or `column=value|value` says of each row, in [0, 1].
+    A concept's value in [0, 1] for each row, by its rule `column` or `column=value|value`.
 
     Raises:
-        DataError: no such column, a value out of range or missing, or, where one `must_occur`, none of the values.
+        DataError: the column does not exist, a value is missing or out of range, or, with `must_occur`, none of the
+            rule's values occurs.
     """
     name, _, accepted = rule.partition("=")
     values = column_of(table, name, source)
@@ -222,7 +223,7 @@ def concept_values(table: pd.DataFrame, rule: str, source: str, must_occur: bool
     if values.isna().any():
         raise DataError(
             f"{source}: row {int(values.isna().to_numpy().argmax()) + 1} has no {name!r} ({int(values.isna().sum())} "
-            "such rows): whether the concept is there, nothing says. Fill it in, or leave the row out."
+            "such rows), so it is unknown whether the concept is present. Fill it in, or leave the row out."
         )
     # A column of whole numbers may be written as 1.0.
     values = values.astype(str).str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
@@ -266,7 +267,7 @@ def class_targets(
 
 
 def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: ConceptData | None = None) -> ConceptData:
-    """A table with a row per image; see `ConceptFormat`. With `known`, a test table, whose classes are those."""
+    """A table with a row per image; see `ConceptFormat`. A test table has the classes of the training data `known`."""
     image = need_column(table, IMAGE_COLUMNS, "image", source)
     if not form.concepts:
         raise DataError(f"{source}: which columns hold concepts? Set concepts; it has {sorted(map(str, table))}.")
@@ -298,7 +299,7 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
 
 
 def rule_notes(table: pd.DataFrame, rules: Iterable[str]) -> list[str]:
-    """Notes on values, of a column or of the rules about it, that look alike."""
+    """Notes on values that look alike, in a column or in the rules about it."""
     known: dict[str, set[str]] = {}
     for rule in rules:
         name, _, accepted = rule.partition("=")
@@ -342,7 +343,7 @@ def corner_numbers(box: Iterable[Any], source: str, row: int) -> list[float]:
 
 
 def agreed(share: np.ndarray, agreement: str) -> np.ndarray:
-    """The share of an image's readers who saw something, as the label that `agreement` makes of it."""
+    """The label that `agreement` gives for the share of an image's readers who marked a finding."""
     if agreement == "soft":
         return share
     return (share > 0 if agreement == "any" else share >= 0.5).astype(float)
@@ -354,9 +355,9 @@ def read_findings(
     """
     VinDr-CXR's annotations: a row per finding, reader and box in pixels; `No finding` rows have no box.
 
-    Classes are VinDr-CXR's labels of whole images in `image_labels`, or without them its columns that are no
-    findings, or `class_columns` of them; without that table, whether there is a finding. With `known`, it is a test
-    table, whose concepts and classes are those.
+    With `image_labels`, the classes are its `class_columns`, by default VinDr-CXR's labels of whole images, or else
+    the columns that are not findings. Without it, there are two classes: a finding, or none. A test table has the
+    concepts and classes of the training data `known`.
     """
     for name in sorted(FINDING_COLUMNS):
         column_of(table, name, source)
@@ -375,8 +376,8 @@ def read_findings(
     new = sorted(names - set(concepts))
     if new and not form.concepts:
         raise DataError(
-            f"{source}: has the finding {new[0]!r}, which the training table does not have. Name in concepts those to "
-            f"take; it has {concepts}."
+            f"{source}: has the finding {new[0]!r}, which the training table does not have. Set concepts to the "
+            f"findings to use; the training table has {concepts}."
         )
     images = pd.Index(sorted(set(table["image"])), name="image")
     readers_of = table.groupby("image")["reader"].nunique().reindex(images).to_numpy()
@@ -419,7 +420,7 @@ def _finding_boxes(
 def _has_finding(
     table: pd.DataFrame, images: pd.Index, readers_of: np.ndarray, agreement: str
 ) -> tuple[list[int], list[str], list[str]]:
-    """Targets, labels as text and class names of whether the readers agree on any finding; for `soft`, half do."""
+    """Targets, labels as text and names of the classes finding and no finding; `soft` counts as `majority`."""
     found = table[table["name"] != NO_FINDING].groupby("image")["reader"].nunique().reindex(images, fill_value=0)
     seen = agreed(found.to_numpy() / readers_of, "majority" if agreement == "soft" else agreement)
     classes = ["Finding", NO_FINDING]
@@ -430,7 +431,7 @@ def _has_finding(
 def _image_classes(
     table: pd.DataFrame, images: pd.Index, concepts: list[str], form: ConceptFormat, known: list[str] | None
 ) -> tuple[list[list[float]], list[str], list[str]]:
-    """Targets, labels as text and class names by the table of labels per image."""
+    """Targets, labels as text and class names from the table of labels per image."""
     source = form.image_labels
     labels = read_table(source, form.table)
     columns = form.class_columns or _class_columns(labels, {*concepts, *table["name"]} - {NO_FINDING})
@@ -438,8 +439,8 @@ def _image_classes(
         new = [name for name in columns if _spelling(name) not in map(_spelling, known)]
         if new:
             raise DataError(
-                f"{source}: has the class {new[0]!r}, which the training table's labels do not have. Name in "
-                f"class_columns those to take; it has {known}."
+                f"{source}: has the class {new[0]!r}, which the training table's labels do not have. Set "
+                f"class_columns to the classes to use; the training table has {known}."
             )
         here = {_spelling(name): name for name in labels}
         columns = [here.get(_spelling(name), name) for name in known]
@@ -456,9 +457,9 @@ def _image_classes(
 
 
 def _class_columns(labels: pd.DataFrame, findings: set[str]) -> list[str]:
-    """VinDr-CXR's labels of whole images; where there is none, whatever is no finding."""
+    """Columns of VinDr-CXR's labels of whole images; if there are none, all columns that are not findings."""
     known = [name for name in labels if name in GLOBAL_LABELS]
-    # Findings that nobody has marked have a column, too, so what is no finding cannot be told by the annotations.
+    # Findings that no reader marked have a column, too, so the annotations do not tell which columns are classes.
     return known if set(known) - {NO_FINDING} else [n for n in labels if n not in {"image_id", "rad_id", *findings}]
 
 
@@ -472,7 +473,7 @@ def relative_boxes(boxes: list[list[float]], width: int, height: int, names: lis
     Boxes in pixels as shares of their image.
 
     Raises:
-        ValueError: one has no area, or does not lie in the image.
+        ValueError: a box has no area, or does not lie in the image.
     """
     relative = []
     for concept, x0, y0, x1, y1 in boxes:

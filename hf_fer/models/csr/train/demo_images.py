@@ -1,6 +1,6 @@
-"""A small synthetic set of images with shapes as concepts, whose place is known and whose classes follow from them.
+"""A small synthetic data set: its concepts are shapes with known boxes, and an image's class follows from them.
 
-Run `python -m hf_fer.data.demo_images OUT_DIR` to write it somewhere.
+Run `python -m hf_fer.models.csr.train.demo_images OUT_DIR` to write it to a folder.
 """
 
 import json
@@ -109,7 +109,7 @@ def draw_image(concepts: Collection[str], rng: Rng, tone: np.ndarray) -> tuple[n
 
 
 def draw_concepts(rng: Rng) -> list[str]:
-    """Concepts of one image: its class comes first, so that classes are equally frequent, the rest by chance."""
+    """Random concepts of one image; its class is drawn first, so that classes are equally frequent."""
     wanted = CLASSES[rng.integers(len(CLASSES))]
     while True:
         present = [name for name in CONCEPTS if rng.random() < 0.4]

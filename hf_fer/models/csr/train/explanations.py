@@ -21,13 +21,14 @@ SIDE = 320  # pixels, of the image and of the maps over it
 CONCEPTS, PROTOTYPES = 3, 2  # shown of each image, and of each concept
 PER_CLASS, IMAGES = 2, 12  # at most
 
-INTRODUCTION = """Why the model answers as it does, for images of the {split} split, whether the answer is right or
-wrong: in the order of the split each whose classes have no image here yet, then each whose classes have one, at most
-{images} in all. Of each image the {concepts} concepts with the largest shares of the logit, positive or negative, and
-of each concept the {prototypes} most similar prototypes that are not pruned. Colour shows a concept's map, from its
-own lowest value (none) to its own highest (yellow); how sure the model is of the concept is its score. With a
-prototype: the cell of the map where it was found, the same with its surroundings, and the training patch that is most
-similar to the prototype. Numbers are rounded."""
+INTRODUCTION = """Why the model answers as it does, for at most {images} images of the {split} split. They are chosen
+in the order of the split, whether the answer is right or wrong: first each image whose classes have no image here
+yet, then each whose classes have one. An image is shown with the {concepts} concepts that have the largest shares of
+the logit, positive or negative, and a concept with its {prototypes} most similar prototypes that are not pruned.
+Colour shows a concept's map, from its own lowest value (none) to its own highest (yellow); the score is the
+probability that the model gives to the concept. The pictures of a prototype show the image with the cell of the map
+where it was found, that cell with its surroundings, and the training patch that is most similar to the prototype.
+Numbers are rounded."""
 
 
 @dataclass
@@ -36,10 +37,10 @@ class ExplanationPage:
     Writes `index.html` and its pictures.
 
     Args:
-        folder: Of the page; what was in it goes.
-        explain: The pipeline, whose answers the page shows.
-        atlas: Folder of the atlas, for the prototypes' source patches, where this run wrote one.
-        skipped_file: Where an image that can no longer be read is listed.
+        folder: Folder of the page; its earlier contents are deleted.
+        explain: The pipeline whose answers the page shows.
+        atlas: Folder of the atlas with the prototypes' source patches, or `None` if this run wrote none.
+        skipped_file: File that lists images which can no longer be read.
     """
 
     folder: Path
@@ -52,8 +53,8 @@ class ExplanationPage:
         Write the page.
 
         Args:
-            split: Its name.
-            rows: As they were loaded, in the order of the data, with `image`, `path` and `labels`.
+            split: Name of the split.
+            rows: Its rows in the order of the data, with `image`, `path` and `labels`.
         """
         start_folder(self.folder)
         config = self.explain.model.config
@@ -95,7 +96,7 @@ class ExplanationPage:
         figures = [self.prototype(stem, image, name, prototype) for prototype in ranked[:PROTOTYPES]]
         caption = f"score {concept['score']:.4f}, share {concept['share']:+.4f}"
         if rest := ranked[PROTOTYPES:]:
-            caption += f", of it {sum(prototype['share'] for prototype in rest):+.4f} of prototypes not shown"
+            caption += f", including {sum(prototype['share'] for prototype in rest):+.4f} of prototypes not shown"
         figure = f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
         return "\n".join([f"<h3>{html.escape(name)}</h3>", figure, *figures])
 
@@ -129,7 +130,7 @@ class ExplanationPage:
 
 
 def true_classes(target: int | list[float], names: list[str]) -> list[str]:
-    """Names of a row's classes: one, or, multi-label, any number."""
+    """Names of a row's classes: one, or any number in multi-label data."""
     if isinstance(target, list):
         return [name for name, share in zip(names, target, strict=True) if share >= 0.5]
     return [names[target]]
@@ -137,13 +138,13 @@ def true_classes(target: int | list[float], names: list[str]) -> list[str]:
 
 def choose(classes: list[list[str]]) -> list[int]:
     """
-    Which images the page shows, by the rule that it states; wrong answers are as likely as right ones.
+    Choose images by the rule that the page states, which does not depend on the answers.
 
     Args:
-        classes: Of each image; those of no class count as one more.
+        classes: Class names of each image; images without a class count as a class of their own.
 
     Returns:
-        Places in `classes`, in their order.
+        Indices into `classes`, ascending.
     """
     counts: Counter[str] = Counter()
     chosen: list[int] = []
@@ -169,7 +170,7 @@ def verdict(answer: dict[str, Any], classes: list[str], multi_label: bool) -> st
 
 
 def sums(answer: dict[str, Any]) -> str:
-    """How the logit comes about."""
+    """An HTML table of the shares that sum to the logit."""
     parts = [(concept["concept"], concept["share"]) for concept in answer["concepts"]]
     parts += [("other concepts", answer["other_concepts"]), ("bias", answer["bias"]), ("logit", answer["logit"])]
     rows = "".join(f'<tr><th scope="row">{html.escape(name)}</th><td>{value:+.4f}</td></tr>' for name, value in parts)

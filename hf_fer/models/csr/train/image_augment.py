@@ -12,16 +12,16 @@ from hf_fer.data.augment import Strengths
 @dataclass(frozen=True)
 class ImageAugmentation(Strengths):
     """
-    Strengths of the augmentation; 0 switches one off.
+    Strengths of the augmentations; 0 switches one off.
 
     Args:
-        horizontal_flip, vertical_flip: How often an image is mirrored left to right, and top to bottom.
-        quarter_turns: How often an image is turned by a random number of right angles.
+        horizontal_flip, vertical_flip: Probability that an image is mirrored left to right, and top to bottom.
+        quarter_turns: Probability that an image is turned by a random number of right angles.
         rotation_degrees: Largest rotation either way; corners take the image's mean colour.
-        crop_fraction: Largest part of the image's area that a random crop removes.
+        crop_fraction: Largest fraction of the image's area that a random crop removes.
         brightness, contrast, saturation: Largest relative changes.
-        hue: Largest shift of the hue, as a part of the colour circle, at most 0.5.
-        noise: Standard deviation of white noise, of values in [0, 1].
+        hue: Largest shift of the hue, as a fraction of the colour circle, at most 0.5.
+        noise: Standard deviation of white noise that is added to values in [0, 1].
     """
 
     horizontal_flip: float = 0.5
@@ -46,7 +46,7 @@ class ImageAugmenter:
         self._color = v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """RGB `(3, height, width)` in [0, 1] -> the same, smaller if cropped, turned if turned."""
+        """RGB `(3, height, width)` in [0, 1] -> the same; cropping and quarter turns change height and width."""
         a = self.augmentation
         for flip in self._flips:
             image = flip(image)

@@ -1,4 +1,4 @@
-"""Rows of csr's tables to batches, and images that cannot be used."""
+"""Turns rows of csr's tables into batches, and drops images that cannot be used."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -32,19 +32,19 @@ from .concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file, relative_boxes
 from .image_augment import ImageAugmentation, ImageAugmenter
 
 MARGIN = 4 / 3
-"""Augmented images are this much larger than the model's, so that a crop does not have to be enlarged."""
+"""Images are augmented at this multiple of the model's size, so that a crop need not be enlarged."""
 
 MEMORY_BYTES = 256 * 2**20
-"""What a transform keeps of decoded images at the size that it needs, so that a small set is decoded once."""
+"""Memory of a transform for decoded images at the size that it needs, so that a small data set is decoded once."""
 
 
 @dataclass
 class Steering:
     """
-    An image's labelled boxes, whatever their concept, as a person's word on where to look.
+    Steers the model by an image's labelled boxes of any concept, in place of boxes drawn by a person.
 
     Args:
-        boxes: Whether to look there (`"positive"`), or everywhere else (`"negative"`).
+        boxes: Whether to look inside the boxes (`"positive"`), or outside (`"negative"`).
         grid: H and W of the model's maps.
     """
 
@@ -53,10 +53,10 @@ class Steering:
 
     def weights(self, labelled: list[list[float]]) -> torch.Tensor:
         """
-        The weights that the pipeline's boxes have by default, `(H, W)`; 1 everywhere without boxes.
+        The weights that the pipeline gives to boxes by default, `(H, W)`; 1 everywhere without boxes.
 
         Args:
-            labelled: (concept index, x0, y0, x1, y1) as shares of the image.
+            labelled: Boxes as (concept index, x0, y0, x1, y1), shares of the image.
         """
         boxes = [tuple(box) for _, *box in labelled]
         return spatial_weights(*((boxes, []) if self.boxes == "positive" else ([], boxes)), self.grid)
@@ -66,15 +66,15 @@ class ImageTransform:
     """
     Turns rows of paths into model inputs when they are read.
 
-    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without pixels
-    and with targets of -100, which neither loss nor metrics count.
+    A file that can no longer be read since it was checked is listed in `skipped_file`. Its example has no pixels and
+    has targets of -100, which neither loss nor metrics count.
 
     Args:
-        processor: Decodes and converts.
-        skipped_file: Where files that fail are listed.
+        processor: Decodes, resizes and normalises.
+        skipped_file: File that lists images which cannot be read.
         augmentation: Strengths, or `None` outside training.
-        seed, clock: With the row's index they decide all of its augmentation.
-        steering: Makes `spatial_weights` of the rows' boxes.
+        seed, clock: Seed and epoch, which determine a row's augmentation together with its index.
+        steering: Adds `spatial_weights` from the rows' boxes.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ImageTransform:
         return columns
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row to `pixel_values (3, height, width)`, `labels` and `concept_labels`."""
+        """Turns a row into `pixel_values (3, height, width)`, `labels` and `concept_labels`."""
         try:
             image = self.image(row["path"])
         except UnusableImageError as error:
@@ -120,7 +120,7 @@ class ImageTransform:
         return {"pixel_values": image, "labels": row["labels"], "concept_labels": row["concept_labels"]}
 
     def image(self, path: str) -> torch.Tensor:
-        """What can be done before augmentation: the image, or outside training its features; remembered."""
+        """The image before augmentation or, without augmentation, its features; kept while memory lasts."""
         if path not in self.memory:
             image = self.processor.load_image(path)
             image = self.shrunk(image) if self.augmenter else self.processor.features(image)
@@ -131,7 +131,7 @@ class ImageTransform:
         return self.memory[path]
 
     def shrunk(self, image: torch.Tensor) -> torch.Tensor:
-        """A large image at `MARGIN` times the model's size, and of its shape: augmenting more pixels is waste."""
+        """Resizes a large image to `MARGIN` times the model's size, since augmenting more pixels costs time."""
         size = self.processor.image_processor.size
         target = [round(MARGIN * size["height"]), round(MARGIN * size["width"])]
         if image.shape[1] <= target[0] or image.shape[2] <= target[1]:
@@ -173,13 +173,13 @@ def pixel_limit(given: int | None, checkpoint: str | None) -> int:
 
 
 def image_check(max_pixels: int = MAX_PIXELS, workers: int = 4) -> FileCheck:
-    """What finds out whether images can be loaded as training will load them."""
+    """The check that images can be loaded as training will load them."""
     settings = {"decoder": f"csr {DECODER_VERSION}", "max_pixels": max_pixels}
     return FileCheck(partial(unusable_reason, max_pixels=max_pixels), settings, workers)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its ending, or by its beginning DICOM."""
+    """Whether a file has the suffix of an image or begins like a DICOM file."""
     return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
 
 
@@ -215,7 +215,7 @@ def drop_unusable(
     Leave out images that do not decode and those with a box outside the image.
 
     Returns:
-        The rest, boxes as shares of their image; what was left out; and a note where bit depths differ.
+        The remaining rows, with boxes as shares of their image; the skipped files; a note where bit depths differ.
     """
     reasons = image_check(max_pixels, workers).reasons([(path, "image") for path in rows["path"]])
     boxes, kept, skipped, bits = [], [], [], {}
@@ -238,8 +238,8 @@ def drop_unusable(
 
 
 def depth_note(bits: dict[int, list[str]]) -> str | None:
-    """What to say of images of several bit depths; each is scaled by its own."""
+    """A note where images have several bit depths; each image is scaled by its own."""
     if len(bits) < 2:
         return None
     counts = ", ".join(f"{len(names)} of {depth} bits (such as {names[0]})" for depth, names in sorted(bits.items()))
-    return f"The images differ in bit depth: {counts}. Each was scaled by its own; make sure they are of one kind."
+    return f"The images differ in bit depth: {counts}. Each was scaled by its own; make sure they are comparable."

@@ -18,12 +18,14 @@ SHOWN = 6
 
 def add_tab(host: Host, limit: Any) -> None:
     """Add the tab's components and what they do."""
-    gradio.Markdown("What is on an image, and which concepts speak for it. Reject one, and the diagnosis follows.")
+    gradio.Markdown(
+        "Classifies an image and explains the class by concepts. Reject a concept to see how the class changes."
+    )
     model = choose_model(host)
     with gradio.Row():
         with gradio.Column():
             image = gradio.File(label="Image, DICOM too")
-            box = gradio.Textbox(label="Where to look: x0,y0,x1,y1 in pixels", placeholder="all of it")
+            box = gradio.Textbox(label="Where to look: x0,y0,x1,y1 in pixels", placeholder="the whole image")
             button = gradio.Button("Diagnose", variant="primary")
         with gradio.Column():
             labels = gradio.Label(label="Diagnosis", num_top_classes=5)

@@ -1,4 +1,4 @@
-"""What the HTML pages of a report share: their skeleton, and the pictures on them."""
+"""The skeleton and the pictures that the HTML pages of a report share."""
 
 import html
 import shutil
@@ -40,14 +40,14 @@ caption {{ text-align: left; font-weight: bold }}
 
 
 def start_folder(folder: Path) -> None:
-    """An empty folder for a page; what an earlier run left there goes."""
+    """Creates an empty folder for a page, and deletes the contents from an earlier run."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
 
 def write_html(path: Path, title: str, introduction: str, sections: list[str]) -> None:
-    """A page of sections, which are HTML, as is the introduction."""
+    """Writes a page; its introduction and sections are HTML."""
     content = {"title": html.escape(title), "introduction": introduction, "sections": "\n".join(sections)}
     path.write_text(SKELETON.format(**content), encoding="utf-8")
 
@@ -59,7 +59,7 @@ def picture(path: Path, image: np.ndarray, description: str) -> str:
 
 
 def tag(path: Path, description: str) -> str:
-    """What shows a picture that lies beside the page."""
+    """The HTML tag of a picture that lies beside the page."""
     return f'<img src="{path.name}" alt="{html.escape(description)}">'
 
 
@@ -70,14 +70,14 @@ def load_pixels(path: str | Path, max_pixels: int) -> np.ndarray:
 
 def crop(image: np.ndarray, box: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """
-    Where a box is.
+    Cut out a box with its surroundings, and mark it in the image.
 
     Args:
         image: `uint8` RGB.
         box: x0, y0, x1, y1 as shares of the image.
 
     Returns:
-        The patch of the box with its surroundings, and the whole image, with the box drawn in.
+        The box with its surroundings, and the whole image, both with the box drawn in.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (round(share * side) for share, side in zip(box, (width, height, width, height), strict=True))
@@ -90,7 +90,7 @@ def crop(image: np.ndarray, box: list[float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(image: np.ndarray, side: int = PICTURE) -> np.ndarray:
-    """An image with its longer side at `side` pixels."""
+    """Resizes an image so that its longer side has `side` pixels."""
     scale = side / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""csr over many images."""
+"""Predictions of csr for many images."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class ImagePredictor(ClassPredictor):
         if stage != TASK:
             raise RecipeError(
                 f"{self.pipe.model.name_or_path} is a stage-{stage} checkpoint, whose classifier has not been "
-                f"trained: give one of stage {TASK}."
+                f"trained: give a stage-{TASK} checkpoint."
             )
 
     @classmethod
@@ -39,7 +39,7 @@ class ImagePredictor(ClassPredictor):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The user's; of the concepts only the first, because rows have none."""
+        """The user's options; only one concept is explained by default, because rows hold none."""
         return {"top_concepts": 1, **self.given}
 
     def row(self, answer: Any) -> dict[str, Any]:

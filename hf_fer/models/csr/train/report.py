@@ -1,4 +1,4 @@
-"""What a report of csr says: concepts, classes, where maps point, prototypes, and an expert's corrections."""
+"""Figures of csr's report: concepts, classes, the Pointing Game, prototypes, and an expert's corrections."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from ..losses_csr import IGNORED
 from ..modeling_csr import REPLACEMENTS, CsrForImageClassification
 from .concepts import ConceptData
 
-NO_CONCEPTS = "The data says nothing of concepts: their scores and what corrections would change are left out."
+NO_CONCEPTS = "The data has no concept labels: the report leaves out scores of concepts and effects of corrections."
 
 
 @dataclass
 class Scored:
     """
-    A split's predictions by name; what the stage does not give is `None`.
+    A split's predictions by name; outputs that the stage does not compute are `None`.
 
     Args:
-        stage: Of the model.
-        labels: Class indices `(n,)`, or targets `(n, classes)`; those of -100 could not be read.
-        concept_labels: `(n, K)`; a row of -100 could not be read, or nothing is known of its concepts.
+        stage: Stage of the model.
+        labels: Class indices `(n,)`, or targets `(n, classes)`; -100 marks an image that could not be read.
+        concept_labels: `(n, K)`; a row of -100 marks an image that could not be read or has no concept labels.
         concept_logits, concept_peaks: `(n, K)` and `(n, K, 2)`.
         logits, similarities, similarity_peaks: `(n, classes)`, `(n, K, M)`, `(n, K, M, 2)`.
     """
@@ -65,7 +65,7 @@ class Scored:
 
     @property
     def has_concepts(self) -> bool:
-        """Whether the data says of any image which concepts it shows."""
+        """Whether any image has concept labels."""
         return bool((self.concept_labels != IGNORED).all(axis=1).any())
 
 
@@ -91,7 +91,7 @@ class Head:
 
 
 def select_concepts(source: ConceptData, names: list[str]) -> ConceptData:
-    """The same images with these concepts in this order; boxes of others go."""
+    """The same images with these concepts in this order; boxes of other concepts are dropped."""
     chosen = [source.concepts.index(name) for name in names]
     place = {old: new for new, old in enumerate(chosen)}
     rows = source.rows.assign(
@@ -102,21 +102,21 @@ def select_concepts(source: ConceptData, names: list[str]) -> ConceptData:
 
 
 def check_class_folder(folder: str, stage: int, test_dataset: str | None, best: str | None) -> None:
-    """Raises `DataError` where a folder of one subfolder per class cannot be what a recipe needs."""
+    """Raises `DataError` where a folder of class subfolders lacks what the recipe needs."""
     if stage != TASK:
         raise DataError(
-            f"{folder}: a folder says nothing of concepts, which stages 1 and 2 learn from. Give a table with an "
-            "image column and a column per concept, named by --concepts. On a folder of one subfolder per class "
-            "stage 3 alone can be trained and scored, from a model that stage 2 has trained."
+            f"{folder}: a folder has no concept labels, which stages 1 and 2 learn from. Give a table with an image "
+            "column and a column per concept, named by --concepts. A folder with one subfolder per class is enough "
+            "for stage 3, which starts from a model that stage 2 has trained."
         )
     if test_dataset:
         raise DataError(f"test_dataset goes with a table: put the test images of {folder} in {folder}/test/CLASS/.")
     if best and best.removeprefix("eval_").startswith("concept_"):
-        raise DataError(f"{folder}: a folder says nothing of concepts: metric_for_best_model cannot be {best}.")
+        raise DataError(f"{folder}: a folder has no concept labels: metric_for_best_model cannot be {best}.")
 
 
 def with_unknown_concepts(source: ConceptData, names: list[str]) -> ConceptData:
-    """The same images with a label for each of these concepts that no loss and no metric counts."""
+    """The same images with labels of -100 for these concepts, which no loss and no metric counts."""
     unknown = [[float(IGNORED)] * len(names) for _ in source.rows.index]
     return dataclasses.replace(source, rows=source.rows.assign(concept_labels=unknown), concepts=list(names))
 
@@ -125,8 +125,8 @@ def order_classes(source: ConceptData, known: list[str], training: bool) -> Conc
     """
     The same images with classes in a checkpoint's order; see `class_order`.
 
-    Where an image may have several classes, those of the checkpoint that the data does not speak of get targets that
-    no loss and no metric counts.
+    In multi-label data, classes of the checkpoint that the data lacks get targets of -100, which no loss and no metric
+    counts.
     """
     order = class_order(source.classes, known, training)
     if order == source.classes:
@@ -146,7 +146,7 @@ def order_classes(source: ConceptData, known: list[str], training: bool) -> Conc
 
 
 def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:
-    """AUROC and F1 of the concepts; nothing where none are labelled."""
+    """AUROC and F1 of the concepts; empty where no image has concept labels."""
     if scored.readable.any() and not scored.has_concepts:
         return {}
     found = multilabel_metrics(expit(scored.concept_logits), scored.concept_labels, concepts)
@@ -159,7 +159,7 @@ def concept_metrics(scored: Scored, concepts: list[str]) -> dict[str, Any]:
 
 
 def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """AUROC (one class against the rest), F1 and what the kind of classes allows; logits `(n, classes)`."""
+    """AUROC (one class against the rest), F1 and other multi-label or single-label metrics; logits `(n, classes)`."""
     if labels.ndim == 2:
         spoken_of = (labels != IGNORED).any(axis=0)
         if spoken_of.any():
@@ -176,7 +176,7 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> d
 
 
 def all_metrics(scored: Scored, model: CsrForImageClassification, labels: list[str]) -> dict[str, Any]:
-    """Everything that the predictions of the model's stage say."""
+    """All metrics that the predictions of the model's stage allow."""
     metrics = concept_metrics(scored, model.config.concepts)
     if scored.stage >= PROTOTYPES:
         metrics |= diversity(model)
@@ -187,21 +187,21 @@ def all_metrics(scored: Scored, model: CsrForImageClassification, labels: list[s
 
 def with_added(metrics: dict[str, Any], scored: Scored, args: TrainingArguments) -> dict[str, Any]:
     """
-    Metrics with those that the recipe adds.
+    Metrics with the recipe's `extra_metrics`.
 
     Raises:
-        DataError: it adds some, and an image may have several classes.
+        DataError: there are `extra_metrics`, and the data is multi-label.
     """
     if not args.extra_metrics:
         return metrics
     if scored.labels.ndim > 1:
-        raise DataError("extra_metrics are computed of one class per image; leave them out for several.")
+        raise DataError("extra_metrics need one class per image; leave them out for multi-label data.")
     read = scored.readable
     return with_extra(metrics, args, scored.logits.argmax(axis=1)[read], scored.labels[read])
 
 
 def diversity(model: CsrForImageClassification) -> dict[str, float]:
-    """How alike the prototypes of a concept are."""
+    """How similar the prototypes of a concept are to each other."""
     return prototype_diversity(model.prototypes.detach().float().cpu().numpy())
 
 
@@ -210,7 +210,7 @@ def pointing(scored: Scored, boxes: list[list[list[float]]], model: CsrForImageC
     The Pointing Game with the concept maps, and in stage 3 with the map of each concept's most similar prototype.
 
     Args:
-        boxes: Of each image, (concept index, x0, y0, x1, y1) as shares of the image; empty where there are none.
+        boxes: Boxes of each image, maybe none: (concept index, x0, y0, x1, y1), shares of the image.
     """
     boxes = [own if read else [] for own, read in zip(boxes, scored.readable, strict=True)]
     concepts = model.config.concepts
@@ -236,11 +236,11 @@ def intervention_metrics(
     scored: Scored, model: CsrForImageClassification, names: list[str], earlier: Head | None
 ) -> dict[str, Any]:
     """
-    Class metrics after an expert's corrections; beside those without, which the report has already.
+    Class metrics after an expert's corrections, to compare with the report's metrics without corrections.
 
     `reject_*` rejects each concept that the model sees and the experts do not, `confirm` also confirms each that the
-    experts see and the model does not. `earlier_*` are the classifier that a retraining started from, with the
-    prototypes that it kept and with those that are kept now.
+    experts see and the model does not. `earlier_*` are figures of the classifier that a retraining started from, with
+    the prototypes that it kept and with those that are kept now.
     """
     seen, true = scored.concept_logits > 0, scored.concept_labels >= 0.5
     reject, confirm = (torch.from_numpy(mask) for mask in (seen & ~true, true & ~seen))

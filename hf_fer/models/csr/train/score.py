@@ -1,4 +1,4 @@
-"""What a run of csr says of a split: figures, the atlas of its prototypes, and explanations of its answers."""
+"""csr's report of a split: figures, the atlas of the prototypes, and explanations of answers."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,10 @@ from .start import checkpoint_config
 @dataclass(kw_only=True)
 class CsrReport(SplitReport):
     """
-    The report of one split, with what the next split's builds on.
+    The report of one split, with results that the reports of later splits use again.
 
     Args:
-        survey: Of the images that this run trained on, if it trained prototypes.
+        survey: Survey of this run's training images, if it trained prototypes.
         earlier_head: The classifier that a retraining started from.
     """
 
@@ -60,7 +60,7 @@ def score_split(task: Task, evaluation: Evaluation) -> CsrReport:
 
 
 def start_report(task: Task, scored: findings.Scored, evaluation: Evaluation) -> CsrReport:
-    """A report with what training left to be looked at; what the report of an earlier split has is taken from it."""
+    """A report with the survey and the earlier classifier, taken from an earlier split's report if there is one."""
     for earlier in evaluation.earlier.values():
         return CsrReport(figures={}, survey=earlier.survey, earlier_head=earlier.earlier_head)
     survey = take_survey(task, evaluation) if scored.stage >= PROTOTYPES else None
@@ -68,7 +68,7 @@ def start_report(task: Task, scored: findings.Scored, evaluation: Evaluation) ->
 
 
 def take_survey(task: Task, evaluation: Evaluation) -> atlas.Survey | None:
-    """Look once through images that this run trained on with their concepts, for atlas and training means."""
+    """Compare this run's training images with the prototypes, once, for the atlas and the training means."""
     data, model = evaluation.data, evaluation.model
     if not (task.training_args.do_train and "train" in data.splits and data.own.knows_concepts):
         return None
@@ -80,7 +80,7 @@ def take_survey(task: Task, evaluation: Evaluation) -> atlas.Survey | None:
 
 
 def retrained_head(task: Task, evaluation: Evaluation) -> findings.Head | None:
-    """The classifier of the checkpoint that a stage 3 went on from, for the same classes."""
+    """The classifier of the stage-3 checkpoint that this run continued, if it has the same classes."""
     path = task.model_args.model_name_or_path
     if not (path and task.training_args.do_train):
         return None
@@ -91,7 +91,7 @@ def retrained_head(task: Task, evaluation: Evaluation) -> findings.Head | None:
 
 
 def add_intervals(found: CsrReport, scored: findings.Scored, rows: Dataset) -> None:
-    """Intervals over patients of what single-label classes score."""
+    """Adds confidence intervals over patients, for single-label classes."""
     read, table = scored.readable, rows.to_pandas()
     groups = table["group"][read] if "group" in table else None
     drawn = interval_metrics(scored.logits.argmax(axis=1)[read], scored.labels[read], groups)
@@ -122,13 +122,13 @@ def draw_explanations(evaluation: Evaluation, has_atlas: bool, skipped: Path, pa
     """The page of a split's explanations, with its pictures beside it."""
     model = evaluation.model.eval()
     explain = ConceptImageClassificationPipeline(model=model, processor=evaluation.processor, device=model.device)
-    # Without a survey of this run, the training images of these names may be others.
+    # Without a survey of this run, the atlas in the folder may be of another run.
     sources = path.parents[1] / "atlas" if has_atlas else None
     ExplanationPage(path.parent, explain, sources, skipped).write(evaluation.split, evaluation.rows)
 
 
 def steered(task: Task, evaluation: Evaluation) -> dict[str, Dataset]:
-    """The same images looked at inside their boxes, and without what these cover."""
+    """The same images, with the model steered to the inside of their boxes and to the outside."""
     processor = evaluation.processor
     size = processor.image_processor.size
     grid = evaluation.model.grid(size["height"], size["width"])

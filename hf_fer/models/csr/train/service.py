@@ -12,7 +12,7 @@ from ..decoding_csr import load_image
 
 
 class Prototype(BaseModel):
-    """A training patch that the image resembles, and where."""
+    """A prototype, and where the image is most similar to it."""
 
     prototype: int
     similarity: float
@@ -21,7 +21,7 @@ class Prototype(BaseModel):
 
 
 class Concept(BaseModel):
-    """One concept's part in the diagnosis."""
+    """One concept's contribution to the diagnosis."""
 
     concept: str
     score: float = Field(description="Probability that it is there, by the concept head.")
@@ -31,7 +31,7 @@ class Concept(BaseModel):
 
 
 class ConceptsAnswer(BaseModel):
-    """Classes, and the concepts that speak for the best; shares and bias sum to its logit."""
+    """Classes, and the concepts that explain the best one; shares and bias sum to its logit."""
 
     model: str
     labels: list[Score] = Field(description="Best first.")
@@ -64,14 +64,14 @@ def read_box(text: str) -> list[float]:
 
 
 class ConceptsService(FileService):
-    """Classes of images with concepts, and a person's corrections."""
+    """Classifies images, explains classes by concepts, and applies a person's corrections."""
 
     pipeline_task = "concept-image-classification"
     kinds = ("image",)
     title = "Concepts"
 
     def decoder(self) -> ImageDecoder:
-        """Within the tighter of the server's and the model's own limits."""
+        """A decoder with the lower of the server's and the model's pixel limits."""
         return ImageDecoder(min(self.limits.max_pixels, self.pipe.processor.max_pixels))
 
     def value(self, arrays: Arrays) -> Any:

@@ -1,4 +1,4 @@
-"""What csr loads: images with their classes and concepts, those of the checkpoint first."""
+"""Loads csr's data: images with classes and concepts, in the checkpoint's order if there is one."""
 
 import dataclasses
 from pathlib import Path
@@ -40,7 +40,7 @@ def read_source(task: Task) -> tuple[ConceptData, str, list[str]]:
 
 
 def load_images(task: Task) -> LoadedData:
-    """The splits, with the concepts and classes to know; `own` is the `ConceptData` that they come from."""
+    """The splits, with concepts and classes; `own` is the `ConceptData` that they come from."""
     args, checkpoint = task.data_args, task.model_args.model_name_or_path
     source, protocol, notes = read_source(task)
     rows, copies = drop_copies(source.rows, task.file_columns, leaky=is_leaky(protocol))

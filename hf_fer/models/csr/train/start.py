@@ -1,4 +1,4 @@
-"""What a stage of csr may start from, and what that settles."""
+"""Checks what a stage of csr starts from, and the sizes that a checkpoint fixes."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ WHY_NOT = {
 
 def check_sizes(path: str, before: dict[str, Any], overrides: dict[str, Any]) -> None:
     """
-    Look for sizes that `config_overrides` gives to layers which the checkpoint has trained already.
+    Check that `config_overrides` leaves the sizes of layers that the checkpoint has trained.
 
     Args:
         path: The checkpoint.
@@ -26,7 +26,7 @@ def check_sizes(path: str, before: dict[str, Any], overrides: dict[str, Any]) ->
         overrides: `config_overrides` of the recipe.
 
     Raises:
-        RecipeError: naming the field.
+        RecipeError: a field changes one; the message names the field.
     """
     fixed = ["backbone", "concepts", "num_concepts"]
     if before["stage"] != CONCEPTS:
@@ -43,8 +43,8 @@ def check_sizes(path: str, before: dict[str, Any], overrides: dict[str, Any]) ->
     ]
     for name, value in wrong:
         raise RecipeError(
-            f"config_overrides: {name} is that of {path}, {value}; set it in the recipe of the stage that trains it "
-            "first."
+            f"config_overrides: {name} of {path} is {value} and cannot change; set it in the recipe of the stage that "
+            "trains it first."
         )
 
 
@@ -52,20 +52,20 @@ def checkpoint_config(path: str) -> CsrConfig:
     """The configuration of `model_name_or_path`; raises RecipeError where there is none."""
     check_on_hub("model_name_or_path", path)
     try:
-        # A folder without config.json would come out as the defaults.
+        # from_pretrained would give the defaults for a folder without config.json.
         found = CsrConfig.get_config_dict(path)[0].get("model_type")
         if found == CsrConfig.model_type:
             return read(CsrConfig.from_pretrained, path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: {path} has no csr model ({error}).") from error
-    raise RecipeError(f"model_name_or_path: {path} has no csr model, but {found or 'no config.json'}.")
+    raise RecipeError(f"model_name_or_path: {path} has no csr model; it has {found or 'no config.json'}.")
 
 
 def check_start(task: Task) -> None:
     """Raises `RecipeError` where the stage cannot start from the checkpoint or the backbone that the recipe names."""
     args, stage = task.model_args, task.model_args.stage
     if task.training_args.extra_metrics and stage != TASK:
-        raise RecipeError(f"extra_metrics are computed of classes, which stage {stage} does not give; leave them out.")
+        raise RecipeError(f"extra_metrics need classes, which stage {stage} does not predict; leave them out.")
     check_backbone(args)
     if args.model_name_or_path is None:
         if stage != CONCEPTS:
@@ -78,16 +78,16 @@ def check_start(task: Task) -> None:
         return
     if task.data_args.fold == "all" and stage != CONCEPTS:
         raise RecipeError(
-            f"Stage {stage} of fold 'all' starts each fold from the stage before of the same fold, and "
-            f"{args.model_name_or_path} has no fold_0: a model of all the data has seen what it would be tested "
-            "on. Run the stage before it with fold 'all', too."
+            f"Stage {stage} with fold 'all' starts each fold from the same fold of the stage before, and "
+            f"{args.model_name_or_path} has no fold_0: a model trained on all the data has seen the test folds. Run "
+            "the stage before with fold 'all', too."
         )
     if args.backbone_weights:
-        raise RecipeError("backbone_weights is for a new model; model_name_or_path brings its own.")
+        raise RecipeError("backbone_weights is for a new model; model_name_or_path has its own backbone.")
     found = checkpoint_config(args.model_name_or_path).stage
     allowed = {stage, max(stage - 1, 1)} if task.training_args.do_train else {stage}
     if found not in allowed:
         raise RecipeError(
             f"Stage {stage} cannot start from {args.model_name_or_path}, a stage-{found} checkpoint: "
-            + WHY_NOT.get((stage, found), "it has come further already.")
+            + WHY_NOT.get((stage, found), "a later stage has been trained already.")
         )

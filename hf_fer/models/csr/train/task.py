@@ -63,7 +63,7 @@ class CsrTask(Task):
         self.primary_metric = BEST_METRICS[stage]
         self.pipeline_tag = self.hub_task if stage == TASK else None  # only stage 3 gives classes
         if self.model_args.backbone_weights == PRETRAINED:
-            self.weight_fields = ()  # timm's own, which have no folder
+            self.weight_fields = ()  # timm's default weights have no folder
 
     @classmethod
     def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -98,7 +98,7 @@ class CsrTask(Task):
         return ImageCollator(processor)
 
     def compute_metrics(self, prediction: EvalPrediction, trained: Trained) -> dict[str, float]:
-        """Those of the stage that the data allows: a folder of classes says nothing of concepts."""
+        """The stage's metrics that the data allows: a folder of class subfolders has no concept labels."""
         scored = findings.Scored.of(prediction, trained.model.config)
         metrics = findings.all_metrics(scored, trained.model, trained.data.labels)
         logged = {name: metrics[name] for name in self.metric_names if name in metrics}
