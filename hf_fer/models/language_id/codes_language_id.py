@@ -1,4 +1,4 @@
-"""Codes and names of languages, for `labels` of the pipeline, on machines without hf_fer, too."""
+"""Reads codes and names of languages for the pipeline's `labels`, also on machines without hf_fer."""
 
 import re
 

@@ -21,7 +21,7 @@ TEXTS_AT_ONCE = 2048
 
 class TextLanguageIdentificationPipeline(Pipeline):
     """
-    The language of a text.
+    Identifies the language of a text.
 
     Inputs are a text, a `pathlib.Path` of a UTF-8 text file, a list of these, or a generator of them, which is
     answered by a generator. A string is always a text, never the name of a file. Texts longer than the model's window
@@ -31,18 +31,18 @@ class TextLanguageIdentificationPipeline(Pipeline):
         top_k: How many languages to return, 1 by default.
         labels: The only languages to choose from, as codes of the model, or, where `iso639-lang` is installed, as
             any ISO 639 code, tag or English name that training takes.
-        unknown_threshold: A text is `unknown` if its `familiarity`, by the logistic function in (0, 1), is below this;
-            by default what was fitted on validation, 0 for never. With `labels`, the rivals are still all languages of
-            the model, so that a text in none of `labels` is unknown.
-        spans: Say for each part of the text what it is in.
+        unknown_threshold: A text is `unknown` if the logistic function of its `familiarity` is below this value in
+            [0, 1). The default was fitted on validation; 0 switches it off. With `labels`, a text is still compared
+            with all languages of the model, so that a text in none of `labels` is unknown.
+        spans: Also return spans of the text with their languages.
         max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
-        batch_size: Windows that go through the model together.
+        batch_size: Windows per forward pass.
 
     Returns for each input a list of `{"label", "score"}`, best first, `top_k` of them. Scores are calibrated
-    probabilities over the languages to choose from. Where the text is `unknown`, that comes first, with a score that
-    goes from 0.5 at the threshold to 1, and `top_k - 1` languages follow. A text without a letter is `unknown`, 1.0.
-    With `spans`, a dictionary `{"languages": that list, "spans": [{"start", "end", "label", "score"}]}` in
-    characters of the input.
+    probabilities over the languages to choose from. If the text is `unknown`, that label comes first, with a score
+    between 0.5 at the threshold and 1, and `top_k - 1` languages follow. A text without a letter is `unknown`, 1.0.
+    With `spans`, it is a dictionary `{"languages": that list, "spans": [{"start", "end", "label", "score"}]}`; `start`
+    and `end` are in characters of the input.
     """
 
     _load_processor = False
@@ -52,7 +52,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Window, temperature and threshold stored with the model, or defaults that fit it."""
+        """Window, temperature and threshold stored with the model, or defaults, within the model's length."""
         longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
         stored = {**SETTINGS, **(getattr(self.model.config, "language_id", None) or {})}
         stored["max_length"] = min(stored["max_length"], longest)
@@ -81,7 +81,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
         The class of a language, by the model's own label or any code, tag or name that training takes.
 
         Raises:
-            ValueError: the model does not know the language; the message has those it knows.
+            ValueError: the model does not know the language; the message lists those it knows.
         """
         known = {name: index for index, name in self.model.config.id2label.items()}
         if label in known:
@@ -116,7 +116,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
             yield from self.postprocess({**inputs, "logits": logits}, **postprocess)
 
     def _scores(self, windows: list[Window], batch_size: int, **forward: Any) -> np.ndarray:
-        """Logits `(windows, classes)`; windows of like length share a batch."""
+        """Logits `(windows, classes)`; windows of similar length share a batch."""
         logits = np.zeros((len(windows), self.model.config.num_labels), dtype=np.float32)
         order = sorted(range(len(windows)), key=lambda index: len(windows[index].input_ids))
         for start in range(0, len(order), batch_size):
@@ -131,11 +131,11 @@ class TextLanguageIdentificationPipeline(Pipeline):
         self, inputs: list[str | Path], spans: bool = False, max_windows: int | None = 64
     ) -> dict[str, Any]:
         """
-        Texts to `{"texts", "windows", "wordless"}`; a text without a letter is wordless, and is not looked at.
+        Turns texts into `{"texts", "windows", "wordless"}`; a text without a letter is wordless, and counts as empty.
 
         Raises:
-            TypeError: one is neither a text nor a path.
-            ValueError: a file is not there or is not UTF-8.
+            TypeError: an input is neither a text nor a path.
+            ValueError: a file cannot be read or is not UTF-8.
         """
         texts = [self.read(item) for item in inputs]
         wordless = [not any(map(str.isalpha, text)) for text in texts]
@@ -148,7 +148,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     @staticmethod
     def read(item: str | Path) -> str:
-        """The text itself, or that of the file; lone surrogates, which no tokenizer takes, become question marks."""
+        """The text, or a file's text; lone surrogates, which no tokenizer accepts, become question marks."""
         if isinstance(item, Path):
             try:
                 return item.read_text(encoding="utf-8-sig")
@@ -171,7 +171,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
         unknown_threshold: float | None = None,
         spans: bool = False,
     ) -> list[Any]:
-        """Logits of windows to the answers of their texts."""
+        """Turns logits of windows into the results of their texts."""
         texts, windows, wordless = (model_outputs[name] for name in ("texts", "windows", "wordless"))
         settings, names = self.settings, self.model.config.id2label
         classes = list(dict.fromkeys(labels)) if labels else list(range(len(names)))
@@ -197,14 +197,14 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     @staticmethod
     def pool(outputs: dict[str, Any]) -> np.ndarray:
-        """Log-probabilities of whole texts, `(texts, classes)`, not calibrated, from `preprocess` and `logits`."""
+        """Uncalibrated log-probabilities of whole texts, `(texts, classes)`, from `preprocess` and `logits`."""
         windows = outputs["windows"]
         owners = np.array([window.text for window in windows])
         lengths = np.array([len(window.input_ids) for window in windows])
         return pool_windows(outputs["logits"], owners, lengths, len(outputs["texts"]))
 
     def log_probs(self, texts: list[str | Path], batch_size: int = 64) -> np.ndarray:
-        """Log-probabilities of whole texts over all classes, `(texts, classes)`, not calibrated."""
+        """Uncalibrated log-probabilities of whole texts over all classes, `(texts, classes)`."""
         inputs = self.preprocess(texts)
         return self.pool({**inputs, "logits": self._scores(inputs["windows"], batch_size)})
 

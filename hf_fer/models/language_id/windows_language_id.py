@@ -1,4 +1,4 @@
-"""Long texts as overlapping windows of tokens, and what their scores say of the whole and of its parts."""
+"""Cuts long texts into overlapping windows of tokens, and combines windows' scores for whole texts and for spans."""
 
 import itertools
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Full stops, question and exclamation marks, full-width ones too, and danda, with the quotes that close after them.
+# Full stops, question and exclamation marks, full-width ones too, and danda, each with closing quotes after it.
 SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f\u0964\u0965]+[\"'\u201d\u2019\u00bb)\u300d\u300f]*\\s*|\n+")
 SENTENCE_REACH, WORD_REACH = 24, 16  # characters
 RIVALS = 5
@@ -18,12 +18,12 @@ LEAST_SPREAD = 0.3  # nats, added to each standard deviation
 @dataclass(frozen=True)
 class Window:
     """
-    A part of a text, ready for the model.
+    A window of a text, as input of the model.
 
     Args:
         text: Index of the text that it is cut from.
-        input_ids: Tokens, special ones included.
-        start, end: Where it lies in the text, in characters.
+        input_ids: Tokens, including special ones.
+        start, end: Its place in the text, in characters.
     """
 
     text: int
@@ -40,10 +40,10 @@ def cut_windows(
 
     Args:
         tokenizer: A fast tokenizer.
-        texts: What to cut.
-        max_length: Tokens of a window, special ones included.
+        texts: Texts to cut.
+        max_length: Tokens per window, including special ones.
         overlap: Tokens that a window shares with the next.
-        max_windows: Of a longer text, take this many windows, evenly spread.
+        max_windows: Largest number of windows per text; a longer text gives this many, evenly spread.
 
     Returns:
         Windows in the order of the texts, at least one for each.
@@ -79,13 +79,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def pool_windows(logits: np.ndarray, texts: np.ndarray, lengths: np.ndarray, num_texts: int) -> np.ndarray:
     """
-    Log-probabilities of whole texts: the mean of those of their windows, weighted by length, normalised again.
+    Log-probabilities of whole texts: the mean over their windows, weighted by length and normalised again.
 
     Args:
         logits: `(windows, classes)`.
         texts: Index of each window's text, `(windows,)`.
         lengths: Tokens of each window, `(windows,)`.
-        num_texts: How many texts there are; each must have a window.
+        num_texts: Number of texts; each must have a window.
 
     Returns:
         `(num_texts, classes)`.
@@ -99,12 +99,12 @@ def pool_windows(logits: np.ndarray, texts: np.ndarray, lengths: np.ndarray, num
 
 def margins(log_probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """
-    How far the chosen class stands above its rivals: its log-probability less the mean of the five highest others.
+    The log-probability of the chosen class minus the mean of its rivals, the five highest other classes.
 
-    A text in an unknown language often has one likely class; what gives it away is that several others are not far.
+    A text in an unknown language often has one likely class too, but its rivals are closer than those of other texts.
 
     Args:
-        log_probs: `(n, classes)`, not calibrated.
+        log_probs: Uncalibrated, `(n, classes)`.
         chosen: Class of each row, `(n,)`.
 
     Returns:
@@ -119,15 +119,15 @@ def margins(log_probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def familiarity(log_probs: np.ndarray, chosen: np.ndarray, typical: dict[str, list[float]] | None) -> np.ndarray:
     """
-    How usual a margin is for its class, in standard deviations above the mean.
+    The margin of each text, in standard deviations above the mean margin of its class.
 
-    A language with a close relative has small margins by nature, another has large ones: a text of an unknown language
-    stands out against the language that it is taken for.
+    Languages with a close relative have small margins and others large ones, so a text in an unknown language shows
+    best in comparison with the language that it is mistaken for.
 
     Args:
-        log_probs: `(n, classes)`, not calibrated.
+        log_probs: Uncalibrated, `(n, classes)`.
         chosen: Class of each row, `(n,)`.
-        typical: `mean` and `std` of the margins of each class on validation; without, the margins as they are.
+        typical: `mean` and `std` of each class's margins on validation; with `None`, margins are returned unscaled.
 
     Returns:
         `(n,)`.
@@ -139,7 +139,7 @@ def familiarity(log_probs: np.ndarray, chosen: np.ndarray, typical: dict[str, li
 
 
 def typical_margins(log_probs: np.ndarray) -> dict[str, list[float]]:
-    """`mean` and `std` of the margins of the texts taken for each class; of all texts where these are fewer than 5."""
+    """`mean` and `std` of margins per predicted class; a class with fewer than 5 texts gets those of all texts."""
     chosen = log_probs.argmax(axis=1)
     found = margins(log_probs, chosen)
     groups = [found[chosen == index] for index in range(log_probs.shape[1])]
@@ -149,7 +149,7 @@ def typical_margins(log_probs: np.ndarray) -> dict[str, list[float]]:
 
 def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
     """
-    The class of each step that maximises the sum of scores less `switch_penalty` for every change (Viterbi).
+    The path of classes with the highest sum of scores, minus `switch_penalty` for every change (Viterbi).
 
     Args:
         scores: Log-probabilities `(steps, classes)`.
@@ -172,9 +172,9 @@ def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
 
 def natural_break(text: str, place: int, low: int, high: int) -> int:
     """
-    The sentence end, or else the space, that is nearest to `place` and in reach; `place` where there is none.
+    The sentence end, or else the space, that is nearest to `place` and within reach; `place` if there is none.
 
-    It lies between `low` and `high` and is neither of them; they must be at least 2 apart.
+    The result lies strictly between `low` and `high`, which must be at least 2 apart.
     """
     place = min(max(place, low + 1), high - 1)
     for pattern, reach in ((SENTENCE_END, SENTENCE_REACH), (re.compile(r"\s+"), WORD_REACH)):
@@ -190,18 +190,18 @@ def merge_spans(
     text: str, windows: list[Window], log_probs: np.ndarray, switch_penalty: float
 ) -> list[dict[str, Any]]:
     """
-    Runs of windows of one class as spans of characters that follow each other.
+    Merge runs of windows of one class into adjacent spans of characters.
 
-    They meet half-way through what their windows share, or at a sentence's end or a space near there.
+    Two spans meet in the middle of the overlap of their windows, or at the end of a sentence or a space near it.
 
     Args:
-        text: What the windows are cut from.
-        windows: Of this text, in order.
+        text: The text that the windows are cut from.
+        windows: Windows of this text, in order.
         log_probs: `(windows, classes)`.
         switch_penalty: See `best_path`.
 
     Returns:
-        `{"start", "end", "class", "score"}` each; the score is the mean probability of the class over the run.
+        `{"start", "end", "class", "score"}` per span; the score is the mean probability of the class over the run.
     """
     path = best_path(log_probs, switch_penalty)
     starts = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), len(path)]

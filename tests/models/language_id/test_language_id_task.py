@@ -294,7 +294,7 @@ def test_a_pretrained_checkpoint_gets_a_new_head_and_frozen_parts(small_xlm_r, t
         (["--focus_languages", "vi", "vienamese"], RecipeError, "focus_languages: 'vienamese' is neither"),
         (["--held_out_languages", "vi"], RecipeError, r"share \['vi'\]"),
         (["--focus_languages", "vi", "th"], RecipeError, "Unknown focus_languages code 'th'"),
-        (["--languages", "vi", "--focus_languages", "vi"], DataError, "takes at least two"),
+        (["--languages", "vi", "--focus_languages", "vi"], DataError, "at least two languages are needed"),
         (["--protocol", "other"], DataError, "Unknown protocol 'other'"),
         (["--dataset", "none.csv"], DataError, "none.csv: file not found"),
     ],
@@ -328,7 +328,7 @@ def test_a_label_with_one_text_trains_and_is_named(tmp_path):
     data = task_of("--dataset", write_csv(tmp_path / "a.csv", rows), "--output_dir", tmp_path).load_data()
     assert "es" in data.labels
     assert data.counts()["train"]["es"] == 1
-    assert any("too few to learn or to judge: es (1)" in note for note in data.notes)
+    assert any("too few to learn or to evaluate: es (1)" in note for note in data.notes)
 
 
 def test_a_label_without_training_texts_is_left_out_by_name(tmp_path):
@@ -336,7 +336,7 @@ def test_a_label_without_training_texts_is_left_out_by_name(tmp_path):
     rows.loc[rows["label"] == "fr", "split"] = "test"
     data = task_of("--dataset", write_csv(tmp_path / "a.csv", rows), "--output_dir", tmp_path).load_data()
     assert "fr" not in data.labels
-    assert any("for want of a training text: fr" in note for note in data.notes)
+    assert any("because they have no training text: fr" in note for note in data.notes)
 
 
 def test_unlabelled_rows_count_against_the_limit(tmp_path):

@@ -25,7 +25,7 @@ def test_twelve_texts_set_no_threshold_and_the_page_begins_with_it():
     assert fitted.settings["unknown_threshold"] == 0
     first = report.results_page({"validation": found.content()}, []).splitlines()[0]
     assert "No unknown threshold: 12 validation texts are too few" in first
-    assert "it needs 50" in first
+    assert "50 are needed" in first
 
 
 def test_enough_texts_set_it_and_say_so():

@@ -12,9 +12,9 @@ from .languages import canonical_code
 
 @dataclass
 class LanguageIdModelArguments(ModelArguments):
-    """Which model; without `model_name_or_path`, a small one from scratch with a tokenizer of its own."""
+    """Which model; without `model_name_or_path`, a small one is trained from scratch, with its own tokenizer."""
 
-    vocab_size: int = field(default=32000, metadata={"help": "Pieces of a tokenizer that is trained here, at most."})
+    vocab_size: int = field(default=32000, metadata={"help": "Largest vocabulary of a tokenizer that is trained."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -28,40 +28,51 @@ class LanguageIdModelArguments(ModelArguments):
 class LanguageIdDataArguments(DataArguments):
     """Which texts, how they are cleaned, split, cut and reported on."""
 
-    text_column: str | None = field(default=None, metadata={"help": "Column of the texts; the usual names if unset."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the languages; the usual if unset."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the texts; found by the usual names if unset."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the languages; found by the usual names if unset."}
+    )
     source_column: str | None = field(
-        default=None, metadata={"help": "Column of sites or documents, kept on one side; the usual names if unset."}
+        default=None,
+        metadata={"help": "Column of sites or documents, each kept in one split; found by the usual names if unset."},
     )
     text_unit: Literal["document", "line"] = field(
         default="document", metadata={"help": "Whether a .txt file is one text or one per line."}
     )
     label_codes: Literal["iso639", "as_is"] = field(
-        default="iso639", metadata={"help": "Read labels as ISO 639-1, 639-3 or English names, or as they are."}
+        default="iso639",
+        metadata={"help": "Read labels as ISO 639 codes or English names, or leave them as they are."},
     )
-    languages: list[str] | None = field(default=None, metadata={"help": "Keep these languages only."})
+    languages: list[str] | None = field(default=None, metadata={"help": "Keep only these languages."})
     held_out_languages: list[str] | None = field(
-        default=None, metadata={"help": "Languages kept out of training, to see whether they are called unknown."}
+        default=None, metadata={"help": "Languages left out of training, to test whether they are called unknown."}
     )
-    focus_languages: list[str] | None = field(default=None, metadata={"help": "Languages with a sub-report."})
+    focus_languages: list[str] | None = field(
+        default=None, metadata={"help": "Languages that the report also scores on their own."}
+    )
     min_letters: int = field(default=2, metadata={"help": "Texts with fewer letters are left out."})
     near_duplicate_threshold: float | None = field(
-        default=0.8, metadata={"help": "Jaccard similarity from which a text is too near one of test; unset for off."}
+        default=0.8,
+        metadata={"help": "Texts with this Jaccard similarity to a text of a later split are dropped; unset for off."},
     )
-    validation_fraction: float = field(default=0.1, metadata={"help": "Size of a validation split that is drawn."})
-    test_fraction: float = field(default=0.1, metadata={"help": "Size of a test split that is drawn."})
+    validation_fraction: float = field(default=0.1, metadata={"help": "Fraction drawn for validation."})
+    test_fraction: float = field(default=0.1, metadata={"help": "Fraction drawn for test."})
     max_length: int = field(default=512, metadata={"help": "Tokens of a window."})
     overlap: int = field(default=64, metadata={"help": "Tokens that neighbouring windows share."})
-    short_copies: int = field(default=0, metadata={"help": "Copies of a training text, cut short, per epoch."})
+    short_copies: int = field(default=0, metadata={"help": "Shortened copies of each training text per epoch."})
     short_lengths: list[int] = field(
-        default_factory=lambda: [5, 100], metadata={"help": "Fewest and most characters of such a copy."}
+        default_factory=lambda: [5, 100], metadata={"help": "Fewest and most characters of a shortened copy."}
     )
-    token_dropout: float = field(default=0.0, metadata={"help": "Part of the training tokens that is hidden."})
+    token_dropout: float = field(
+        default=0.0, metadata={"help": "Fraction of training tokens replaced by the unknown token."}
+    )
     accepted_fraction: float = field(
-        default=0.98, metadata={"help": "Part of the validation texts that the unknown threshold lets pass."}
+        default=0.98, metadata={"help": "Fraction of validation texts that pass the unknown threshold."}
     )
     noise_confidence: float = field(
-        default=0.9, metadata={"help": "From which a disputed label is listed as suspected noise."}
+        default=0.9, metadata={"help": "Confidence from which a contradicted label is listed as suspected noise."}
     )
 
     def __post_init__(self):
@@ -77,7 +88,7 @@ class LanguageIdDataArguments(DataArguments):
             raise RecipeError(f"near_duplicate_threshold must be in [0.3, 0.95], got {self.near_duplicate_threshold}.")
 
     def codes(self, name: str) -> list[str]:
-        """One of the language lists with its codes as the data has them."""
+        """A field that lists languages, with codes written as in the data; raises `RecipeError` for unknown codes."""
         values = getattr(self, name) or []
         if self.label_codes == "as_is":
             return list(values)
@@ -88,7 +99,7 @@ class LanguageIdDataArguments(DataArguments):
 
     @property
     def form(self) -> text.TextFormat:
-        """How the files are read."""
+        """How texts are read from their files."""
         return text.TextFormat(
             self.text_column,
             self.label_column,

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, with NFKC, or a new one that has seen the training split alone."""
+    """The checkpoint's tokenizer, with NFKC, or a new one that is trained on the training split only."""
     path = task.model_args.model_name_or_path
     if path is None:
         if "train" not in data.splits:
@@ -46,7 +46,7 @@ def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
 
 
 def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A new classifier, or the checkpoint's, with what the pipeline needs in its configuration."""
+    """A new classifier, or the checkpoint's, whose configuration holds the pipeline's settings."""
     args, path = task.model_args, task.model_args.model_name_or_path
     config = make_config(task, data, tokenizer)
     if path:
@@ -76,7 +76,7 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
     for name, value in args.config_overrides.items():
         check_choice("config_overrides field", name, config.to_dict())
         setattr(config, name, value)
-    # Training changes what temperature and threshold were fitted to.
+    # After training, the temperature and threshold of the checkpoint no longer fit.
     stored = None if task.training_args.do_train else getattr(config, "language_id", None)
     config.language_id = {
         "typical_margins": None,
@@ -88,11 +88,11 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
 
 
 def load_checkpoint(path: str, config: PreTrainedConfig, labels: list[str]) -> PreTrainedModel:
-    """The checkpoint's model; its classifier starts anew where the classes are others."""
+    """The checkpoint's model; if the data has other classes, its classifier is initialised again."""
     known = list(checkpoint_config(path).id2label.values())
     if known == labels:
         return load_model(AutoModelForSequenceClassification, path, config=config, anew=nothing_anew)
-    logger.warning("%s has other classes than the data: its classifier starts anew.", path)
+    logger.warning("%s has other classes than the data: its classifier is initialised again.", path)
     model = load_model(AutoModelForSequenceClassification, path, config=config, anew=outside_encoder(config))
     start_anew(*(part for name, part in model.named_children() if name != model.base_model_prefix))
     return model

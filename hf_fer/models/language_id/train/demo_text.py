@@ -6,8 +6,8 @@ import random
 import pandas as pd
 
 DEMO_TEXT_NOTICE = (
-    "This data set is synthetic: a few words of six languages put together by code, and figures measured on it say "
-    "nothing about the recognition of real texts."
+    "This data set is synthetic: code combines a few words of six languages. Figures measured on it say nothing about "
+    "the recognition of real texts."
 )
 
 _WORDS = {

@@ -1,4 +1,4 @@
-"""ISO 639 codes as they come, in the one form that this project writes: 639-1 where there is one, else 639-3."""
+"""Reads ISO 639 codes and language names, and writes them in one form: ISO 639-1 if there is a code, else 639-3."""
 
 import re
 
@@ -61,10 +61,10 @@ def subtag(part: str) -> str:
 
 def canonical_code(value: str) -> str:
     """
-    What `language_tag` makes of a label.
+    The `language_tag` of a label.
 
     Raises:
-        DataError: ISO 639 does not know it, or has withdrawn it; the message has what replaced it.
+        DataError: ISO 639 does not know it, or has withdrawn it; the message has its replacement.
     """
     try:
         return language_tag(value)

@@ -1,4 +1,4 @@
-"""language_id's tab: a text with its parts in the colours of their languages."""
+"""language_id's tab: a text with its spans in the colours of their languages."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TOP = 5
 
 def add_tab(host: Host, limit: Any) -> None:
     """Add the tab's components and what they do."""
-    gradio.Markdown("Which language a text is in, and which part of it.")
+    gradio.Markdown("Identifies the language of a text, and the language of each span in a mixed text.")
     model = choose_model(host)
     text = gradio.Textbox(label="Text", lines=5, max_length=host.limits.max_characters)
     button = gradio.Button("Identify", variant="primary")

@@ -1,4 +1,4 @@
-"""language_id over many texts."""
+"""Predictions of language_id for many texts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .text import LABEL_COLUMNS, TEXT_COLUMNS
 
 
 class TextPredictor(ClassPredictor):
-    """Languages of texts; with a timeline, of their parts too, in characters."""
+    """Languages of texts; with a timeline, also of their spans in characters."""
 
     pipeline_task = "text-language-identification"
     page = "text"
@@ -25,7 +25,7 @@ class TextPredictor(ClassPredictor):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The user's, and as many languages as the columns need: the best one stands behind `unknown`."""
+        """The user's options, with enough languages for the columns: the best one may come after `unknown`."""
         return {"top_k": len(self.labels) + 1 if self.probabilities else 2, **self.given}
 
     @classmethod
@@ -39,7 +39,7 @@ class TextPredictor(ClassPredictor):
 
     @classmethod
     def class_of(cls, name: str, labels: list[str]) -> int | None:
-        """By the label itself, or any code, tag or name of the same language."""
+        """The index of the label itself, or of any code, tag or name of the same language."""
         exact = super().class_of(name, labels)
         if exact is not None:
             return exact

@@ -1,4 +1,4 @@
-"""What the report of a language identifier says beyond accuracy."""
+"""Figures and tables of a language identifier's report: accuracy by length, confusions and suspected label noise."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def confused_pairs(scored: Scored, names: list[str]) -> pd.DataFrame:
 
 
 def suspected_noise(scored: Scored, names: list[str], temperature: float, min_confidence: float) -> pd.DataFrame:
-    """Texts whose label the model disputes with at least `min_confidence`, surest first, for someone to look at."""
+    """Texts whose label the model contradicts with at least `min_confidence`, most confident first, for review."""
     confidence = scored.confidence(temperature)
     chosen = np.flatnonzero((scored.predicted != scored.labels) & (confidence >= min_confidence))
     rows = scored.rows.iloc[chosen]
@@ -60,9 +60,9 @@ def suspected_noise(scored: Scored, names: list[str], temperature: float, min_co
 
 def focus_metrics(scored: Scored, names: list[str], focus: list[str]) -> dict[str, Any]:
     """
-    The sub-report for some of the languages: of their texts, the share that is right, in all and by language.
+    Accuracy on the texts of some languages, in total and by language; empty if there are no such texts.
 
-    `accuracy` chooses among all languages, `accuracy_restricted` among these alone.
+    `accuracy` lets the model choose among all languages, `accuracy_restricted` only among these.
     """
     classes = [names.index(code) for code in focus]
     chosen = np.isin(scored.labels, classes)
@@ -92,11 +92,11 @@ def tables(
         ),
         "confused_pairs.csv": Table(
             confused_pairs(scored, names),
-            f"Languages taken for each other on {split}, most frequent first.",
+            f"Languages mistaken for each other on {split}, most frequent first.",
             every_split=False,
         ),
         "suspected_label_noise.csv": Table(
             suspected_noise(scored, names, temperature, min_confidence),
-            f"Texts whose label the model disputes with a confidence of {min_confidence:g} or more.",
+            f"Texts whose label the model contradicts with a confidence of {min_confidence:g} or more.",
         ),
     }

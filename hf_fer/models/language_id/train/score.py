@@ -1,4 +1,4 @@
-"""What a run of language_id says of a split, and what it fits on validation."""
+"""language_id's report of a split, and the temperature and threshold that are fitted on validation."""
 
 import random
 from dataclasses import dataclass, field
@@ -30,11 +30,11 @@ WORD_VIEWS = {"single_words": 1, "word_pairs": 2}
 @dataclass
 class Fitted:
     """
-    What validation texts gave the pipeline.
+    Settings of the pipeline that were fitted on validation texts.
 
     Args:
         settings: Fields of `config.language_id`.
-        remarks: Where temperature and threshold come from.
+        remarks: How temperature and threshold were fitted.
         warnings: Why there is no threshold.
     """
 
@@ -46,10 +46,10 @@ class Fitted:
 @dataclass(kw_only=True)
 class LanguageReport(ClassificationReport):
     """
-    The report of one split, with what the next split's builds on.
+    The report of one split, with results that the reports of later splits use again.
 
     Args:
-        fitted: Temperature and threshold, where this run fitted them.
+        fitted: Temperature and threshold, if this run fitted them.
     """
 
     fitted: Fitted | None = None
@@ -58,7 +58,7 @@ class LanguageReport(ClassificationReport):
 def windows(
     texts: list[str], labels: list[int], tokenizer: PreTrainedTokenizerBase, args: LanguageIdDataArguments
 ) -> Dataset:
-    """What the model is evaluated on."""
+    """The windows that the model is evaluated on."""
     return evaluation_windows(
         texts, labels, tokenizer, max_length=args.max_length, overlap=args.overlap, max_windows=MAX_WINDOWS
     )
@@ -89,7 +89,7 @@ def score_split(task: Task, evaluation: Evaluation) -> LanguageReport:
 
 
 def report_of_texts(split: str, scored: Scored, labels: list[str], fitted: Fitted | None) -> LanguageReport:
-    """Scores by language with their intervals over sources, and what is to be said of temperature and threshold."""
+    """Scores by language with confidence intervals over sources, and remarks on temperature and threshold."""
     classes = report_of_classes(split, scored, labels, scored.rows.get("source"))
     found = LanguageReport(**vars(classes), fitted=fitted)
     if fitted:
@@ -99,7 +99,7 @@ def report_of_texts(split: str, scored: Scored, labels: list[str], fitted: Fitte
 
 
 def pooled(task: Task, evaluation: Evaluation) -> Scored:
-    """The split's texts with their answers, from those to windows, which length-grouped evaluation reorders."""
+    """The split's texts with their scores, pooled from windows, which length-grouped evaluation reorders."""
     inputs, prediction = evaluation.inputs, evaluation.prediction
     order = evaluation_order(task.training_args, list(inputs["length"]))
     if not np.array_equal(np.array(inputs["labels"])[order], prediction.label_ids):
@@ -112,7 +112,7 @@ def pooled(task: Task, evaluation: Evaluation) -> Scored:
 
 
 def fit(scored: Scored, evaluation: Evaluation, accepted: float) -> Fitted | None:
-    """What is fitted on validation for a model that has not been, and put into its configuration."""
+    """Fits temperature and threshold on validation, once per model, and stores them in its configuration."""
     for earlier in evaluation.earlier.values():
         return earlier.fitted
     config = evaluation.model.config
@@ -129,15 +129,15 @@ def calibrate(scored: Scored, accepted: float) -> Fitted:
 
     Args:
         scored: Validation texts.
-        accepted: Part of the texts of known languages that is to pass the threshold.
+        accepted: Fraction of texts in known languages that shall pass the threshold.
     """
     temperature, origin = fitted_temperature(scored)
     settings = {"temperature": temperature, "typical_margins": typical_margins(scored.log_probs)}
     texts, needed = len(scored.labels), calibration.examples_for_threshold(accepted)
     if texts < needed:
         warning = (
-            f"No unknown threshold: {texts} validation texts are too few to find what {accepted:.0%} of texts "
-            f"pass; it needs {needed}. The pipeline answers with a language even where a text is in none of them."
+            f"No unknown threshold: {texts} validation texts are too few to fit one that {accepted:.0%} of texts "
+            f"pass; {needed} are needed. The pipeline answers with a language even if a text is in none of them."
         )
         return Fitted({**settings, "unknown_threshold": 0.0}, [origin], [warning])
     known = familiarity(scored.log_probs, scored.predicted, settings["typical_margins"])
@@ -150,7 +150,7 @@ def calibrate(scored: Scored, accepted: float) -> Fitted:
 
 
 def length_figures(scored: Scored) -> dict[str, Any]:
-    """Texts, and accuracy and texts by their length in characters."""
+    """Number of texts, and accuracy and number of texts by length in characters."""
     lengths = findings.accuracy_by_length(scored)
     return {
         "texts": len(scored.rows),
@@ -160,7 +160,7 @@ def length_figures(scored: Scored) -> dict[str, Any]:
 
 
 def unknown_metrics(scored: Scored, evaluation: Evaluation) -> dict[str, Any]:
-    """Texts of known languages that pass the threshold, and how well held-out languages are told from them."""
+    """Fraction of known texts that pass the threshold, and how well held-out languages are told from known ones."""
     settings, held_out = evaluation.model.config.language_id, evaluation.data.own
     threshold, typical = settings["unknown_threshold"], settings["typical_margins"]
     known = expit(familiarity(scored.log_probs, scored.predicted, typical))
@@ -180,7 +180,7 @@ def unknown_metrics(scored: Scored, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def short_texts(task: Task, evaluation: Evaluation) -> dict[str, Dataset]:
-    """Single words and pairs of words of the same texts, drawn by the split's seed."""
+    """Single words and pairs of words of the same texts, drawn with `split_seed`."""
     rows, views = evaluation.rows, {}
     for view, count in WORD_VIEWS.items():
         rng = random.Random(f"{task.data_args.split_seed} {view}")

@@ -1,4 +1,4 @@
-"""A small model from scratch and its tokenizer, and the normalisation that every model's tokenizer carries."""
+"""A small model that is trained from scratch, its tokenizer, and the normalisation of every model's tokenizer."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,14 +16,15 @@ SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>",
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """
-    Train byte-level BPE, which no text can fall out of.
+    Train byte-level BPE, which can encode every text.
 
-    NFKC, lower case and one digit for all numbers are part of it: what they tell apart is not the language.
+    The tokenizer applies NFKC and lower case, and writes every number as one digit, because these differences do not
+    tell languages apart.
 
     Args:
-        texts: The training split, and nothing else.
-        vocab_size: Pieces at most.
-        max_length: Tokens of a window.
+        texts: Texts of the training split only.
+        vocab_size: Largest size of the vocabulary.
+        max_length: Tokens per window.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
@@ -54,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 
 def with_nfkc(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A pretrained fast tokenizer that starts with NFKC, so that it does so wherever it is loaded."""
+    """A pretrained fast tokenizer with NFKC as its first step, which is saved with it."""
     backend = tokenizer.backend_tokenizer
     if backend.normalizer is None or backend.normalizer.normalize_str("ｶ") != "カ":
         steps = [normalizers.NFKC(), *([backend.normalizer] if backend.normalizer else [])]
@@ -63,7 +64,7 @@ def with_nfkc(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def outside_encoder(config: PreTrainedConfig) -> Callable[[str], bool]:
-    """Whether a weight of the classifier, by its name, is not of the encoder; a pooler belongs to the head."""
+    """A function that says whether a weight, by its name, is outside the encoder; a pooler belongs to the head."""
     prefix = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].base_model_prefix
     return lambda name: ".pooler." in name or not name.startswith(f"{prefix}.")
 
@@ -72,8 +73,8 @@ def scratch_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[
     """
     Fields of the ModernBERT that is trained from scratch.
 
-    One layer over a large vocabulary, with mean pooling: nearly a bag of word pieces, which is what a few hundred
-    sentences a language can teach. Rotary positions leave the length of a text open.
+    It has one layer over a large vocabulary, with mean pooling: nearly a bag of word pieces, which a few hundred
+    sentences per language suffice to train. Rotary positions do not limit the length of a text.
     """
     return {
         "vocab_size": len(tokenizer),

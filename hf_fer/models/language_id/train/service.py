@@ -11,21 +11,21 @@ MAX_TEXTS = 1000
 
 
 class LanguageRequest(BaseModel):
-    """Texts, and what is wanted of them."""
+    """Texts, and options for all of them."""
 
     text: str | Annotated[list[str], Field(max_length=MAX_TEXTS)] = Field(description="One text, or a list of them.")
     model: str | None = Field(None, description="Name of a served model; the first of this kind by default.")
     top_k: int = Field(1, ge=1, description="How many languages, best first.")
     labels: list[str] | None = Field(None, description="The only languages to choose from: codes, tags or names.")
     unknown_threshold: float | None = Field(None, ge=0, lt=1, description="Below it a text is `unknown`.")
-    spans: bool = Field(False, description="Also say which part of the text is in which language.")
+    spans: bool = Field(False, description="Also return spans of the text with their languages.")
 
 
 class TextLanguages(BaseModel):
     """The languages of one text."""
 
     languages: list[Score] = Field(description="Best first; `unknown` comes first where no language fits.")
-    spans: list[Segment] | None = Field(None, description="In characters of the text, if asked for.")
+    spans: list[Segment] | None = Field(None, description="Spans in characters of the text, if requested.")
 
 
 class LanguageAnswer(BaseModel):
@@ -51,7 +51,7 @@ class LanguageService(Service):
     def add_route(cls, router: APIRouter, host: Host) -> None:
         @router.post("/v1/language")
         async def language(request: LanguageRequest) -> LanguageAnswer:
-            """The language of texts, and of their parts."""
+            """The languages of texts, and of their spans."""
             texts = [request.text] if isinstance(request.text, str) else request.text
             count = sum(map(len, texts))
             if count > host.limits.max_characters:
@@ -65,6 +65,6 @@ class LanguageService(Service):
             return LanguageAnswer(model=hosted.name, results=results)
 
     def answer(self, values: list[list[str]], options: dict) -> list[list]:
-        """The texts of several requests together, and each request's answers."""
+        """Identifies the texts of several requests together; returns the answers of each request."""
         found = iter(self.pipe([text for texts in values for text in texts], **options))
         return [[next(found) for _ in texts] for texts in values]

@@ -1,4 +1,4 @@
-"""What language_id loads: cleaned texts of the languages to know, with their splits."""
+"""Loads language_id's data: cleaned texts of the languages to learn, with their splits."""
 
 import logging
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_texts(task: Task) -> LoadedData:
-    """The splits; `own` are the texts of held-out languages."""
+    """The splits; `own` has the texts of held-out languages."""
     args = task.data_args
     rows, skipped, notes = read_rows(args)
     total = len(rows) + len(skipped)
@@ -45,7 +45,7 @@ def load_texts(task: Task) -> LoadedData:
 
 
 def read_rows(args: LanguageIdDataArguments) -> tuple[pd.DataFrame, list[dict[str, str]], list[str]]:
-    """Texts as they come, with the labels' codes; what was left out; notes for the report."""
+    """Texts before cleaning, with the labels' codes; files and rows left out; notes for the report."""
     if args.dataset == "demo":
         return demo_texts(), [], [DEMO_TEXT_NOTICE]
     rows, skipped = text.read_texts(args.dataset, args.form)
@@ -56,17 +56,17 @@ def choose_languages(
     rows: pd.DataFrame, args: LanguageIdDataArguments, on_command_line: set[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
-    The rows of the languages to know, and those of held-out languages.
+    The rows of the languages to learn, and those of held-out languages.
 
     Args:
-        rows: With `label`.
-        args: Which languages the recipe names.
-        on_command_line: Fields that were given there. A recipe's focus only asks for a sub-report, of which other
-            data has its part; one of the command line must be in the data.
+        rows: Rows with a `label` column.
+        args: Fields of the recipe, which name languages.
+        on_command_line: Fields given on the command line. The data must have the focus languages that are given there;
+            it may lack those of a recipe file, which serves several data sets.
 
     Raises:
         DataError: texts of fewer than two languages are left.
-        RecipeError: a language that the data lacks.
+        RecipeError: the data lacks a language that the recipe names.
     """
     present = set(rows["label"])
     for name in ("languages", "held_out_languages", "focus_languages"):
@@ -80,14 +80,14 @@ def choose_languages(
     held_out, rows = (rows[chosen].reset_index(drop=True) for chosen in (out, ~out))
     if rows["label"].nunique() < 2:
         raise DataError(
-            f"{args.dataset}: texts of {sorted(set(rows['label'])) or 'no language'} are left; telling "
-            "languages apart takes at least two."
+            f"{args.dataset}: texts of {sorted(set(rows['label'])) or 'no language'} are left; at least two "
+            "languages are needed."
         )
     return rows, held_out
 
 
 def split_texts(rows: pd.DataFrame, args: LanguageIdDataArguments, notes: list[str]) -> tuple[pd.DataFrame, str]:
-    """The rows with their split, near-duplicates across splits left out, and the protocol; adds to `notes`."""
+    """The rows with their splits, without near-duplicates across splits, and the protocol; adds to `notes`."""
     protocol = args.protocol or "disjoint"
     rows, split_notes = assign_splits(
         rows,
@@ -109,18 +109,18 @@ def split_texts(rows: pd.DataFrame, args: LanguageIdDataArguments, notes: list[s
 
 
 def label_names(task: Task, rows: pd.DataFrame, notes: list[str]) -> list[str]:
-    """The languages with training texts, or, where nothing is trained, those that the checkpoint knows."""
+    """The languages with training texts, or, without training, those that the checkpoint knows."""
     path = task.model_args.model_name_or_path
     if not task.training_args.do_train and path:
         return known_languages(path, set(rows["label"]))
     counts = rows["label"][rows["split"] == "train"].value_counts()
     lost = sorted(set(rows["label"]) - set(counts.index))
     if lost:
-        notes.append(f"Left out for want of a training text: {', '.join(lost)}.")
+        notes.append(f"Left out because they have no training text: {', '.join(lost)}.")
     few = sorted(counts.index[counts < 10])
     if few:
         examples = ", ".join(f"{name} ({counts[name]})" for name in few[:20])
-        notes.append(f"Fewer than 10 training texts, too few to learn or to judge: {examples}.")
+        notes.append(f"Languages with fewer than 10 training texts, too few to learn or to evaluate: {examples}.")
         logger.warning(notes[-1])
     if len(counts) < 2:
         raise DataError(f"{task.data_args.dataset}: training texts of fewer than two languages.")

@@ -59,7 +59,7 @@ class LanguageIdTask(ClassificationTask):
     def with_transforms(
         self, data: LoadedData, processor: PreTrainedTokenizerBase, clock: EpochClock
     ) -> dict[str, Any]:
-        """Training texts, cut anew each epoch, and the windows of the other splits."""
+        """Training texts, cut at other places each epoch, and the windows of the other splits."""
         args, splits = self.data_args, {}
         for split, rows in data.splits.items():
             texts, labels = list(rows["text"]), list(rows["labels"])

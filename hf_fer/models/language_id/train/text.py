@@ -1,4 +1,4 @@
-"""Texts with a language each: from a table, from folders of .txt files or from the Hub; read, cleaned and counted."""
+"""Reads and cleans texts that are labelled with a language, from a table, folders of .txt files or the Hub."""
 
 import re
 import unicodedata
@@ -25,12 +25,12 @@ _BLANK = re.compile(r"[\s\x00-\x1f\x7f]+")
 @dataclass(frozen=True)
 class TextFormat:
     """
-    How texts lie in their files.
+    How texts are stored in their files.
 
     Args:
-        text_column, label_column, source_column: Names; by default the first of the usual ones that is there.
-        encoding: Of the files; a byte-order mark goes before the default.
-        delimiter: Between columns of a CSV; by its header line if unset.
+        text_column, label_column, source_column: Names of columns; by default the first usual name that occurs.
+        encoding: Encoding of the files; a byte-order mark takes precedence over the default.
+        delimiter: Delimiter of a CSV's columns; found from its header line if unset.
         text_unit: Whether a .txt file is one `document`, or each `line` of it a text with the file as its source.
     """
 
@@ -43,7 +43,7 @@ class TextFormat:
 
     @property
     def table(self) -> TableFormat:
-        """How a table of texts is written."""
+        """Encoding and delimiter of a table of texts."""
         return TableFormat(self.encoding, self.delimiter)
 
 
@@ -58,7 +58,7 @@ def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[
         the files and rows left out as `{"path", "reason"}`.
 
     Raises:
-        DataError: nothing is there, it does not parse or decode, or a column is missing.
+        DataError: the data set does not exist, does not parse or decode, or lacks a column.
     """
     path = Path(dataset)
     if path.is_dir():
@@ -103,7 +103,7 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
     for role in {"label", "source"} & set(rows):
         rows[role] = clean_names(rows[role]).fillna("")
     rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
-    if "source" in rows:  # what has none is not all of one source
+    if "source" in rows:  # rows without a source are not all of the same one
         rows["source"] = rows["source"].where(rows["source"] != "", rows["path"])
     if split is not None and "split" not in rows:
         rows["split"] = split
@@ -145,7 +145,7 @@ def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dic
 
 
 def _text_files(folder: Path, depth: int) -> list[Path]:
-    """The .txt files, whatever the case of the ending, at least `depth` folders down; nothing that is hidden."""
+    """The .txt files, with a suffix in any case, at least `depth` folders down; hidden ones are skipped."""
     found = []
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
@@ -188,23 +188,22 @@ def normalize(text: str) -> str:
 
 def clean(rows: pd.DataFrame, *, min_letters: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """
-    Normalise texts, and leave out what cannot teach or test anything.
+    Normalise texts, and drop empty, short and duplicate ones.
 
     Args:
-        rows: From `read_texts`.
-        min_letters: Texts with fewer letters (digits, emoji and punctuation are none) are too short.
+        rows: Rows of `read_texts`.
+        min_letters: Texts with fewer letters are too short; digits, emoji and punctuation do not count as letters.
 
     Returns:
-        The rows that stay, and how many were `empty`, `too_short`, or a `duplicate` of an earlier text with the same
-        label and, where it is given, split; `ambiguous` counts texts that occur under several labels, all of which
-        stay.
+        The remaining rows, and how many were `empty`, `too_short`, or a `duplicate` of an earlier text with the same
+        label and, if given, the same split; `ambiguous` counts texts that occur under several labels and are all kept.
     """
     rows = rows.assign(text=rows["text"].map(normalize))
     empty = rows["text"] == ""
     short = ~empty & (rows["text"].map(lambda text: sum(map(str.isalpha, text))) < min_letters)
     counts = {"empty": int(empty.sum()), "too_short": int(short.sum())}
     rows = rows[~empty & ~short]
-    # Which of two splits keeps a text is for the protocol to say.
+    # The protocol decides which of two splits keeps a text.
     duplicate = rows.duplicated(["label", "text", *({"split"} & set(rows))])
     counts["duplicate"] = int(duplicate.sum())
     rows = rows[~duplicate].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Splits of texts that keep a source on one side, and near-duplicates out of training."""
+"""Splits texts so that each source is in one split, and drops near-duplicates across splits."""
 
 import hashlib
 
@@ -12,8 +12,8 @@ from hf_fer.data.loading import DataError, check_groups, group_disjoint_split, w
 PROTOCOLS = ("disjoint", "given_leaky", "random_leaky")
 LEAKY_NOTE = "LEAKY SPLIT: one source, or copies of one text, may be in training and test. These scores are inflated."
 NO_SOURCE_NOTE = (
-    "The data has no source column, so nothing keeps two sentences of one site or document from being in training "
-    "and in test; exact and near-duplicates are kept apart."
+    "The data has no source column, so sentences of one site or document may be in training and in test; exact and "
+    "near-duplicates are kept apart."
 )
 SHINGLE = 5
 SHINGLED_CHARACTERS = 20_000
@@ -29,16 +29,17 @@ def assign_splits(
 
     Args:
         rows: Cleaned rows with `text`, `label`, and maybe `source` and `split`.
-        protocol: `disjoint` (given splits, checked to share no source, or else made so), `given_leaky` (given splits,
-            unchecked) or `random_leaky` (drawn, whatever the sources).
-        seed: For the splits that are made.
-        validation_fraction, test_fraction: Sizes of the splits that are made.
+        protocol: `disjoint` (given splits, checked to share no source, or new splits that share none), `given_leaky`
+            (given splits, unchecked) or `random_leaky` (drawn without regard to sources).
+        seed: Seed of splits that are drawn.
+        validation_fraction, test_fraction: Sizes of splits that are drawn.
 
     Returns:
         The rows with their split, and notes for the report.
 
     Raises:
-        DataError: unknown protocol, no given split for `given_leaky`, sources on two sides, too few sources.
+        DataError: the protocol is unknown, `given_leaky` lacks a given split, a source is in two splits, or there are
+            too few sources.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"Unknown protocol {protocol!r} for texts; choose one of {list(PROTOCOLS)}.")
@@ -69,8 +70,8 @@ def draw_splits(rows: pd.DataFrame, seed: int, validation_fraction: float, test_
     """
     Draw a split of each label, by a hash of seed, label and text.
 
-    Where a text goes depends on the order of the hashes within its label alone, so rows that are added, removed or
-    moved about in the file change the side of few others. A label of very few texts has all of them in training.
+    The split of a text depends only on the order of the hashes within its label, so adding, removing or moving rows of
+    the file changes the split of few others. A label with very few texts has all of them in training.
     """
     keys = [
         hashlib.blake2b(f"{seed}\t{label}\t{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -88,7 +89,7 @@ def draw_splits(rows: pd.DataFrame, seed: int, validation_fraction: float, test_
 
 
 def shingles(text: str) -> set[bytes]:
-    """Runs of five letters or digits, case and all else ignored, of the first 20,000 characters."""
+    """Runs of five letters or digits in the first 20,000 characters; case and other characters are ignored."""
     letters = "".join(filter(str.isalnum, text[:SHINGLED_CHARACTERS].casefold())) or text[:SHINGLED_CHARACTERS]
     return {
         letters[i : i + SHINGLE].encode("utf-8", "surrogatepass") for i in range(max(len(letters) - SHINGLE, 0) + 1)
@@ -97,13 +98,13 @@ def shingles(text: str) -> set[bytes]:
 
 def drop_near_duplicates(rows: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, dict[str, int]]:
     """
-    Leave out of training what is nearly in validation or test, and out of validation what is nearly in test.
+    Drop near-duplicates of validation and test texts from training, and of test texts from validation.
 
-    Texts are near when the Jaccard similarity of their `shingles`, estimated by MinHash (datasketch, 64 permutations),
-    is at least `threshold`. Labels do not matter.
+    Texts are near-duplicates when the Jaccard similarity of their `shingles`, estimated by MinHash (datasketch, 64
+    permutations), is at least `threshold`, whatever their labels.
 
     Returns:
-        The rows that stay, and how many left each split.
+        The remaining rows, and how many were dropped from each split.
     """
     index, seen = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS), {}
     dropped, counts = [], {}

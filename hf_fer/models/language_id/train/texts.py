@@ -1,4 +1,4 @@
-"""What the training loop reads: texts whole and cut short, as tokens; windows of the texts that are evaluated."""
+"""Data sets of tokens: whole and shortened texts for training, windows of texts for evaluation."""
 
 import math
 import random
@@ -12,18 +12,18 @@ from hf_fer.data.augment import EpochClock
 
 from ..windows_language_id import cut_windows
 
-# Most languages need fewer characters than this for a token, so a cut of as many fills the window.
+# Most languages need fewer characters per token, so a cut of this many per token fills the window.
 CHARACTERS_PER_TOKEN = 8
 
 
 def cut_text(text: str, length: int, rng: random.Random) -> str:
     """
-    About `length` characters from a random place; whole words where there are spaces near enough.
+    Cut about `length` characters from a random place, in whole words if spaces are near enough.
 
     Args:
-        text: Normalised, so that a space is the only white space.
-        length: Characters wanted; a text that is not longer comes back whole.
-        rng: Decides the place.
+        text: Normalised text, whose only white space is the space.
+        length: Wanted number of characters; a text that is not longer is returned whole.
+        rng: Draws the place.
     """
     if length >= len(text):
         return text
@@ -37,7 +37,7 @@ def cut_text(text: str, length: int, rng: random.Random) -> str:
 
 
 def cut_words(text: str, count: int, rng: random.Random) -> str:
-    """`count` neighbouring words of a text; of one written without spaces, 3 characters for each word."""
+    """`count` neighbouring words of a text; a text without spaces gives 3 characters for each word."""
     words = text.split(" ")
     if len(words) <= count:
         size = 3 * count
@@ -49,19 +49,19 @@ def cut_words(text: str, count: int, rng: random.Random) -> str:
 
 class TrainingTexts(torch.utils.data.Dataset):
     """
-    Every text whole, and `short_copies` more of it cut to random lengths.
+    Every text whole, and `short_copies` copies of it that are cut to random lengths.
 
-    The length of a short copy belongs to its row, so that batches can be grouped by length once; the place of the cut,
-    and which tokens are hidden, depend on (seed, epoch, row) alone.
+    The length of a short copy is fixed for its row, so that batches can be grouped by length once. The place of the
+    cut and the replaced tokens depend only on (seed, epoch, row).
 
     Args:
         texts, labels: Normalised texts and their classes.
         tokenizer: Fast tokenizer.
-        max_length: Tokens of a window; of a longer text each epoch sees one, from a random place.
+        max_length: Tokens per window; each epoch sees one window of a longer text, from a random place.
         short_copies: Copies per text and epoch.
         short_lengths: Fewest and most characters of a short copy; lengths are log-uniform.
-        token_dropout: Part of the tokens that is replaced by the unknown token.
-        seed, clock: Of the randomness.
+        token_dropout: Fraction of tokens that are replaced by the unknown token.
+        seed, clock: Seed and epoch of the random cuts.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TrainingTexts(torch.utils.data.Dataset):
         ]
 
     def hide(self, input_ids: list[int], rng: random.Random) -> list[int]:
-        """The tokens with some replaced by the unknown one; special tokens stay."""
+        """Replaces random tokens by the unknown token; special tokens stay."""
         special, unknown = set(self.tokenizer.all_special_ids), self.tokenizer.unk_token_id
         if not self.token_dropout or unknown is None:
             return input_ids
