@@ -1,4 +1,4 @@
-"""Arrays and tensors of any framework as the sound and frames that the processor works on."""
+"""Converts arrays and tensors of any framework into the samples and frames that the processor works on."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 LOUDEST = 8.0
-"""Peak of floating point sound above which it cannot be in [-1, 1], however much a codec overshoots."""
+"""Peak of floating point samples above which they are not in [-1, 1], even if a codec overshoots."""
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """An array of NumPy's, from a tensor of any framework, on any device, with or without a gradient."""
+    """A NumPy array, from a tensor of any framework, on any device, with or without a gradient."""
     if hasattr(value, "detach"):
         tensor = value.detach().cpu()
         value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
@@ -22,19 +22,20 @@ def as_numpy(value: Any) -> np.ndarray:
 
 def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.ndarray:
     """
-    Sound given as an array: mono samples at the wanted rate.
+    Convert an array of sound to mono samples at the wanted rate.
 
     Args:
         audio: `(samples,)`, `(channels, samples)` or `(samples, channels)`; floats in [-1, 1], or integers, which are
-            divided by their type's range (unsigned ones are centred first). Or, as data sets hold it, a dictionary of
-            `array` and `sampling_rate`.
-        sampling_rate: Its rate in Hz; the wanted rate, with a warning, if not given.
+            divided by their type's range (unsigned ones are centred first). Or a dictionary of `array` and
+            `sampling_rate`, as in the `datasets` library.
+        sampling_rate: Rate of the array in Hz; if not given, the wanted rate is assumed, with a warning.
 
     Returns:
         `float32 (samples,)`.
 
     Raises:
-        ValueError: another shape or type, floats far outside [-1, 1], or a rate that is none or contradicts itself.
+        ValueError: the shape or type is another, floats are far outside [-1, 1], or the rate is not positive or given
+            twice with different values.
     """
     if isinstance(audio, dict):
         if not {"array", "sampling_rate"} <= audio.keys():
@@ -52,18 +53,18 @@ def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.nd
 
 
 def warn_of_no_rate(taken: int) -> None:
-    """Say, once a process, that an array came without its rate, which nothing else tells."""
+    """Warn, once per process, that an array came without its rate and which one is assumed."""
     logger.warning_once(
-        f"An array of sound came without its sampling_rate: it is taken as {taken} Hz. Give sampling_rate to be sure."
+        f"An array of sound came without its sampling_rate: {taken} Hz is assumed. Give sampling_rate to be sure."
     )
 
 
 def scaled_samples(samples: np.ndarray) -> np.ndarray:
     """
-    Samples as `float32` in [-1, 1], of the same shape: integers by their type's range, floats as they are.
+    Samples as `float32` in [-1, 1], of the same shape; integers are divided by their type's range.
 
     Raises:
-        ValueError: neither integers nor floats, or floats far outside [-1, 1].
+        ValueError: samples are neither integers nor floats, or floats are far outside [-1, 1].
     """
     kind = samples.dtype.kind
     if kind not in "iuf":
@@ -97,10 +98,10 @@ def resample(samples: np.ndarray, rate: int, wanted_rate: int) -> np.ndarray:
 
 def as_frames(video: Any) -> np.ndarray:
     """
-    Frames given as an array: `uint8` RGB `(frames, height, width, 3)`.
+    Check and convert frames given as an array: `uint8` RGB `(frames, height, width, 3)`.
 
     Raises:
-        ValueError: another type or shape, or no frames.
+        ValueError: the type or shape is another, or there are no frames.
     """
     frames = as_numpy(video)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):

@@ -1,4 +1,4 @@
-"""Pretrained encoders for the parts of the audio-visual emotion model."""
+"""Loads pretrained encoders into the audio-visual emotion model."""
 
 import copy
 import re
@@ -20,14 +20,15 @@ from transformers import (
 
 from .configuration_multimodal_fer import MultimodalFerConfig
 
-# Part -> field of our configuration, class of that configuration, encoder, where larger checkpoints keep it.
+# Encoder -> field of `MultimodalFerConfig`, class of its value, class of the encoder, and the field in which the
+# configuration of a larger model keeps the encoder's.
 PARTS: dict[str, tuple[str, type[PreTrainedConfig], type[PreTrainedModel], str]] = {
     "audio": ("audio_config", ParakeetEncoderConfig, ParakeetEncoder, "encoder_config"),
     "vision": ("vision_config", SiglipVisionConfig, SiglipVisionModel, "vision_config"),
     "fusion": ("lfm2_config", Lfm2Config, Lfm2Model, "text_config"),
 }
 
-# What a checkpoint may hold beyond the encoder: heads, the text tower, token embeddings.
+# Weights of a checkpoint that the encoder does not take: heads, the text tower, token embeddings.
 LEFT_BEHIND = {
     "audio": re.compile(r"(ctc_head|decoder|joint|encoder_projector)\b.*"),
     "vision": re.compile(r"(vision_model\.)?head\..*|text_model\..*|logit_(scale|bias)"),
@@ -45,8 +46,8 @@ def encoder_config(part: str, name: str, **hub: Any) -> PreTrainedConfig:
         hub: `token`, `revision`, `cache_dir`, ... for the Hub.
 
     Raises:
-        ValueError: the checkpoint is of another kind.
-        OSError: there is no such checkpoint.
+        ValueError: the checkpoint is of another model type.
+        OSError: the checkpoint does not exist.
     """
     _, config_class, _, nested = PARTS[part]
     found = AutoConfig.from_pretrained(name, **hub)
@@ -54,7 +55,7 @@ def encoder_config(part: str, name: str, **hub: Any) -> PreTrainedConfig:
         if getattr(candidate, "model_type", None) == config_class.model_type:
             return candidate
     raise ValueError(
-        f"{name} is a {found.model_type!r} checkpoint; the {part} part needs one with a {config_class.model_type!r}"
+        f"{name} is a {found.model_type!r} checkpoint; the {part} encoder needs a {config_class.model_type!r}"
         + (", a fixed-resolution SigLIP2, not NaFlex." if found.model_type.startswith("siglip2") else ".")
     )
 
@@ -63,16 +64,16 @@ def with_backbones(
     config: MultimodalFerConfig, backbones: dict[str, str], fusion_num_layers: int | None = None, **hub: Any
 ) -> MultimodalFerConfig:
     """
-    A configuration in which the named parts have the shape of their checkpoints.
+    A configuration in which the named encoders have the sizes of their checkpoints.
 
     Args:
-        config: The rest. What it says of a named part is replaced, dropouts and layerdrop excepted.
-        backbones: Checkpoint by part.
-        fusion_num_layers: Keep the first layers of LFM2 only.
+        config: The configuration to change. Fields of a named encoder are replaced, except dropouts and layerdrop.
+        backbones: Checkpoint by encoder.
+        fusion_num_layers: Keep only this many first layers of LFM2.
         hub: See `encoder_config`.
 
     Raises:
-        ValueError: a checkpoint of another kind, or with fewer layers than asked for.
+        ValueError: a checkpoint is of another model type, or has fewer than `fusion_num_layers` layers.
     """
     config = copy.deepcopy(config)
     for part, name in backbones.items():
@@ -95,7 +96,7 @@ def with_backbones(
 
 
 def first_layers(config: Lfm2Config, count: int) -> dict[str, Any]:
-    """What changes in an LFM2 configuration that keeps its first `count` layers; nothing for 0."""
+    """Fields of an LFM2 configuration that keeps only its first `count` layers; empty for 0."""
     if not count:
         return {}
     if not 1 <= count <= config.num_hidden_layers:
@@ -105,14 +106,14 @@ def first_layers(config: Lfm2Config, count: int) -> dict[str, Any]:
 
 def load_backbone(encoder: nn.Module, part: str, name: str, **hub: Any) -> None:
     """
-    Copy a checkpoint's encoder weights, in fp32, into a part of the same shape.
+    Copy a checkpoint's encoder weights, in fp32, into an encoder of the same sizes.
 
     Args:
-        encoder: The part; for `"fusion"`, without token embeddings.
+        encoder: The encoder to fill; for `"fusion"`, without token embeddings.
         part, name, hub: See `encoder_config`.
 
     Raises:
-        ValueError: weights are missing, have another shape or have no place; it lists them.
+        ValueError: weights are missing, unexpected or of another shape; the message lists them.
     """
     _, _, encoder_class, _ = PARTS[part]
     loaded, report = encoder_class.from_pretrained(
@@ -139,7 +140,7 @@ def load_backbone(encoder: nn.Module, part: str, name: str, **hub: Any) -> None:
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{name} does not fit the {part} part; {len(problems)} weights do not match:{shown}{more}")
+        raise ValueError(f"{name} does not fit the {part} encoder; {len(problems)} weights do not match:{shown}{more}")
     own = encoder.state_dict().keys()
     encoder.load_state_dict({key: value for key, value in loaded.state_dict().items() if key in own})
 

@@ -1,9 +1,9 @@
-"""Audio and video of one file as arrays, decoded with PyAV, and visual features computed elsewhere.
+"""Decodes audio and video of a file into arrays with PyAV, and reads visual features computed elsewhere.
 
-It sits beside the processor, and not under `hf_fer/data`, because a model pushed to the Hub must decode its own
+This module sits beside the processor, not under `hf_fer/data`, because a model pushed to the Hub must decode its own
 input on a machine without hf_fer.
 
-Sound and pictures are placed on the container's clock, whose zero is where the first of a file's tracks begins.
+Times are those of the container's clock, whose zero is the beginning of the file's first track.
 """
 
 import zipfile
@@ -29,10 +29,10 @@ from .limits_multimodal_fer import DEFAULT_LIMITS, MediaLimits, Reach, UnusableM
 from .sound_multimodal_fer import SoundOnClock
 
 NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Dispositions of picture tracks that no player shows as a video: cover art and seeking previews."""
+"""Dispositions of video tracks that no player shows as a video: cover art and seeking previews."""
 
 DECODER_VERSION = 2
-"""Part of the key of cached media; to be raised where the same file comes out as other samples or frames."""
+"""Part of the cache key of decoded media. Raise it when the decoder gives other samples or frames for a file."""
 
 CLOCK_ERROR = 0.002
 """Seconds; containers round timestamps to milliseconds."""
@@ -43,7 +43,7 @@ def open_media(path: str | Path) -> av.container.InputContainer:
     Open a media file.
 
     Raises:
-        UnusableMediaError: it does not exist, is empty, or is not audio or video.
+        UnusableMediaError: the file does not exist, is empty, or is not audio or video.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +71,7 @@ def media_tracks(path: str | Path) -> tuple[str, ...]:
     Which of `"audio"` and `"video"` a file has.
 
     Raises:
-        UnusableMediaError: it does not open.
+        UnusableMediaError: the file does not open.
     """
     with open_media(path) as container:
         found = {"audio": sound_track(container), "video": picture_track(container)}
@@ -79,18 +79,18 @@ def media_tracks(path: str | Path) -> tuple[str, ...]:
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
-    """Timestamp in seconds at which the first of the tracks begins; 0 where no track says."""
+    """Timestamp in seconds at which the first of the tracks begins; 0 if no track has a start time."""
     tracks = [track for track in (sound_track(container), picture_track(container)) if track is not None]
     return min((float(t.start_time * t.time_base) for t in tracks if t.start_time is not None), default=0.0)
 
 
 class Timeline(NamedTuple):
     """
-    What a player shows of a file, in seconds on its container's clock.
+    When a player shows a file's frames, in seconds on its container's clock.
 
     Args:
-        frames: When each frame of video is shown, ascending; empty without video.
-        stop: When the last of the tracks ends.
+        frames: Time of each video frame, ascending; empty without video.
+        stop: End of the last track.
     """
 
     frames: np.ndarray
@@ -105,10 +105,10 @@ def read_timeline(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS, by_win
 
     Args:
         path: Any file that FFmpeg reads.
-        limits: What it may be; see `Reach`, also for `by_windows`.
+        limits: Limits of the file; see `Reach`, also for `by_windows`.
 
     Raises:
-        UnusableMediaError: the file does not open, is damaged, or is over the limits.
+        UnusableMediaError: the file does not open, is damaged, or exceeds the limits.
     """
     reach = Reach(path, limits, by_windows)
     with open_media(path) as container:
@@ -138,7 +138,7 @@ def _frame_step(times: np.ndarray) -> float:
 
 
 def _decoded_frame_times(path: str | Path, reach: Reach) -> Iterator[float]:
-    """Times by decoding, for containers whose packets carry none (MPEG program streams, raw H.264)."""
+    """Times of decoded frames, for containers whose packets have none (MPEG program streams, raw H.264)."""
     with open_media(path) as container:
         for time, _ in _timed_frames(container, reach):
             reach.to(time)
@@ -146,11 +146,11 @@ def _decoded_frame_times(path: str | Path, reach: Reach) -> Iterator[float]:
 
 
 def _timed_frames(container: av.container.InputContainer, reach: Reach) -> Iterator[tuple[float, VideoFrame]]:
-    """Decoded frames of no more than the most pixels, and when each is shown on the container's clock."""
+    """Decoded frames, whose size is checked against the limits, with their times on the container's clock."""
     zero, stream = clock_zero(container), picture_track(container)
     check_picture_size(stream, reach)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    # Clips are small and many: data loader workers are the parallelism, and decoder threads cost more to start.
+    # Clips are many and small: data loader workers already run in parallel, and decoder threads take longer to start.
     stream.thread_type = "NONE"
     for index, frame in enumerate(container.decode(stream)):
         check_picture_size(frame, reach)
@@ -158,7 +158,7 @@ def _timed_frames(container: av.container.InputContainer, reach: Reach) -> Itera
 
 
 def check_picture_size(picture: VideoStream | VideoFrame, reach: Reach) -> None:
-    """Raises UnusableMediaError where a track, by its header, or a frame has more than `max_pixels`."""
+    """Raises UnusableMediaError where a frame, or a track by its header, has more than `max_pixels`."""
     reason = reach.limits.too_large(picture.width, picture.height)
     if reason:
         raise UnusableMediaError(reach.path, reason)
@@ -168,21 +168,20 @@ def load_audio(path: str | Path, sampling_rate: int, limits: MediaLimits = DEFAU
     """
     Decode the first audio track, average its channels and resample it.
 
-    Samples stand where their timestamps put them on the container's clock, so that index / rate is the same moment
-    as in the pictures: sound that begins late or has holes is filled with silence, and where there is video, sound
-    that ends before it, too.
+    Samples are placed by their timestamps on the container's clock, so that index / rate is the time of the frame
+    shown with them. Silence fills a late beginning, holes, and the end if video lasts longer.
 
     Args:
         path: Any file that FFmpeg reads; video files give their sound track.
         sampling_rate: Wanted rate in Hz.
-        limits: `max_seconds` of sound or video, told by the timestamps and counted while decoding.
+        limits: `max_seconds` of sound or video, checked by timestamps and by the samples that are decoded.
 
     Returns:
         `float32` samples in [-1, 1], shape `(samples,)`.
 
     Raises:
-        UnusableMediaError: no audio track, no samples in it, a decoding error, samples that are not finite, or more
-            of them than the limits allow.
+        UnusableMediaError: there is no audio track, it has no samples, does not decode, has samples that are not
+            finite, or exceeds the limits.
     """
     with open_media(path) as container:
         if sound_track(container) is None:
@@ -203,7 +202,7 @@ def load_audio(path: str | Path, sampling_rate: int, limits: MediaLimits = DEFAU
 
 
 def _decode_sound(container: av.container.InputContainer, track: SoundOnClock, reach: Reach) -> float:
-    """Decode the sound into `track`; returns when the video ends, 0 without video."""
+    """Decode the sound into `track`; returns the end of the video in seconds, 0 without video."""
     sound, picture, stop = sound_track(container), picture_track(container), 0.0
     for packet in container.demux([stream for stream in (sound, picture) if stream is not None]):
         if packet.pts is not None and not packet.is_discard:
@@ -217,7 +216,7 @@ def _decode_sound(container: av.container.InputContainer, track: SoundOnClock, r
 
 
 def add_sound(track: SoundOnClock, frame: AudioFrame, reach: Reach) -> None:
-    """Add a frame, unless it, or the silence before it, is out of the limits, which raises UnusableMediaError."""
+    """Add a frame; raises UnusableMediaError where it, or the silence before it, exceeds the limits."""
     length = frame.samples / frame.sample_rate
     if frame.time is not None:
         reach.to(frame.time - track.zero + length)
@@ -227,16 +226,16 @@ def add_sound(track: SoundOnClock, frame: AudioFrame, reach: Reach) -> None:
 
 def frame_times(path: str | Path) -> np.ndarray:
     """
-    When each frame of video is shown, in seconds on the container's clock, ascending.
+    Times of the video frames, in seconds on the container's clock, ascending.
 
     Raises:
-        UnusableMediaError: no video track, no frames in it, or a damaged file.
+        UnusableMediaError: there is no video track, it has no frames, or the file is damaged.
     """
     return video_timeline(path).frames
 
 
 def video_timeline(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS, by_windows: bool = False) -> Timeline:
-    """`read_timeline` of a file that must have video, whose pictures must not be too large by their header."""
+    """`read_timeline` of a file that must have video; its header must not state more than `max_pixels`."""
     with open_media(path) as container:
         picture = picture_track(container)
         if picture is None:
@@ -249,16 +248,16 @@ def video_timeline(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS, by_wi
 
 
 def centres(start: float, stop: float, parts: int) -> np.ndarray:
-    """The centres of equal parts of a stretch of time, ascending."""
+    """The centres of `parts` equal intervals of the time from `start` to `stop`, ascending."""
     return start + (np.arange(parts) + 0.5) * (stop - start) / parts
 
 
 def evenly_spaced(times: np.ndarray, num_frames: int) -> np.ndarray:
     """
-    Indices of the frames shown at the centres of `num_frames` equal parts of the clip, ascending.
+    Indices of the frames shown at the centres of `num_frames` equal intervals of the clip, ascending.
 
-    By time and not by index, so that a variable frame rate does not shift the sample; a clip with fewer frames
-    than asked repeats some.
+    Frames are chosen by time and not by index, so that a variable frame rate does not shift them. A clip with fewer
+    frames repeats some.
     """
     wanted = centres(times[0], times[-1] + _frame_step(times), num_frames)
     return np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 1)
@@ -268,21 +267,21 @@ def load_video(path: str | Path, num_frames: int, limits: MediaLimits = DEFAULT_
     """
     Decode `num_frames` frames spread evenly over the clip, upright.
 
-    The clip is what a player shows, from the first to the last moment of sound or video, so that equal parts of the
-    samples of `load_audio` and of the frames are the same moments. Only the chosen frames are converted to RGB, so
-    memory does not grow with the clip. Where the size changes on the way, frames are fitted into the first one's.
+    The clip lasts from the first to the last moment of sound or video, so that equal intervals of the frames and of
+    the samples of `load_audio` cover the same time. Only the chosen frames are converted to RGB, so memory does not
+    grow with the clip. If the frame size changes, frames are fitted into the size of the first one.
 
     Args:
         path: Any video file that FFmpeg reads.
         num_frames: Frames to return.
-        limits: What the clip may be; told by its header and timestamps, before it is decoded, and by each frame.
+        limits: Limits of the clip, checked by header and timestamps before decoding, and for each frame.
 
     Returns:
         `uint8` RGB frames of shape `(num_frames, height, width, 3)`.
 
     Raises:
-        UnusableMediaError: no video track, no frames, a decoding error, a file that ends before its index says, or
-            one over the limits.
+        UnusableMediaError: there is no video track, it has no frames, does not decode, ends earlier than its index
+            says, or exceeds the limits.
     """
     timeline = video_timeline(path, limits)
     return np.stack(list(frames_at(path, centres(0.0, timeline.stop, num_frames), timeline, limits)))
@@ -292,19 +291,19 @@ def frames_at(
     path: str | Path, wanted: np.ndarray, timeline: Timeline, limits: MediaLimits = DEFAULT_LIMITS
 ) -> Iterator[np.ndarray]:
     """
-    The pictures that a player shows at given times, one after the other.
+    The frames that a player shows at given times, in order.
 
     Args:
         path: A video file.
         wanted: Seconds on the container's clock, ascending.
-        timeline: The file's.
+        timeline: The file's timeline.
         limits: `max_pixels` of a frame.
 
     Yields:
         `uint8` RGB `(height, width, 3)`, upright, all of one size.
 
     Raises:
-        UnusableMediaError: a decoding error, or a file that ends before its index says.
+        UnusableMediaError: the file does not decode, or ends earlier than its index says.
     """
     pending, picture, last = deque(wanted), _Picture(), None
     with open_media(path) as container:
@@ -330,7 +329,7 @@ def frames_at(
 
 
 class _Picture:
-    """Frames as upright RGB arrays of the first one's size; the same frame twice is converted once."""
+    """Converts frames to upright RGB arrays of the first frame's size; a repeated frame is converted once."""
 
     def __init__(self):
         self.reformatter = VideoReformatter()
@@ -350,9 +349,9 @@ class _Picture:
 
 def upright(rgb: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """
-    A picture turned and mirrored as the frame's display matrix says, to the nearest quarter turn.
+    Turn and mirror a picture by the frame's display matrix, to the nearest quarter turn.
 
-    The matrix takes a pixel at (x, y) to (a x + c y, b x + d y); `frame.rotation` would lose the mirroring.
+    The matrix maps a pixel at (x, y) to (a x + c y, b x + d y); `frame.rotation` would lose the mirroring.
     """
     if "DISPLAYMATRIX" not in frame.side_data:
         return rgb
@@ -366,7 +365,7 @@ def upright(rgb: np.ndarray, frame: VideoFrame) -> np.ndarray:
 
 
 def fitted(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture scaled to fit into `(height, width)`, its proportions kept, in the middle of black."""
+    """A picture scaled to fit into `(height, width)` with its aspect ratio kept, centred on black."""
     if rgb.shape[:2] == size:
         return rgb
     scale = min(size[0] / rgb.shape[0], size[1] / rgb.shape[1])
@@ -406,7 +405,7 @@ def feature_archive(path: str | Path) -> tuple[dict[str, int], np.ndarray]:
         Row by clip name, and the array.
 
     Raises:
-        UnusableMediaError: the file does not exist or holds something else.
+        UnusableMediaError: the file does not exist or is not such an archive.
     """
     try:
         return _feature_archive(str(path), Path(path).stat().st_mtime_ns)
@@ -428,8 +427,8 @@ def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
         `float32` features `(frames, tokens, dim)`.
 
     Raises:
-        UnusableMediaError: the file or the clip in it cannot be found or read, has another number of axes or
-            nothing in it, or values that are not finite.
+        UnusableMediaError: the file or the clip in it cannot be found or read, is empty, has another number of axes,
+            or has values that are not finite.
     """
     name = "array" if isinstance(source, np.ndarray) else str(source)
     if isinstance(source, np.ndarray):
@@ -443,7 +442,7 @@ def load_visual_features(source: str | Path | np.ndarray) -> np.ndarray:
             features = table[rows[clip]]
         else:
             try:
-                # Mapped, a header that claims more than the file has is an error, and takes no memory.
+                # With a memory map, a header that claims more data than the file has raises and takes no memory.
                 features = np.load(path, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError as error:
                 raise UnusableMediaError(source, "file not found") from error

@@ -1,4 +1,4 @@
-"""Where the face is in a clip: the whole frame, a centred square, or what YuNet finds."""
+"""Crops a clip to the face: the whole frame, a centred square, or the box that YuNet finds."""
 
 import threading
 from collections.abc import Callable
@@ -18,9 +18,9 @@ YUNET_FIXED = "face_detection_yunet_2023mar.onnx"
 YUNET_FILE = "face_detection_yunet_2026may.onnx" if int(cv2.__version__.split(".")[0]) >= 5 else YUNET_FIXED
 
 HUB_TIMEOUT = 5.0
-"""Seconds that the Hub has for its first answer."""
+"""Seconds to wait for the Hub's first answer."""
 
-# Part of the face's own width and height added on every side: chin, forehead and ears stay in the picture.
+# Fraction of the face's width and height added on every side, to keep chin, forehead and ears in the picture.
 FACE_MARGIN = 0.25
 
 
@@ -30,10 +30,10 @@ class NoFaceError(ValueError):
 
 def find_yunet(path: str | None) -> Path:
     """
-    YuNet's ONNX file: the given one, or the Hub's.
+    YuNet's ONNX file: the given one, or else the Hub's, which is cached.
 
     Raises:
-        FileNotFoundError: the path does not exist, or the Hub cannot be reached and has not been before.
+        FileNotFoundError: the path does not exist, or the file is not cached and cannot be downloaded.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -45,18 +45,18 @@ def find_yunet(path: str | None) -> Path:
         pass
     try:
         if not is_offline_mode():
-            # Before the download, which tries for minutes where there is no Hub.
+            # Ask first, because a download without a network retries for minutes.
             HfApi().model_info(YUNET_REPOSITORY, timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(YUNET_REPOSITORY, YUNET_FILE))
-    except Exception as error:  # also of the HTTP client, which differs between versions of huggingface_hub
+    except Exception as error:  # the HTTP client and its errors differ between versions of huggingface_hub
         raise FileNotFoundError(
-            f"face_crop 'yunet' needs {YUNET_FILE}, and it could not be had from the Hub repository "
+            f"face_crop 'yunet' needs {YUNET_FILE}, and it could not be downloaded from the Hub repository "
             f"{YUNET_REPOSITORY} ({type(error).__name__}). Download it elsewhere and give yunet_path, or set "
             "face_crop to 'center' or 'none'."
         ) from error
 
 
-# A detector keeps its input size and buffers, and files are checked from several threads.
+# A detector holds its input size and buffers, so threads that check files take turns.
 _detector_lock = threading.Lock()
 
 
@@ -110,11 +110,11 @@ def face_cropper(kind: str, yunet_path: str | None = None) -> Callable[[np.ndarr
     Args:
         kind: `"none"`, `"center"` (the largest centred square) or `"yunet"` (the median box of the largest face,
             with a margin; OpenCV's `FaceDetectorYN`, https://doi.org/10.1007/s11633-023-1423-y).
-        yunet_path: YuNet's ONNX file; from the Hub if not given.
+        yunet_path: YuNet's ONNX file; downloaded from the Hub if not given.
 
     Raises:
         ValueError: the kind is unknown. The returned function raises `NoFaceError` where there is no face.
-        FileNotFoundError: YuNet's model cannot be had.
+        FileNotFoundError: YuNet's model does not exist or cannot be downloaded.
     """
     if kind == "none":
         return _whole_frame

@@ -1,4 +1,4 @@
-"""The layers of the audio-visual emotion model that no library has.
+"""Layers of the audio-visual emotion model that no library has.
 
 Shapes use B (batch), F (frames), N (patches of a frame), K (patches kept), G (global tokens), S (segments), D (width).
 """
@@ -15,12 +15,12 @@ from .configuration_multimodal_fer import MultimodalFerConfig
 
 
 def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs for a model of half precision in its type; those for any other as they are."""
+    """Casts inputs to the model's type where that is half precision, and returns them unchanged otherwise."""
     return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Let each BatchNorm that does not train itself normalise with what it has, beside layers with adapters too."""
+    """Puts each BatchNorm without trainable weights in evaluation mode, to keep its statistics, adapters or not."""
     for layer in model.modules():
         if isinstance(layer, _BatchNorm) and not any(value.requires_grad for value in layer.parameters()):
             layer.train(False)
@@ -42,10 +42,10 @@ def check_pixels(pixel_values: Tensor | None, config: MultimodalFerConfig) -> No
 
 def reset_to_torch_default(module: nn.Module) -> None:
     """
-    Draw convolutions and linear layers anew with torch's own initialisation, which scales with the fan-in.
+    Initialise convolutions and linear layers again with torch's defaults, which scale with the fan-in.
 
-    The normal(0, 0.02) of Parakeet and LFM2 suits their own widths. In a small encoder trained from scratch it all
-    but closes the subsampling convolutions, whose fan-in is 9, and learning stalls for many epochs.
+    The normal(0, 0.02) of Parakeet and LFM2 suits their own widths. In a small encoder trained from scratch, the
+    subsampling convolutions, whose fan-in is 9, then give outputs near zero, and learning stalls for many epochs.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
@@ -53,7 +53,7 @@ def reset_to_torch_default(module: nn.Module) -> None:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last axis where `mask` is true; a row with no true entry comes out uniform, never NaN."""
+    """Softmax over the last axis where `mask` is true; a row with no true entry becomes uniform instead of NaN."""
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1)
@@ -72,9 +72,9 @@ class SegmentAttentionPooling(nn.Module):
     """
     Summarise a sequence of any length in S tokens.
 
-    The valid frames are cut into S segments (the bounds of adaptive average pooling, so a sequence shorter than
-    S still fills every segment), each segment is averaged with attention weights from its own learned query, and
-    a learned segment embedding says where in the clip it lies.
+    The valid frames are cut into S segments with the bounds of adaptive average pooling, so a sequence shorter than
+    S still fills every segment. Each segment is averaged with attention weights from its own learned query, and a
+    learned segment embedding gives its position in the clip.
     """
 
     def __init__(self, hidden_size: int, num_segments: int):
@@ -124,7 +124,7 @@ class MultiHeadAttention(nn.Module):
         )
         bias = None
         if mask is not None:
-            # An additive finite bias: a clip without any frame must not turn into NaN.
+            # The additive bias is finite, so that a clip without any frame does not become NaN.
             bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
             bias = bias[:, None, None, :].expand(-1, 1, query.shape[2], -1)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -133,11 +133,11 @@ class MultiHeadAttention(nn.Module):
 
 class RoiTokenCompression(nn.Module):
     """
-    Keep the K patches of each frame that matter and add G tokens that see all of them.
+    Keep the K patches of each frame with the highest scores, and add G tokens that attend to all patches.
 
-    A small MLP scores the patches. The kept ones are multiplied by the sigmoid of their score, which is the only
-    way the scorer gets a gradient: the choice itself has none. A `roi_mask` (a face box, say) is added to the
-    score; it is never multiplied, because that would demote patches of negative score.
+    A small MLP scores the patches. Kept patches are multiplied by the sigmoid of their score, which gives the scorer
+    its gradient, because top-k has none. A `roi_mask`, such as a face box, is added to the score and not multiplied,
+    because a product would lower patches of negative score.
     """
 
     def __init__(self, config: MultimodalFerConfig):
@@ -171,7 +171,7 @@ class GatedShortConvolution(nn.Module):
     """
     The operator of LFM2 (arXiv 2511.23404), `y = W_out(c * conv(b * h))` with `(b, c, h) = split(W_in x)`.
 
-    Unlike LFM2's it is centred, not causal: the whole clip is there when it runs.
+    Unlike LFM2's it is centred and not causal, because the whole clip is known.
     """
 
     def __init__(self, hidden_size: int, kernel_size: int):
@@ -182,7 +182,7 @@ class GatedShortConvolution(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        """`(B, F, D)`, mask `(B, F)` -> `(B, F, D)`; a masked frame never reaches its neighbours."""
+        """`(B, F, D)`, mask `(B, F)` -> `(B, F, D)`; masked frames do not affect their neighbours."""
         b, c, h = self.in_proj(hidden_states).chunk(3, dim=-1)
         gated = (b * h).masked_fill(~mask[..., None], 0.0).transpose(1, 2)
         left = (self.kernel_size - 1) // 2
@@ -255,7 +255,7 @@ class GatedModalityProjection(nn.Module):
 
 
 class ModalityEmbedding(nn.Module):
-    """What tells the modalities' tokens apart, and stands in for those of a missing one; `(modalities, D)` each."""
+    """Type embeddings of the modalities, and embeddings that replace a missing one; `(modalities, D)` each."""
 
     def __init__(self, num_modalities: int, hidden_size: int):
         super().__init__()
@@ -270,7 +270,7 @@ class ModalityEmbedding(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Fused tokens to one vector: mean, max, last or learned attention over the tokens that are present."""
+    """Pools fused tokens into one vector: mean, max, last or learned attention over tokens that are present."""
 
     def __init__(self, hidden_size: int, kind: str):
         super().__init__()
@@ -279,7 +279,7 @@ class TokenPooling(nn.Module):
             self.score = nn.Linear(hidden_size, 1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`(B, T, D)`, mask `(B, T)` -> `(B, D)`. `last` takes the final position: causal fusion has seen all."""
+        """`(B, T, D)`, mask `(B, T)` -> `(B, D)`. `last` takes the final position, which has attended to all."""
         if self.kind == "last":
             return tokens[:, -1]
         if self.kind == "max":

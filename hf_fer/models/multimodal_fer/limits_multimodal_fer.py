@@ -1,11 +1,11 @@
-"""How much of a file is read: bounds on its length and on the size of its pictures."""
+"""Limits on media files: the length of a clip and the size of its frames."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class UnusableMediaError(ValueError):
-    """A file that cannot be used, with the reason in words a person can act on."""
+    """The file cannot be used; `reason` says why, in words a person can act on."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -18,8 +18,10 @@ class UnusableMediaError(ValueError):
 
 class MediaLimits(NamedTuple):
     """
-    What a clip may be. A file of a few kilobytes can stand for hours of silence or for hundreds of megapixels, so
-    these, and not its size, bound the memory that reading it takes.
+    Limits of a clip.
+
+    A file of a few kilobytes can decode to hours of silence or to hundreds of megapixels, so these limits, and not the
+    file's size, bound the memory that reading takes.
 
     Args:
         max_seconds: Length of a clip, from the first to the last moment of sound or video.
@@ -53,13 +55,13 @@ DEFAULT_LIMITS = MediaLimits()
 
 class Reach:
     """
-    How far a file's timestamps go, in seconds, held within the limits while they are read.
+    The latest timestamp of a file, in seconds, checked against the limits while the file is read.
 
     Args:
         path: The file.
         limits: Its limits.
-        by_windows: Whether it is read by windows. Then `max_seconds` bounds what lies between two timestamps, which
-            is filled with silence or a standing picture, and not the file's length.
+        by_windows: Whether the file is read by windows. Then `max_seconds` bounds the gap between two timestamps,
+            which is filled with silence or a still frame, instead of the file's length.
     """
 
     def __init__(self, path: str | Path, limits: MediaLimits, by_windows: bool = False):
@@ -69,7 +71,7 @@ class Reach:
         self.end = 0.0
 
     def to(self, seconds: float) -> None:
-        """Go on to a moment; raises UnusableMediaError where that is out of the limits."""
+        """Advance to a time in seconds; raises UnusableMediaError where that exceeds the limits."""
         if self.by_windows and seconds - self.end > self.limits.max_seconds:
             raise UnusableMediaError(
                 self.path,

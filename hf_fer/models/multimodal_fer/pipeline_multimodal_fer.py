@@ -18,12 +18,12 @@ logger = logging.get_logger(__name__)
 
 ABSTAIN = "abstain"
 TIMELINE_SECONDS, TIMELINE_STRIDES, SWITCH_PENALTY = 2.0, 4, 1.0
-"""Of a timeline: length of its windows, how many of them cover a moment, and what a change of class costs (nats)."""
+"""Defaults of a timeline: seconds per window, windows that cover each moment, and cost of a change of class (nats)."""
 
 
 class AudioVisualEmotionRecognitionPipeline(Pipeline):
     """
-    Emotion of a clip, from its sound, its pictures or both.
+    Recognises the emotion of a clip from its sound, its video or both.
 
     Inputs are a file (video, or sound alone), or a dictionary with `audio` (a file, or an array or tensor of samples,
     with its rate as `sampling_rate` where that is not the processor's) and `video` (a file, or `uint8` RGB frames
@@ -34,18 +34,18 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         top_k: How many labels to return; all if not given.
         abstain: `True` abstains where the best score is below the threshold that was fitted on validation and is
             stored with the model; a number in [0, 1] is a threshold of your own.
-        batch_size: Clips that go through the model together.
-        window_seconds: Read a recording window by window, each this long, in memory that does not grow with its
-            length; the logits of the windows are averaged. Without it a clip is judged as a whole, and one that lasts
-            longer than the processor's `max_seconds` is refused.
+        batch_size: Clips per forward pass.
+        window_seconds: Read a recording in windows of this length, in memory that does not grow with the recording;
+            the logits of the windows are averaged. Without it a clip is classified as a whole, and a clip longer than
+            the processor's `max_seconds` is refused.
         stride_seconds: From the beginning of one window to that of the next; `window_seconds` if not given.
         return_timestamps: With `window_seconds`, return `{"labels": [...], "windows": [...]}`, each window as
             `{"start", "end", "label", "score"}` in seconds.
-        timeline: Return `{"labels": [...], "segments": [...], "curve": [...]}`: what is shown when, as `{"start",
-            "end", "label", "score"}`, from overlapping windows of `window_seconds` (2) with `stride_seconds` (a
-            quarter of that) whose log-probabilities are averaged, smoothed and merged; and the averages themselves,
-            as `{"start", "end", "scores": {label: probability}}`. Segments abstain as clips do.
-        switch_penalty: Of a timeline: the evidence, in nats, that a change of label needs (1); 0 for no smoothing.
+        timeline: Return `{"labels": [...], "segments": [...], "curve": [...]}`. Log-probabilities of overlapping
+            windows, of `window_seconds` (2) and `stride_seconds` (a quarter of that), are averaged to the curve, as
+            `{"start", "end", "scores": {label: probability}}`, and smoothed and merged to segments, as `{"start",
+            "end", "label", "score"}`. Segments abstain as clips do.
+        switch_penalty: Evidence, in nats, that a change of label in a timeline needs (1); 0 for no smoothing.
 
     Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
     the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`
@@ -59,7 +59,7 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.tokenizer = None  # batches are not padded by one
+        self.tokenizer = None  # batches are padded by the processor
 
     def _sanitize_parameters(
         self,
@@ -97,7 +97,7 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         return _given(windows), {}, _given(given)
 
     def _threshold(self, abstain: bool | float) -> float:
-        """The calibrated probability below which to abstain; 0 for never."""
+        """The calibrated probability below which the pipeline abstains; 0 for never."""
         if not 0 <= abstain <= 1:
             raise ValueError(f"abstain must be True, False or a threshold in [0, 1], got {abstain}.")
         if abstain is not True:
@@ -108,18 +108,18 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
 
     def preprocess(self, inputs: str | Path | dict[str, Any], **windows: Any) -> dict[str, Any]:
         """
-        One whole clip to tensors.
+        Turns a whole clip into tensors.
 
         Raises:
-            UnusableMediaError: the file cannot be used, or has nothing that the model can use.
-            ValueError: neither audio nor video is given, or a setting of windows without their length.
+            UnusableMediaError: the file cannot be used, or has none of the model's modalities.
+            ValueError: neither audio nor video is given, or settings of windows are given without `window_seconds`.
         """
         if windows:
             raise ValueError(f"{' and '.join(windows)} goes with window_seconds, which is not given.")
         return self._tensors(self._clip(inputs))
 
     def _clip(self, inputs: str | Path | dict[str, Any]) -> dict[str, Any]:
-        """What there is of the model's modalities, as `audio` and `video`, and the rate of an array."""
+        """The model's modalities that the input has, as `audio` and `video`, and the rate of an array."""
         clip = self._file_modalities(inputs) if isinstance(inputs, str | Path) else inputs
         if not isinstance(clip, dict) or not clip.keys() <= {"audio", "video", "sampling_rate"}:
             raise ValueError("Give a file, or a dictionary with 'audio', 'video' and, for an array, 'sampling_rate'.")
@@ -150,13 +150,13 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     def get_iterator(
         self, inputs: Iterable, num_workers: int, batch_size: int, preprocess_params: dict, *params: dict
     ) -> Iterable:
-        """As the library's; recordings that are read by windows follow one another, a window at a time."""
+        """As in `Pipeline`, but recordings that are read by windows are processed one by one."""
         if "window_seconds" not in preprocess_params:
             return super().get_iterator(inputs, num_workers, batch_size, preprocess_params, *params)
         return (self.run_single(item, preprocess_params, *params) for item in inputs)
 
     def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> Any:
-        """One clip, whole or by windows, to what the class describes."""
+        """Classifies one clip, whole or by windows; returns what the class describes."""
         if "window_seconds" not in preprocess_params:
             return super().run_single(inputs, preprocess_params, forward_params, postprocess_params)
         found = [
@@ -203,11 +203,12 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         """
         The windows of a recording as tensors.
 
-        One in which YuNet finds no face is judged by its sound, or left out where there is none; a warning counts.
+        A window in which YuNet finds no face is classified by its sound, or left out without sound; a warning says how
+        many there are.
 
         Raises:
-            UnusableMediaError: the recording cannot be used, or no window of it can.
-            ValueError: bad windows, or a model of visual features, which have no times.
+            UnusableMediaError: the recording, or every window of it, cannot be used.
+            ValueError: the window settings are invalid, or the model takes visual features, which have no times.
         """
         clip = self._clip(inputs)
         if self.model.config.visual_feature_size and "video" in clip:
@@ -240,7 +241,7 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, Any], top_k: int | None = None, threshold: float = 0.0
     ) -> list[dict[str, Any]]:
-        """Logits `(1, C)` to labels with calibrated scores that sum to 1 over all classes."""
+        """Turns logits `(1, C)` into labels with calibrated scores that sum to 1 over all classes."""
         scores = (model_outputs["logits"][0].float() / self.model.config.temperature).softmax(dim=-1)
         best = scores.topk(min(top_k or len(scores), len(scores)))
         labels = self.model.config.id2label

@@ -1,4 +1,4 @@
-"""From files or arrays to the tensors of the audio-visual emotion model."""
+"""Turns files or arrays into the tensors of the audio-visual emotion model."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -27,7 +27,7 @@ from .limits_multimodal_fer import DEFAULT_LIMITS, MediaLimits
 NORMALIZATIONS = ("utterance", "global")
 
 TRIM_MARGIN = 0.05
-"""Seconds kept before and after what is louder than the threshold."""
+"""Seconds kept before and after the sound that is louder than the threshold."""
 
 AudioInput = str | Path | np.ndarray | Tensor | dict[str, Any]
 VideoInput = str | Path | np.ndarray | Tensor
@@ -35,7 +35,7 @@ VideoInput = str | Path | np.ndarray | Tensor
 
 class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
     r"""
-    Log-mel features of Parakeet's, with a choice of normalisation.
+    Parakeet's log-mel features, with a choice of normalisation.
 
     Args:
         normalize (`str`, *optional*, defaults to `"global"`):
@@ -45,14 +45,14 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         mean, std (`float`, *optional*):
             Constants of the global normalisation, in natural-log mel power; the defaults are RAVDESS's.
         trim_db (`float`, *optional*):
-            Cut what lies before the first and after the last frame that is louder than the clip's peak minus
-            this many dB, less a margin of 50 ms. `None` keeps the whole clip.
+            Cut both ends of the clip up to the first and from the last frame that is louder than its peak minus this
+            many dB, with a margin of 50 ms. `None` keeps the whole clip.
         preemphasis (`float`, *optional*):
-            Parakeet's is 0.97; `None` for none.
-        kwargs: Those of [`~transformers.ParakeetFeatureExtractor`].
+            Coefficient of the preemphasis; Parakeet's is 0.97, `None` for none.
+        kwargs: Arguments of [`~transformers.ParakeetFeatureExtractor`].
 
     Raises:
-        ValueError: unknown normalisation.
+        ValueError: the normalisation is unknown.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         self.trim_db = trim_db
 
     def trim(self, samples: np.ndarray) -> np.ndarray:
-        """Mono samples without the silence at both ends; all of them without `trim_db`, or where there is no sound."""
+        """Mono samples without silence at both ends; unchanged if `trim_db` is `None` or all is silence."""
         if self.trim_db is None or not np.any(samples):
             return samples
         _, (start, stop) = librosa.effects.trim(
@@ -112,13 +112,13 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
 
         Args:
             raw_speech: Mono samples `(samples,)`, or a list of them.
-            sampling_rate: Their rate in Hz; checked if given.
+            sampling_rate: Rate of the samples in Hz; checked if given.
 
         Returns:
             `input_features (batch, mel_frames, mel_bins)` and `attention_mask (batch, mel_frames)`.
 
         Raises:
-            ValueError: wrong rate, or bad samples.
+            ValueError: the rate is another, or the samples are empty, not mono or not finite.
         """
         if sampling_rate is None:
             warn_of_no_rate(self.sampling_rate)
@@ -131,7 +131,7 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
 
 
 def pad_first_axis(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Stack tensors that differ in their first axis, with zeros; `None` becomes all padding. Also the mask, int64."""
+    """Pads tensors with zeros in their first axis and stacks them; `None` is all padding. Also returns the mask."""
     given = next(tensor for tensor in tensors if tensor is not None)
     length = max(len(tensor) for tensor in tensors if tensor is not None)
     batch = given.new_zeros((len(tensors), length, *given.shape[1:]))
@@ -148,25 +148,25 @@ class MultimodalFerProcessor(ProcessorMixin):
     Decodes, crops and converts audio and video for [`MultimodalFerForEmotionClassification`].
 
     Args:
-        feature_extractor ([`MultimodalFerFeatureExtractor`]): Audio to log-mel features.
-        image_processor ([`~transformers.SiglipImageProcessor`]): Frames to normalised pixels.
+        feature_extractor ([`MultimodalFerFeatureExtractor`]): Computes log-mel features of audio.
+        image_processor ([`~transformers.SiglipImageProcessor`]): Resizes and normalises frames.
         num_frames (`int`, *optional*, defaults to 16): Frames sampled from a clip.
         face_crop (`str`, *optional*, defaults to `"none"`): `"none"`, `"center"` or `"yunet"`.
-        yunet_path (`str`, *optional*): YuNet's ONNX file, where it is not taken from the Hub. Not saved.
+        yunet_path (`str`, *optional*): YuNet's ONNX file, if it is not taken from the Hub. It is not saved.
         visual_feature_mean, visual_feature_std (`list[float]`, *optional*):
             Mean and standard deviation of each visual feature over the training split, for models that take
             features in place of pixels.
         visual_feature_tokens (`int`, *optional*, defaults to 1): Tokens per frame of such features.
         max_seconds (`float`, *optional*, defaults to 300): Clips that last longer are refused.
-        max_pixels (`int`, *optional*, defaults to 2**25): Videos whose frames have more, width times height, are
+        max_pixels (`int`, *optional*, defaults to 2**25): Videos with more pixels per frame, width times height, are
             refused.
 
     Raises:
-        ValueError: unknown face crop, fewer than one frame, or limits that are not positive.
+        ValueError: the face crop is unknown, `num_frames` is below 1, or a limit is not positive.
     """
 
     tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
-    """There is none; `Trainer(processing_class=...)` asks every processor for the special tokens of its own."""
+    """A stand-in: `Trainer(processing_class=...)` reads special tokens from the tokenizer of every processor."""
 
     def __init__(
         self,
@@ -203,30 +203,30 @@ class MultimodalFerProcessor(ProcessorMixin):
         return face_cropper(self.face_crop, self.yunet_path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The saved form: without the cropper, and without `yunet_path`, which is a path of this machine."""
+        """The saved form, without the cropper and without `yunet_path`, which is a path of this machine."""
         return {key: value for key, value in super().to_dict().items() if key not in ("_crop", "yunet_path")}
 
     @property
     def limits(self) -> MediaLimits:
-        """What a clip may be."""
+        """Limits of a clip."""
         return MediaLimits(self.max_seconds, self.max_pixels)
 
     @property
     def sampling_rate(self) -> int:
-        """Rate of the audio the model hears, in Hz."""
+        """Sampling rate of the model's audio, in Hz."""
         return self.feature_extractor.sampling_rate
 
     def as_samples(self, audio: np.ndarray | Tensor | dict[str, Any], sampling_rate: int | None = None) -> np.ndarray:
-        """An array of any length as mono samples at the model's rate; see `as_samples`, which says what is refused."""
+        """An array of any length as mono samples at the model's rate; see `as_samples`, also for its errors."""
         return as_samples(audio, sampling_rate, self.sampling_rate)
 
     def load_audio(self, audio: AudioInput, sampling_rate: int | None = None) -> np.ndarray:
         """
-        A file's or array's sound as mono samples at the model's rate, its silent ends cut if the extractor says so.
+        The sound of a file or array as mono samples at the model's rate, with silent ends cut if `trim_db` is set.
 
         Args:
             audio: A file, or an array as `as_samples` takes it.
-            sampling_rate: Rate of an array in Hz, which is resampled from it; the model's if not given.
+            sampling_rate: Rate of an array in Hz; the model's if not given.
 
         Raises:
             UnusableMediaError: the file cannot be used, or lasts longer than `max_seconds`.
@@ -245,8 +245,8 @@ class MultimodalFerProcessor(ProcessorMixin):
         `num_frames` frames of a file or of an array, cropped to the face: `uint8 (num_frames, height, width, 3)`.
 
         Raises:
-            UnusableMediaError: the file cannot be used, is over the limits, or has no face where one is looked for.
-            ValueError: the array is not `(frames, height, width, 3)` `uint8`, or has no face.
+            UnusableMediaError: the file cannot be used, exceeds the limits, or YuNet finds no face in it.
+            ValueError: the array is not `(frames, height, width, 3)` `uint8`, or YuNet finds no face in it.
         """
         if isinstance(video, str | Path):
             try:
@@ -268,19 +268,19 @@ class MultimodalFerProcessor(ProcessorMixin):
         return self.image_processor(frames, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
 
     def video_inputs(self, video: VideoInput) -> dict[str, Tensor]:
-        """The video branch's input of one clip by its name: `visual_features` or `pixel_values`."""
+        """The video branch's input for one clip, by its name: `visual_features` or `pixel_values`."""
         if self.visual_feature_mean is not None:
             return {"visual_features": self.visual_features(video)}
         return {"pixel_values": self.video_features(self.load_video(video))}
 
     def visual_features(self, features: str | Path | np.ndarray) -> Tensor:
         """
-        Features computed elsewhere, standardised: see `load_visual_features` -> `(F, tokens, dim)`.
+        Standardised features that were computed elsewhere, `(F, tokens, dim)`; see `load_visual_features`.
 
-        More than `num_frames` frames are thinned out evenly.
+        If there are more than `num_frames` frames, that many are taken, evenly spaced.
 
         Raises:
-            UnusableMediaError: they cannot be read, or their width or tokens are not those of training.
+            UnusableMediaError: features cannot be read, or their width or tokens are not those of training.
         """
         if isinstance(features, str | Path) and not is_feature_reference(features):
             raise UnusableMediaError(
@@ -338,22 +338,22 @@ class MultimodalFerProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """
         Args:
-            audio: A file, samples as `as_samples` takes them, or a list of these; `None` in it where there is none.
-            videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of them, likewise; or, for a
-                model that takes them, visual features as `visual_features` takes them.
-            sampling_rate: Rate of audio arrays in Hz, which are resampled from it; the model's if not given.
+            audio: A file, samples as `as_samples` takes them, or a list of these with `None` for a clip without sound.
+            videos: A file, frames `(frames, height, width, 3)` `uint8` RGB, or a list of these with `None` for a clip
+                without video; or visual features, for a model that takes them.
+            sampling_rate: Rate of audio arrays in Hz; the model's if not given.
             modalities: Modalities whose tensors are returned even if no clip has them; see `pad`.
             video: Another name for `videos`.
-            return_tensors: `"pt"`, which is what comes out in any case.
+            return_tensors: Only `"pt"`, the default.
 
         Returns:
             `input_features (B, mel_frames, mel_bins)`, `attention_mask (B, mel_frames)`,
             `pixel_values (B, num_frames, 3, height, width)` or `visual_features (B, F, tokens, dim)`,
-            `frame_mask (B, F)`, for what was given.
+            `frame_mask (B, F)`, for the given modalities.
 
         Raises:
             UnusableMediaError: a file cannot be used.
-            ValueError: nothing is given, the lists differ in length, a wrong rate or shape.
+            ValueError: nothing is given, the lists differ in length, or an array's rate or shape is wrong.
         """
         if videos is not None and video is not None:
             raise ValueError("video and videos are the same; give one of them.")

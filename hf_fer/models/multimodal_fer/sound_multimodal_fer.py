@@ -1,4 +1,4 @@
-"""Decoded sound as mono samples of one rate, placed on a clock."""
+"""Places decoded sound on a clock, as mono samples of one rate."""
 
 import av
 import numpy as np
@@ -10,7 +10,7 @@ SOUND_JITTER = 0.05
 
 class SoundOnClock:
     """
-    Frames of sound, resampled to mono and put where their timestamps say.
+    Frames of sound, resampled, averaged to mono and placed by their timestamps.
 
     Args:
         sampling_rate: Wanted rate in Hz.
@@ -27,7 +27,7 @@ class SoundOnClock:
         self.expected: float | None = None
 
     def add(self, frame: AudioFrame) -> None:
-        """Append a frame, after silence if its timestamp is ahead; its rate and layout may differ from the last's."""
+        """Append a frame, after silence if its timestamp is ahead; its rate and layout may differ from the last."""
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         time = None if frame.time is None else frame.time - self.zero
         late = time is not None and time - (self.expected or 0.0) > (SOUND_JITTER if self.count else 0.0)
@@ -44,7 +44,7 @@ class SoundOnClock:
         self._convert(frame)
 
     def flush(self) -> None:
-        """Take what the resampler still holds."""
+        """Append the samples that the resampler still holds."""
         if self.kind is not None:
             self._convert(None)
             self.kind = None
@@ -60,7 +60,7 @@ class SoundOnClock:
             self.count += len(samples)
 
     def between(self, first: int, last: int) -> np.ndarray:
-        """Samples `first` to `last`, `float32`, with silence for those that did not come; earlier ones are dropped."""
+        """Samples `first` to `last`, `float32`, with silence for missing ones; earlier samples are dropped."""
         held = np.concatenate([np.zeros(0, np.float32), *self.chunks])[max(first - self.forgotten, 0) :]
         self.forgotten = min(max(first, self.forgotten), self.count)
         self.chunks = [held]
@@ -68,10 +68,10 @@ class SoundOnClock:
         return np.pad(wanted, (0, last - first - len(wanted)))
 
     def samples(self, stop: float) -> np.ndarray:
-        """All samples, `float32 (samples,)`, with silence up to `stop` seconds; none where no frame came."""
+        """All samples, `float32 (samples,)`, with silence up to `stop` seconds; empty if there was no frame."""
         if not self.chunks:
             return np.zeros(0, np.float32)
-        # A frame of AAC or MP3 more or less is the codec's, not a track that ends early.
+        # Codecs such as AAC and MP3 may add or lose a frame, which is not a track that ends early.
         missing = stop - self.count / self.sampling_rate
         if missing > SOUND_JITTER:
             self._append(np.zeros(round(missing * self.sampling_rate), np.float32))

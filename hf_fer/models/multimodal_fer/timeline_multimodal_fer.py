@@ -1,4 +1,4 @@
-"""From the logits of overlapping windows to what is seen and heard when: smoothed, and merged to segments."""
+"""Turns scores of overlapping windows into a curve over time, smooths it, and merges it to segments."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ class Curve:
     Probabilities over time, constant within a cell between two neighbouring starts or ends of windows.
 
     Args:
-        starts, ends: Seconds, `(cells,)`; cells are in order and do not overlap, and one without a window is left out.
-        log_probs: Of the classes, `(cells, classes)`.
+        starts, ends: Seconds, `(cells,)`; cells are in order and do not overlap; those without a window are absent.
+        log_probs: Log-probabilities, `(cells, classes)`.
     """
 
     starts: np.ndarray
@@ -26,10 +26,10 @@ class Curve:
 
 def curve_of(windows: Sequence[Window], log_probs: np.ndarray) -> Curve:
     """
-    The mean of the log-probabilities of all windows that cover a moment, normalised.
+    For each moment, the normalised mean of the log-probabilities of all windows that cover it.
 
     Args:
-        windows: In seconds; they may overlap and leave gaps.
+        windows: Windows in seconds; they may overlap and leave gaps.
         log_probs: `(windows, classes)`.
     """
     edges = np.unique(np.round([moment for window in windows for moment in window], 6))
@@ -49,9 +49,9 @@ def curve_of(windows: Sequence[Window], log_probs: np.ndarray) -> Curve:
 
 def smoothed_path(curve: Curve, window_seconds: float, switch_penalty: float) -> np.ndarray:
     """
-    The sequence of classes with the highest sum of log-probabilities less `switch_penalty` for each change.
+    The path of classes with the highest sum of log-probabilities, minus `switch_penalty` for each change (Viterbi).
 
-    A cell weighs as much as its share of a window, since the cells of a window are not independent evidence.
+    Each cell is weighted by its share of a window, because the cells of a window are not independent evidence.
 
     Returns:
         The class of each cell, `(cells,)`.
@@ -74,7 +74,7 @@ def smoothed_path(curve: Curve, window_seconds: float, switch_penalty: float) ->
 
 def segments_of(curve: Curve, path: np.ndarray) -> list[dict[str, float | int]]:
     """
-    Neighbouring cells of one class as `{"start", "end", "class", "score"}`, which do not bridge a gap.
+    Merge neighbouring cells of one class to `{"start", "end", "class", "score"}`; a gap ends a segment.
 
     The score is the mean probability of the class over the segment's time.
     """

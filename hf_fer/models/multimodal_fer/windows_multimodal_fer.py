@@ -1,4 +1,4 @@
-"""Long recordings window by window, in memory that does not grow with their length."""
+"""Reads long recordings window by window, in memory that does not grow with their length."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from .sound_multimodal_fer import SOUND_JITTER, SoundOnClock
 
 
 class Window(NamedTuple):
-    """A stretch of a recording, in seconds on its container's clock."""
+    """An interval of a recording, in seconds on its container's clock."""
 
     start: float
     end: float
@@ -35,8 +35,8 @@ def window_times(seconds: float, length: float, stride: float) -> list[Window]:
     """
     Windows that cover a recording, `stride` apart.
 
-    The last one ends with the recording and is as long as the others, so that it may overlap the one before by more.
-    A recording shorter than a window is one of its own length.
+    The last window ends with the recording and is as long as the others, so that it may overlap more with the one
+    before. A recording shorter than a window becomes one window of its own length.
     """
     if seconds <= length:
         return [Window(0.0, seconds)]
@@ -46,7 +46,7 @@ def window_times(seconds: float, length: float, stride: float) -> list[Window]:
 
 
 def check_windows(limits: MediaLimits, length: float, stride: float) -> None:
-    """Raises ValueError where windows are of no length, over the limit, or leave gaps."""
+    """Raises ValueError where windows have no length, exceed the limit, or leave gaps."""
     if not 0 < length <= limits.max_seconds:
         raise ValueError(
             f"window_seconds must be over 0 and at most max_seconds = {limits.max_seconds:g}, got {length}."
@@ -59,11 +59,11 @@ def sound_windows(
     path: str | Path, sampling_rate: int, windows: Sequence[Window], limits: MediaLimits
 ) -> Iterator[np.ndarray]:
     """
-    The sound of each window, decoded as it goes: `float32 (samples,)`, mono, as `load_audio` places it.
+    Decode the sound of each window in turn: `float32 (samples,)`, mono, placed as in `load_audio`.
 
     Raises:
-        UnusableMediaError: a decoding error, samples that are not finite, a jump over the limits, or sound that goes
-            on after its timestamps end.
+        UnusableMediaError: the file does not decode, has samples that are not finite or a gap over the limits, or its
+            sound goes on after its timestamps end.
     """
     reach = Reach(path, limits, by_windows=True)
     with open_media(path) as container:
@@ -93,8 +93,9 @@ def picture_windows(
     path: str | Path, num_frames: int, windows: Sequence[Window], limits: MediaLimits
 ) -> Iterator[np.ndarray]:
     """
-    `num_frames` frames of each window, `uint8` RGB `(num_frames, height, width, 3)`; where windows overlap, a frame
-    is decoded once.
+    Decode `num_frames` frames of each window in turn: `uint8` RGB `(num_frames, height, width, 3)`.
+
+    A frame of overlapping windows is decoded once.
 
     Raises:
         UnusableMediaError: see `load_video`.
@@ -120,12 +121,12 @@ def clip_windows(
     A recording's windows, with the `audio`, its `sampling_rate`, and the `video` of each.
 
     Args:
-        processor: The model's, for its rate, number of frames and limits.
+        processor: The model's processor, for its rate, number of frames and limits.
         clip: `audio`, a file, or an array at the processor's rate; `video`, a file; either may be missing.
-        length, stride: Of the windows, in seconds.
+        length, stride: Length and stride of the windows, in seconds.
 
     Raises:
-        ValueError: bad windows, or `video` that is an array, whose frames have no times.
+        ValueError: the windows are invalid, or `video` is an array, whose frames have no times.
         UnusableMediaError: a file cannot be used.
     """
     limits, rate = processor.limits, processor.sampling_rate
@@ -139,7 +140,7 @@ def clip_windows(
     if audio is not None and not is_file:
         seconds.append(len(audio) / rate)
     if not max(seconds) > 0:
-        raise UnusableMediaError(next(iter(files), "array"), "has nothing that lasts any time")
+        raise UnusableMediaError(next(iter(files), "array"), "has a duration of 0 s")
     windows = window_times(max(seconds), length, stride)
     sound = pictures = repeat(None)
     if audio is not None:

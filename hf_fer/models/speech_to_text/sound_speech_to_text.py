@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Dispositions of picture tracks that no player shows as a video: cover art and seeking previews."""
+"""Dispositions of video tracks that no player shows as a video: cover art and seeking previews."""
 
 SOUND_JITTER = 0.05
 """Seconds by which a timestamp of sound may run ahead of the samples before it counts as a hole."""
@@ -47,7 +47,7 @@ DEFAULT_LIMITS = MediaLimits()
 
 # Copied from hf_fer.models.multimodal_fer.limits_multimodal_fer.UnusableMediaError
 class UnusableMediaError(ValueError):
-    """A file that cannot be used, with the reason in words a person can act on."""
+    """The file cannot be used; `reason` says why, in words a person can act on."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -61,13 +61,13 @@ class UnusableMediaError(ValueError):
 # Copied from hf_fer.models.multimodal_fer.limits_multimodal_fer.Reach
 class Reach:
     """
-    How far a file's timestamps go, in seconds, held within the limits while they are read.
+    The latest timestamp of a file, in seconds, checked against the limits while the file is read.
 
     Args:
         path: The file.
         limits: Its limits.
-        by_windows: Whether it is read by windows. Then `max_seconds` bounds what lies between two timestamps, which
-            is filled with silence or a standing picture, and not the file's length.
+        by_windows: Whether the file is read by windows. Then `max_seconds` bounds the gap between two timestamps,
+            which is filled with silence or a still frame, instead of the file's length.
     """
 
     def __init__(self, path: str | Path, limits: MediaLimits, by_windows: bool = False):
@@ -77,7 +77,7 @@ class Reach:
         self.end = 0.0
 
     def to(self, seconds: float) -> None:
-        """Go on to a moment; raises UnusableMediaError where that is out of the limits."""
+        """Advance to a time in seconds; raises UnusableMediaError where that exceeds the limits."""
         if self.by_windows and seconds - self.end > self.limits.max_seconds:
             raise UnusableMediaError(
                 self.path,
@@ -96,7 +96,7 @@ def open_media(path: str | Path) -> av.container.InputContainer:
     Open a media file.
 
     Raises:
-        UnusableMediaError: it does not exist, is empty, or is not audio or video.
+        UnusableMediaError: the file does not exist, is empty, or is not audio or video.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +123,7 @@ def picture_track(container: av.container.InputContainer) -> VideoStream | None:
 
 # Copied from hf_fer.models.multimodal_fer.decoding_multimodal_fer.clock_zero
 def clock_zero(container: av.container.InputContainer) -> float:
-    """Timestamp in seconds at which the first of the tracks begins; 0 where no track says."""
+    """Timestamp in seconds at which the first of the tracks begins; 0 if no track has a start time."""
     tracks = [track for track in (sound_track(container), picture_track(container)) if track is not None]
     return min((float(t.start_time * t.time_base) for t in tracks if t.start_time is not None), default=0.0)
 
@@ -131,7 +131,7 @@ def clock_zero(container: av.container.InputContainer) -> float:
 # Copied from hf_fer.models.multimodal_fer.sound_multimodal_fer.SoundOnClock
 class SoundOnClock:
     """
-    Frames of sound, resampled to mono and put where their timestamps say.
+    Frames of sound, resampled, averaged to mono and placed by their timestamps.
 
     Args:
         sampling_rate: Wanted rate in Hz.
@@ -148,7 +148,7 @@ class SoundOnClock:
         self.expected: float | None = None
 
     def add(self, frame: AudioFrame) -> None:
-        """Append a frame, after silence if its timestamp is ahead; its rate and layout may differ from the last's."""
+        """Append a frame, after silence if its timestamp is ahead; its rate and layout may differ from the last."""
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         time = None if frame.time is None else frame.time - self.zero
         late = time is not None and time - (self.expected or 0.0) > (SOUND_JITTER if self.count else 0.0)
@@ -165,7 +165,7 @@ class SoundOnClock:
         self._convert(frame)
 
     def flush(self) -> None:
-        """Take what the resampler still holds."""
+        """Append the samples that the resampler still holds."""
         if self.kind is not None:
             self._convert(None)
             self.kind = None
@@ -181,7 +181,7 @@ class SoundOnClock:
             self.count += len(samples)
 
     def between(self, first: int, last: int) -> np.ndarray:
-        """Samples `first` to `last`, `float32`, with silence for those that did not come; earlier ones are dropped."""
+        """Samples `first` to `last`, `float32`, with silence for missing ones; earlier samples are dropped."""
         held = np.concatenate([np.zeros(0, np.float32), *self.chunks])[max(first - self.forgotten, 0) :]
         self.forgotten = min(max(first, self.forgotten), self.count)
         self.chunks = [held]
@@ -189,10 +189,10 @@ class SoundOnClock:
         return np.pad(wanted, (0, last - first - len(wanted)))
 
     def samples(self, stop: float) -> np.ndarray:
-        """All samples, `float32 (samples,)`, with silence up to `stop` seconds; none where no frame came."""
+        """All samples, `float32 (samples,)`, with silence up to `stop` seconds; empty if there was no frame."""
         if not self.chunks:
             return np.zeros(0, np.float32)
-        # A frame of AAC or MP3 more or less is the codec's, not a track that ends early.
+        # Codecs such as AAC and MP3 may add or lose a frame, which is not a track that ends early.
         missing = stop - self.count / self.sampling_rate
         if missing > SOUND_JITTER:
             self._append(np.zeros(round(missing * self.sampling_rate), np.float32))
@@ -204,21 +204,20 @@ def load_audio(path: str | Path, sampling_rate: int, limits: MediaLimits = DEFAU
     """
     Decode the first audio track, average its channels and resample it.
 
-    Samples stand where their timestamps put them on the container's clock, so that index / rate is the same moment
-    as in the pictures: sound that begins late or has holes is filled with silence, and where there is video, sound
-    that ends before it, too.
+    Samples are placed by their timestamps on the container's clock, so that index / rate is the time of the frame
+    shown with them. Silence fills a late beginning, holes, and the end if video lasts longer.
 
     Args:
         path: Any file that FFmpeg reads; video files give their sound track.
         sampling_rate: Wanted rate in Hz.
-        limits: `max_seconds` of sound or video, told by the timestamps and counted while decoding.
+        limits: `max_seconds` of sound or video, checked by timestamps and by the samples that are decoded.
 
     Returns:
         `float32` samples in [-1, 1], shape `(samples,)`.
 
     Raises:
-        UnusableMediaError: no audio track, no samples in it, a decoding error, samples that are not finite, or more
-            of them than the limits allow.
+        UnusableMediaError: there is no audio track, it has no samples, does not decode, has samples that are not
+            finite, or exceeds the limits.
     """
     with open_media(path) as container:
         if sound_track(container) is None:
@@ -240,7 +239,7 @@ def load_audio(path: str | Path, sampling_rate: int, limits: MediaLimits = DEFAU
 
 # Copied from hf_fer.models.multimodal_fer.decoding_multimodal_fer._decode_sound
 def _decode_sound(container: av.container.InputContainer, track: SoundOnClock, reach: Reach) -> float:
-    """Decode the sound into `track`; returns when the video ends, 0 without video."""
+    """Decode the sound into `track`; returns the end of the video in seconds, 0 without video."""
     sound, picture, stop = sound_track(container), picture_track(container), 0.0
     for packet in container.demux([stream for stream in (sound, picture) if stream is not None]):
         if packet.pts is not None and not packet.is_discard:
@@ -255,7 +254,7 @@ def _decode_sound(container: av.container.InputContainer, track: SoundOnClock, r
 
 # Copied from hf_fer.models.multimodal_fer.decoding_multimodal_fer.add_sound
 def add_sound(track: SoundOnClock, frame: AudioFrame, reach: Reach) -> None:
-    """Add a frame, unless it, or the silence before it, is out of the limits, which raises UnusableMediaError."""
+    """Add a frame; raises UnusableMediaError where it, or the silence before it, exceeds the limits."""
     length = frame.samples / frame.sample_rate
     if frame.time is not None:
         reach.to(frame.time - track.zero + length)

@@ -30,7 +30,7 @@ class MultimodalFerModelArguments(ModelArguments):
         default=None, metadata={"help": "LFM2 checkpoint that the fusion starts from."}
     )
     fusion_num_layers: int | None = field(
-        default=None, metadata={"help": "Keep the first layers of fusion_backbone only."}
+        default=None, metadata={"help": "Keep only this many first layers of fusion_backbone."}
     )
     balance_classes: bool = field(
         default=False, metadata={"help": "Weight classes in the loss by the inverse of their training counts."}
@@ -38,7 +38,7 @@ class MultimodalFerModelArguments(ModelArguments):
 
     @property
     def backbones(self) -> dict[str, str]:
-        """Checkpoint by part, for the parts that start from one."""
+        """Checkpoint by encoder, for the encoders that start from one."""
         named = {part: getattr(self, f"{part}_backbone") for part in ("audio", "vision", "fusion")}
         return {part: name for part, name in named.items() if name}
 
@@ -49,40 +49,45 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
 
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES), metadata={"help": "audio, video or both."})
     missing_modality: Literal["skip", "keep"] = field(
-        default="skip", metadata={"help": "Clips that lack one of several modalities: skip, or keep what they have."}
+        default="skip", metadata={"help": "Skip clips that lack one of the modalities, or keep their other one."}
     )
     channel: Literal["speech", "song", "both"] = field(default="speech", metadata={"help": "RAVDESS vocal channel."})
     visual_features: str | None = field(
         default=None,
-        metadata={"help": "Archive (.npz of 'keys' and one array) of features in the place of video; see the docs."},
+        metadata={"help": "Archive (.npz of 'keys' and one array) of features that replace video; see the docs."},
     )
     num_frames: int = field(default=16, metadata={"help": "Frames sampled from a clip."})
     image_size: int = field(default=224, metadata={"help": "Side of the frames the model sees, in pixels."})
-    face_crop: Literal["none", "center", "yunet"] = field(default="center", metadata={"help": "Where the face is."})
+    face_crop: Literal["none", "center", "yunet"] = field(
+        default="center",
+        metadata={"help": "Crop of the face: none, the centred square, or the face that YuNet finds."},
+    )
     yunet_path: str | None = field(default=None, metadata={"help": "YuNet's ONNX file; from the Hub if unset."})
     audio_normalization: Literal["global", "utterance"] | None = field(
-        default=None, metadata={"help": "Log-mel normalisation; utterance with an audio_backbone, else global."}
+        default=None,
+        metadata={"help": "Log-mel normalisation; if unset, utterance with an audio_backbone, else global."},
     )
     trim_silence_db: float | None = field(
-        default=None, metadata={"help": "Cut silent ends of the sound, this many dB below its peak; unset keeps them."}
+        default=None,
+        metadata={"help": "Cut both ends of the sound that are this many dB below its peak; unset keeps them."},
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "Clips that last longer are left out; 300, or the checkpoint's, if unset."}
     )
     max_pixels: int | None = field(
         default=None,
-        metadata={"help": "Videos with more pixels a frame are left out; 2**25 (8K), or the checkpoint's, if unset."},
+        metadata={"help": "Videos with larger frames are left out; 2**25 (8K), or the checkpoint's, if unset."},
     )
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
+        default=None, metadata={"help": "JSON object of strengths; its fields are those of hf_fer.data.augment."}
     )
 
     cache: Literal["none", "decoded", "features"] = field(
         default="none",
         metadata={
-            "help": "Keep on disk, for later epochs and runs: decoded sound and frames, or also what frozen encoders "
-            "make of them."
+            "help": "Keep on disk for later epochs and runs: decoded sound and frames, or also the outputs of frozen "
+            "encoders."
         },
     )
 
@@ -103,13 +108,13 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a file, or has a table's ending: a manifest, and no folder."""
+        """Whether the data is a manifest: a file, or a name with a table's suffix, but not a folder."""
         path = Path(self.dataset)
         return self.dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether the data's name is that of a Hub data set: `owner/name`, where there is no folder `owner` here."""
+        """Whether the data is a Hub data set: its name is `owner/name`, and there is no local folder `owner`."""
         path = Path(self.dataset)
         here = self.is_table or path.is_dir() or path.parent.is_dir()
         return not here and self.dataset.count("/") == 1

@@ -33,7 +33,7 @@ def base_processor(task: Task) -> MultimodalFerProcessor:
 
 
 def make_processor(task: Task, data: LoadedData) -> MultimodalFerProcessor:
-    """The base processor, which learns the scale of visual features from the training split."""
+    """The base processor, with mean and standard deviation of visual features over the training split."""
     processor = base_processor(task)
     if task.model_args.model_name_or_path:
         return processor
@@ -46,7 +46,7 @@ def make_processor(task: Task, data: LoadedData) -> MultimodalFerProcessor:
 
 
 def processor_of(task: Task) -> MultimodalFerProcessor:
-    """A processor as the recipe, and the checkpoint that the audio encoder starts from, want it."""
+    """A processor with the recipe's settings and the mel bins of the audio encoder's checkpoint."""
     if not task.model_args.audio_backbone:
         return new_processor(task.data_args)
     try:
@@ -58,10 +58,10 @@ def processor_of(task: Task) -> MultimodalFerProcessor:
 
 def feature_sources(data: LoadedData, args: MultimodalFerDataArguments) -> list[str]:
     """
-    The training clips' visual features, where features take the place of video.
+    The training clips' visual features, if features replace video; empty otherwise.
 
     Raises:
-        DataError: some clips have features and some have files.
+        DataError: some clips have features and others have files.
     """
     if "video" not in args.modalities or "train" not in data.splits:
         return []
@@ -76,7 +76,7 @@ def feature_sources(data: LoadedData, args: MultimodalFerDataArguments) -> list[
 
 
 def make_model(task: Task, data: LoadedData, processor: MultimodalFerProcessor) -> PreTrainedModel:
-    """A new model, its encoders from the recipe's checkpoints, or the model of one checkpoint."""
+    """A new model with encoders of the recipe's checkpoints, or the model of one checkpoint."""
     args = task.model_args
     valid = {item.name for item in dataclasses.fields(MultimodalFerConfig)}
     for name in args.config_overrides:
@@ -106,7 +106,7 @@ def make_model(task: Task, data: LoadedData, processor: MultimodalFerProcessor) 
 
 
 def new_model(args: MultimodalFerModelArguments, config: MultimodalFerConfig) -> PreTrainedModel:
-    """A model of this configuration, its encoders from the recipe's checkpoints, or `RecipeError`."""
+    """A new model with encoders of the recipe's checkpoints; raises `RecipeError` where one cannot be loaded."""
     if not args.backbones:
         return MultimodalFerForEmotionClassification(config)
     try:
@@ -114,7 +114,7 @@ def new_model(args: MultimodalFerModelArguments, config: MultimodalFerConfig) ->
             config, **args.backbones, fusion_num_layers=args.fusion_num_layers
         )
     except (OSError, ValueError) as error:
-        raise RecipeError(f"Pretrained parts: {error}") from error
+        raise RecipeError(f"Pretrained encoders: {error}") from error
 
 
 def new_config(
@@ -128,7 +128,9 @@ def new_config(
         name = PARTS[part][0]
         shape = [key for key in overrides.get(name, {}) if "dropout" not in key and key != "layerdrop"]
         if shape:
-            raise RecipeError(f"config_overrides: {name}.{shape[0]} is that of {part}_backbone; only dropouts change.")
+            raise RecipeError(
+                f"config_overrides: {name}.{shape[0]} is set by {part}_backbone; only dropouts can change."
+            )
     vision = {"image_size": data_args.image_size, **overrides.pop("vision_config", {})}
     try:
         return MultimodalFerConfig.from_preset(

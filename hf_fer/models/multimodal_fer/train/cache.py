@@ -1,11 +1,11 @@
-"""What multimodal_fer computes once per clip and keeps: decoded media, and what frozen encoders make of it.
+"""Caches of arrays that are computed once per clip: decoded media, and outputs of frozen encoders.
 
-| cache | array of a file | depends, beside the file, on |
+| cache | array of a file | depends on the file and |
 | --- | --- | --- |
 | `audio_samples` | `float32 (samples,)`, mono, trimmed | rate and trimming |
 | `video_frames` | `uint8 (F, 3, H, W)`, cropped and resized | number, crop and size of the frames |
-| `visual_features` | `float16 (F, N, D_v)`, the vision encoder's patches | pixel settings, weights, compute type |
-| `audio_hidden_states` | `float16 (T, D_a)`, the audio encoder's valid frames | log-mel settings, the same |
+| `visual_features` | `float16 (F, N, D_v)`, the vision encoder's patches | frames, pixels, weights, compute type |
+| `audio_hidden_states` | `float16 (T, D_a)`, the audio encoder's valid frames | log-mels, weights, compute type |
 """
 
 from collections.abc import Callable, Iterator
@@ -35,19 +35,19 @@ from .clips import unusable_reason
 from .preprocessing import as_json, cache_keys
 
 FEATURES = {"audio": "audio_hidden_states", "video": "visual_features"}
-"""Name of an encoder's outputs as a model input, by modality."""
+"""Model input that takes a frozen encoder's outputs, by modality."""
 
 PROBED_FILES = 4
-"""Files that are decoded to estimate the length of the others' sound."""
+"""Number of files that are decoded to estimate the mean length of sound."""
 
 
 def is_frozen(encoder: nn.Module | None) -> bool:
-    """Whether there is such an encoder, and nothing in it trains."""
+    """Whether the encoder exists and has no trainable weights."""
     return encoder is not None and not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def resized(processor: MultimodalFerProcessor, frames: np.ndarray) -> np.ndarray:
-    """Frames `(F, H, W, 3)` at the model's size, `uint8 (F, 3, height, width)`; resizing again changes nothing."""
+    """Frames `(F, H, W, 3)` at the model's size, `uint8 (F, 3, height, width)`, which it would not resize again."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     return processor.image_processor(
         channels_first, return_tensors="pt", input_data_format="channels_first", do_rescale=False, do_normalize=False
@@ -56,11 +56,11 @@ def resized(processor: MultimodalFerProcessor, frames: np.ndarray) -> np.ndarray
 
 class DecodedClips:
     """
-    Sound and frames of files, decoded once. Decoding is also the check that a file can be used.
+    Sound and frames of files, decoded once and cached. Decoding also checks that a file can be used.
 
     Args:
-        processor: Decodes.
-        workers: Threads.
+        processor: Decodes, crops and resizes.
+        workers: Number of threads.
         main_process, disable_tqdm: See `ArrayCache.build`.
     """
 
@@ -75,7 +75,7 @@ class DecodedClips:
         }
 
     def reasons(self, items: list[tuple[str, str]]) -> list[str | None]:
-        """Why each `(path, modality)` cannot be had, or `None`, in order; what can be had of media is cached."""
+        """Why each `(path, modality)` cannot be used, or `None`, in order; usable media are cached."""
         features = [item for item in items if is_feature_reference(item[0])]
         reasons = {item: unusable_reason(self.processor, *item) for item in features}
         for modality, cache in self.caches.items():
@@ -87,7 +87,7 @@ class DecodedClips:
         return [reasons.get(item) for item in items]
 
     def plan(self, paths: dict[str, list[str]]) -> list[str]:
-        """What caching files would need, in words; `paths` by modality."""
+        """Describes the disk space that caching files needs; `paths` by modality."""
         return [self.caches[name].plan(files, self.item_bytes(name, files)) for name, files in paths.items()]
 
     def item_bytes(self, modality: str, paths: list[str]) -> int:
@@ -114,8 +114,8 @@ class DecodedClips:
                 reasons[path, modality] = error.reason
                 return None
 
-        # These threads are the parallelism: torch's own in each of them would only be in their way. What they set is
-        # also what every thread that torch has not seen yet starts with, so it is set back.
+        # These threads already run in parallel, so each uses one thread of torch's. The setting also becomes the
+        # default of threads that torch has not seen yet, so it is restored.
         threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -126,17 +126,17 @@ class DecodedClips:
 
 class EncodedClips:
     """
-    Outputs of frozen encoders, computed once from decoded clips, in half precision where the recipe trains in it.
+    Outputs of frozen encoders, computed once from decoded clips, in half precision if the recipe trains in it.
 
     Args:
-        model: With the encoders; those that train, in full or by an adapter, are left alone.
-        processor: Decoded clips to model inputs.
-        decoded: Where the clips come from.
-        args: Device, batch size (that of evaluation) and precision.
-        skipped_file: Where clips are listed whose features are not finite.
+        model: Model with the encoders; encoders that train, in full or by an adapter, are not cached.
+        processor: Turns decoded clips into model inputs.
+        decoded: Caches of decoded clips.
+        args: Device, batch size (of evaluation) and precision.
+        skipped_file: File that lists clips whose features are not finite.
 
     Attributes:
-        caches: By modality.
+        caches: Caches by modality.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class EncodedClips:
         return {"weights": weights_digest(encoder), "config": as_json(encoder.config), "compute": compute}
 
     def fill(self, paths: dict[str, list[str]]) -> None:
-        """Compute what is missing, `paths` by modality, and let go of the model, which training builds anew."""
+        """Compute missing outputs, `paths` by modality, and release the model, because training builds another."""
         compute = {"audio": self._audio_hidden_states, "video": self._visual_features}
         for modality, encoder in self.encoders.items():
             if self.caches[modality].missing(paths.get(modality, [])):
@@ -186,7 +186,7 @@ class EncodedClips:
         del self.model
 
     def plan(self, paths: dict[str, list[str]]) -> list[str]:
-        """What `fill` would need, in words; `paths` by modality."""
+        """Describes the disk space that `fill` needs; `paths` by modality."""
         wanted = [(cache, name) for name, cache in self.caches.items() if name in paths]
         return [cache.plan(paths[name], self.item_bytes(name, paths[name])) for cache, name in wanted]
 
@@ -245,13 +245,13 @@ class EncodedClips:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is read in place of files, where the recipe has caches: decoded clips, and outputs of frozen encoders."""
+    """Caches that are read in place of files: decoded clips, and outputs of frozen encoders."""
 
     decoded: DecodedClips | None = None
     encoded: EncodedClips | None = None
 
     def by_kind(self) -> dict[str, ArrayCache]:
-        """The caches, by the name of what they hold."""
+        """The caches, by the kind of their arrays."""
         stages = [stage for stage in (self.decoded, self.encoded) if stage]
         return {cache.kind: cache for stage in stages for cache in stage.caches.values()}
 
@@ -273,9 +273,9 @@ class ClipCaches:
     The caches of a recipe, to be planned or filled; see `hf_fer.task.base.Caches`.
 
     Args:
-        task: Its recipe has `cache`.
-        data: Of which reading has filled the caches of decoded media.
-        processor: Of the model that is trained.
+        task: Task whose recipe sets `cache`.
+        data: Data whose loading has filled the caches of decoded media.
+        processor: Processor of the trained model.
     """
 
     def __init__(self, task: Task, data: LoadedData, processor: MultimodalFerProcessor):
@@ -293,7 +293,7 @@ class ClipCaches:
         }
 
     def plan(self, model: PreTrainedModel) -> list[str]:
-        """What `fill`, and the reading of the data, would need."""
+        """Describes the disk space that loading the data and `fill` need."""
         decoded = decoded_clips(self.processor, self.task.data_args, self.task.training_args)
         lines = decoded.plan(self.paths)
         if self.task.data_args.cache == "decoded":
@@ -302,7 +302,7 @@ class ClipCaches:
         return [*lines, *encoded.plan(self.paths), *self._lost_augmentation(encoded)]
 
     def fill(self, new_model: Callable[[], PreTrainedModel]) -> LoadedData:
-        """Compute what frozen encoders make of every clip; raises `DataError` where too many clips cannot be used."""
+        """Compute outputs of frozen encoders for every clip; raises `DataError` where too many cannot be used."""
         data, args = self.data, self.task.data_args
         if args.cache == "decoded":
             return data

@@ -1,4 +1,4 @@
-"""Clips on their way into multimodal_fer: finding them, checking them, and turning rows into batches."""
+"""Finds and checks clips, and turns their rows into batches of multimodal_fer."""
 
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ def unusable_reason(processor: MultimodalFerProcessor, path: str, modality: str)
 
 
 def clip_check(processor: MultimodalFerProcessor, workers: int = 4) -> FileCheck:
-    """What finds out whether `(path, modality)` can be loaded as training will load it."""
+    """The check that `(path, modality)` can be loaded as training will load it."""
     return FileCheck(partial(unusable_reason, processor), check_key(processor), workers)
 
 
@@ -50,16 +50,16 @@ class ClipTransform:
     """
     Turns rows of paths into model inputs when they are read.
 
-    A file that went bad since it was checked is written to `skipped_file`, and its example comes out without
-    features and with label -100, which neither loss nor metrics count.
+    A file that can no longer be read since it was checked is listed in `skipped_file`. Its example has no features and
+    has label -100, which neither loss nor metrics count.
 
     Args:
-        processor: Decodes and converts.
-        modalities: What to load; the others are treated as absent.
-        skipped_file: Where files that fail are listed.
+        processor: Decodes files and computes features.
+        modalities: Modalities to load; the others are treated as absent.
+        skipped_file: File that lists clips which cannot be read.
         augmentation: Strengths, or `None` outside training.
-        seed, clock: With the row's index they decide all of its augmentation.
-        caches: What is read in the place of files, by name: see the module `cache`.
+        seed, clock: Seed and epoch, which determine a row's augmentation together with its index.
+        caches: Caches that are read in place of files, by kind; see the module `cache`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ClipTransform:
         return {name: [example.get(name) for example in examples] for name in names}
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row to what `audio` and `video` give, and `labels`."""
+        """Turns a row into the outputs of `audio` and `video`, and `labels`."""
         try:
             with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
                 features = {}
@@ -118,7 +118,7 @@ class ClipTransform:
         """
         A file's frames as `pixel_values (F, 3, H, W)`, or its `visual_features (F, N, dim)`; augmented.
 
-        A cached encoder's output is as it was computed, without augmentation.
+        Cached outputs of an encoder are not augmented.
         """
         if is_feature_reference(path):
             features = self.processor.visual_features(path)
@@ -137,10 +137,10 @@ class ClipTransform:
 
     def cached(self, name: str, path: str) -> np.ndarray | None:
         """
-        A copy of what a cache has of a file; `None` where there is no such cache.
+        A copy of a file's array in a cache; `None` if there is no such cache.
 
         Raises:
-            UnusableMediaError: the cache could not be filled with this file.
+            UnusableMediaError: the cache has no array of this file, because it could not be computed.
         """
         cache = self.caches.get(name)
         if cache is None:
@@ -164,9 +164,9 @@ class ClipCollator:
 
 def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """
-    The files of a RAVDESS folder, a manifest or any folder of clips, and those whose name is out of pattern.
+    The files of a RAVDESS folder, a manifest or any folder of clips, and files whose name does not match RAVDESS's.
 
-    The column `must_have` has the modalities that a file's name or manifest row promises.
+    The column `must_have` has the modalities that a file's name or manifest row states.
     """
     if path.is_file():
         rows, _ = manifest.assign_protocol(manifest.read_manifest(path, form), "manifest", seed=0)
@@ -194,7 +194,7 @@ def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFra
 
 
 def tracks(path: str) -> tuple[str, ...]:
-    """Which modalities a file has; none where it does not open."""
+    """The modalities of a file; `("audio",)` where it does not open, so that the check reports the error."""
     try:
         return media_tracks(path)
     except UnusableMediaError:
@@ -203,15 +203,15 @@ def tracks(path: str) -> tuple[str, ...]:
 
 def with_wanted_modalities(rows: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:
     """
-    The rows of a manifest, with each video's own sound where the manifest has no column for sound.
+    The rows of a manifest; if it has no audio files, each video's own sound track is used.
 
     Args:
-        rows: From `manifest`.
-        wanted: Modalities that its files have to have.
-        source: Its name.
+        rows: Rows read by `manifest`.
+        wanted: Modalities that the recipe needs.
+        source: Name of the manifest.
 
     Raises:
-        DataError: there is no file at all of one; the message has the remedy.
+        DataError: no row has a file of a wanted modality; the message has the remedy.
     """
     if "audio" in wanted and not rows["audio"].notna().any():
         rows = manifest.with_soundtracks(rows)
@@ -219,8 +219,8 @@ def with_wanted_modalities(rows: pd.DataFrame, wanted: list[str], source: str) -
     lacking = [kind for kind in wanted if kind not in there]
     if lacking:
         raise DataError(
-            f"{source}: has no {' and no '.join(lacking)} file in any row. Pass --modalities {' '.join(there)} to do "
-            f"without, or add a column {' and '.join(map(repr, lacking))} with the files."
+            f"{source}: has no {' and no '.join(lacking)} file in any row. Pass --modalities {' '.join(there)} to "
+            f"train without, or add a column {' and '.join(map(repr, lacking))} with the files."
         )
     return rows
 
@@ -229,15 +229,15 @@ def without_unusable(
     rows: pd.DataFrame, reasons: pd.DataFrame, keep_parts: bool
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """
-    Leave out rows that lack what the recipe needs.
+    Drop rows without usable files of the modalities that the recipe needs.
 
     Args:
         rows: One row per clip, with a path or `None` per modality.
-        reasons: Of the same rows, why each wanted modality cannot be had, or `None`.
-        keep_parts: Whether a clip stays with what can be had of it, if anything; the rest is `None` then.
+        reasons: For the same rows, why each wanted modality cannot be used, or `None`.
+        keep_parts: Whether a clip with one usable modality is kept, with `None` for the other.
 
     Returns:
-        The rows that stay, and the others as `{"path", "reason"}`.
+        The remaining rows, and the dropped ones as `{"path", "reason"}`.
     """
     bad = reasons.notna()
     lost = bad.all(axis=1) if keep_parts else bad.any(axis=1)
@@ -248,7 +248,7 @@ def without_unusable(
     left_out = (rows.index[lost], reasons[lost].to_numpy(), rows.loc[lost, places].to_numpy())
     skipped = []
     for index, why, names in zip(*left_out, strict=True):
-        # The names begin with the files of the wanted modalities, and a clip goes by the one that is bad.
+        # `names` begins with the files of the wanted modalities; the clip is named after an unusable one.
         bad_files = [name for name, reason in zip(names, why, strict=False) if isinstance(reason, str)]
         reason = "; ".join(dict.fromkeys(reason for reason in why if isinstance(reason, str)))
         skipped.append({"path": clip_name([*bad_files, *names[len(why) :]], index), "reason": reason})
@@ -256,5 +256,5 @@ def without_unusable(
 
 
 def clip_name(names: list[Any], index: int) -> str:
-    """What to call a clip that is left out: the first of its names and files that it has, or its row's number."""
+    """The name of a dropped clip: the first of its files and names that is not empty, or else its row number."""
     return next((name for name in names if isinstance(name, str) and name), f"row {index + 1}")

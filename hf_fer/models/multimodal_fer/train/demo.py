@@ -1,9 +1,9 @@
-"""A small synthetic audio-visual emotion set in the RAVDESS layout, drawn and voiced by a few formulas.
+"""A small synthetic audio-visual emotion set in the RAVDESS layout, drawn and synthesised by a few formulas.
 
 Run `python -m hf_fer.data.demo OUT_DIR [--num_actors N] [--clips_per_emotion N] [--seed S]`.
 
-Eight emotions share five faces and five voices (`EMOTIONS`). Neither a face nor a voice tells more than five
-emotions apart, so one modality alone reaches 5/8 at best, while the pair names all eight.
+Eight emotions share five faces and five voices (`EMOTIONS`). A face or a voice alone tells at most five emotions
+apart, so one modality reaches an accuracy of at most 5/8, while both together identify all eight.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SAMPLE_RATE = 16_000
 # With x264's macroblock tree the same small frames do not always encode to the same bytes.
 X264_OPTIONS = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}
 MAX_ACTORS = 24
-MAX_TAKES = 4  # neutral has one intensity, so statement x repetition is all it offers
+MAX_TAKES = 4  # neutral has one intensity, so its takes differ only by statement and repetition
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -46,7 +46,7 @@ Color = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FaceParams:
-    """What a face shows. Lengths are in units of half the head's height."""
+    """Parameters of a face. Lengths are in units of half the head's height."""
 
     mouth_curve: float  # up (1) or down (-1) at the corners
     mouth_open: float
@@ -58,7 +58,7 @@ class FaceParams:
 
 @dataclass(frozen=True)
 class VoiceParams:
-    """How a voice speaks, relative to its speaker."""
+    """Parameters of a voice, relative to its speaker."""
 
     pitch: float  # semitones
     slope: float  # semitones from the first to the last sample
@@ -104,7 +104,7 @@ EYE_RGB, IRIS_RGB, LINE_RGB = (246, 246, 244), (52, 40, 36), (60, 38, 32)
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """What decides a demo set's contents; written to its marker file.
+    """Arguments that determine a demo set's contents; they are written to its marker file.
 
     Raises:
         ValueError: a value is out of its range; the message names it and the range.
@@ -142,7 +142,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Actor:
-    """What stays the same over one actor's clips. Lengths are in units of half the head's height."""
+    """Parameters that all clips of an actor share. Lengths are in units of half the head's height."""
 
     skin: Color
     hair: Color
@@ -174,7 +174,7 @@ def make_demo_ravdess(
         root: Folder of the set; `Actor_01` and so on lie directly in it.
         num_actors: Actors 1 to this number, at most 24; odd ones are male.
         clips_per_emotion: Takes per actor and emotion, at most 4.
-        seed: Decides every actor and every take.
+        seed: Determines every actor and every take.
 
     Returns:
         `root` as a `Path`.
@@ -311,7 +311,7 @@ Params = TypeVar("Params", FaceParams, VoiceParams)
 
 
 def _blend(base: Params, target: Params, amount: float) -> Params:
-    """Go from `base` (0) to `target` (1) or beyond."""
+    """Interpolate from `base` (0) to `target` (1), or extrapolate beyond it."""
     return type(base)(*(a + amount * (b - a) for a, b in zip(astuple(base), astuple(target), strict=True)))
 
 
@@ -322,7 +322,7 @@ def _film(face: FaceParams, actor: Actor, seconds: float, rng: Rng) -> Iterator[
     for index in range(count):
         time = index / FRAMES_PER_SECOND
         shown = _blend(FACES["plain"], face, min(1.0, 0.4 + 2.5 * time))
-        # The lips keep a beat of their own: in step with the syllables they would tell the voice's tempo.
+        # The lips have their own tempo: in step with the syllables they would reveal the voice's.
         talk = 0.06 * (1 + np.sin(2 * np.pi * 4 * time + sway[0]))
         shown = replace(shown, mouth_open=shown.mouth_open + talk)
         if index == blink:

@@ -1,4 +1,4 @@
-"""What a model's card says of its data, and how it is used."""
+"""Facts about the data for a model's card, and the card's example of use."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ RAVDESS = DataFacts(
 
 
 def data_facts(dataset: str, data: LoadedData) -> DataFacts:
-    """Licence and limits of the synthetic clips and of RAVDESS; nothing is known of somebody's own clips."""
+    """Licence and limits of the synthetic clips and of RAVDESS; empty for other clips."""
     if dataset == "demo" or Path(dataset, NOTICE_NAME).is_file():
         return DataFacts(license="apache-2.0")
     columns = {name for split in data.splits.values() for name in split.column_names}
@@ -24,11 +24,11 @@ def data_facts(dataset: str, data: LoadedData) -> DataFacts:
 
 
 def card_example(repo_id: str, adapter: bool) -> str:
-    """Python lines that load and use the model, or, with `adapter`, the adapters on their checkpoints."""
+    """Python code that loads and uses the model or, with `adapter`, the adapters and their base checkpoints."""
     if adapter:
         return (
             "from transformers import AutoProcessor, pipeline\n\n"
-            "from hf_fer.adapters import load_adapter_model  # on the checkpoints that they were trained on\n\n"
+            "from hf_fer.adapters import load_adapter_model  # also loads the base checkpoints\n\n"
             f'model, processor = load_adapter_model("{repo_id}"), AutoProcessor.from_pretrained("{repo_id}")\n'
             'classify = pipeline("audio-visual-emotion-recognition", model=model, processor=processor)\n'
             'classify("clip.mp4", top_k=3)'

@@ -1,4 +1,4 @@
-"""multimodal_fer's tab: a clip's emotion, what sound and pictures say alone, and the emotion over time."""
+"""multimodal_fer's tab: a clip's emotion, also by its sound and its pictures alone, and the emotion over time."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from .service import judge
 
 def add_tab(host: Host, limit: Any) -> None:
     """Add the tab's components and what they do."""
-    gradio.Markdown("The emotion of a clip, from its sound, its pictures or both.")
+    gradio.Markdown("Recognises the emotion of a clip from its sound, its pictures or both.")
     model = choose_model(host)
     with gradio.Row():
         camera = gradio.WebcamOptions(mirror=False)  # mirroring would decode the clip here

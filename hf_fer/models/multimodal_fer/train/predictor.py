@@ -1,4 +1,4 @@
-"""multimodal_fer over many clips."""
+"""Predictions of multimodal_fer for many clips."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..pipeline_multimodal_fer import ABSTAIN
 
 
 class ClipPredictor(ClassPredictor):
-    """Emotions of clips; with a timeline, or with `window_seconds`, of their parts too."""
+    """Emotions of clips; with a timeline or `window_seconds`, also of their segments or windows."""
 
     pipeline_task = "audio-visual-emotion-recognition"
     model_type = "multimodal_fer"
@@ -27,7 +27,7 @@ class ClipPredictor(ClassPredictor):
 
     @classmethod
     def from_item(cls, item: dict[str, Any]) -> Any:
-        """The pipeline takes sound and pictures as a dictionary of just these."""
+        """The keys of an item that the pipeline takes, or the item itself if it has none of them."""
         return {name: item[name] for name in ("video", "audio", "sampling_rate") if name in item} or item
 
     @classmethod
@@ -36,7 +36,7 @@ class ClipPredictor(ClassPredictor):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The user's; abstention by the model's own threshold, where it has one."""
+        """The user's options; by default the pipeline abstains by the model's threshold if it has one."""
         own = {"abstain": True} if self.pipe.model.config.abstention_threshold else {}
         windows = {"return_timestamps": True} if "window_seconds" in self.given else {}
         return {**own, **windows, **self.given}

@@ -1,7 +1,7 @@
-"""How clips become what multimodal_fer sees: the one home of the settings of that.
+"""The settings by which clips are preprocessed.
 
-A recipe's fields make a processor here, and are read back from one here: for the keys of caches, for the check of
-files, and for what a checkpoint settles.
+This module makes a processor from a recipe's fields, and reads the settings back from a processor: for the keys of
+caches, for the check of files, and for the fields that a checkpoint fixes.
 """
 
 import json
@@ -21,7 +21,7 @@ from .arguments import MultimodalFerDataArguments
 PARAKEET_PREEMPHASIS = 0.97
 
 PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype")
-"""Configuration fields that say where weights came from, and nothing about what is computed with them."""
+"""Configuration fields that say where weights came from and do not affect what is computed."""
 
 SETTINGS: dict[str, Callable[[MultimodalFerProcessor], Any]] = {
     "num_frames": lambda processor: processor.num_frames,
@@ -33,16 +33,16 @@ SETTINGS: dict[str, Callable[[MultimodalFerProcessor], Any]] = {
     "max_seconds": lambda processor: processor.max_seconds,
     "max_pixels": lambda processor: processor.max_pixels,
 }
-"""Field of a recipe -> where a processor has it."""
+"""Field of a recipe -> function that reads it from a processor."""
 
 FREE = ("yunet_path", "max_seconds", "max_pixels")
-"""Those that may change between a checkpoint and what is trained or scored from it; it settles the others."""
+"""Fields that a run may change when it starts from a checkpoint; the checkpoint fixes the others."""
 
 
 def new_processor(
     args: MultimodalFerDataArguments, mel_bins: int = 80, default_normalization: str = "global"
 ) -> MultimodalFerProcessor:
-    """A processor as the recipe wants it."""
+    """A processor with the recipe's settings."""
     normalization = args.audio_normalization or default_normalization
     return MultimodalFerProcessor(
         MultimodalFerFeatureExtractor(
@@ -60,12 +60,12 @@ def new_processor(
 
 
 def settled(processor: MultimodalFerProcessor) -> dict[str, Any]:
-    """Fields of a recipe that a checkpoint's processor settles, with its values."""
+    """Fields of a recipe that a checkpoint's processor fixes, with its values."""
     return {name: read(processor) for name, read in SETTINGS.items() if name not in FREE}
 
 
 def free(processor: MultimodalFerProcessor, args: MultimodalFerDataArguments) -> MultimodalFerProcessor:
-    """A checkpoint's processor, with what the recipe says of the fields that it does not settle."""
+    """A checkpoint's processor with the recipe's values of the fields in `FREE`."""
     for name, value in {"yunet_path": args.yunet_path, **args.limits}.items():
         setattr(processor, name, value)
     return processor
@@ -73,7 +73,7 @@ def free(processor: MultimodalFerProcessor, args: MultimodalFerDataArguments) ->
 
 def cache_keys(processor: MultimodalFerProcessor) -> dict[str, dict[str, Any]]:
     """
-    What each kind of cached array depends on, beside the file and the weights of an encoder.
+    The settings that each kind of cached array depends on, apart from the file and an encoder's weights.
 
     Returns:
         Settings of `audio_samples`, `video_frames`, `audio_hidden_states` and `visual_features`; see the module
@@ -89,12 +89,12 @@ def cache_keys(processor: MultimodalFerProcessor) -> dict[str, dict[str, Any]]:
 
 
 def check_key(processor: MultimodalFerProcessor) -> dict[str, Any]:
-    """What it depends on whether a file can be used: all that decoding it depends on."""
+    """The settings that decide whether a file can be used: those of its decoding."""
     return {"sound": _sound(processor), "pictures": _pictures(processor), "decoder": DECODER_VERSION}
 
 
 def as_json(settings: BaseImageProcessor | MultimodalFerFeatureExtractor | PreTrainedConfig) -> dict[str, Any]:
-    """The saved form of a processor or configuration, less its provenance."""
+    """The saved form of a processor or configuration, without its provenance."""
     values = json.loads(settings.to_json_string())
     return {name: value for name, value in values.items() if name not in PROVENANCE}
 

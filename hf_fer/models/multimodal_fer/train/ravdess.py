@@ -37,11 +37,11 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
     Find recordings below a folder, at any depth.
 
     Args:
-        root: Folder that holds `Actor_XX` folders somewhere below it.
+        root: Folder with `Actor_XX` folders at any depth.
         channel: `"speech"`, `"song"` or `"both"`.
 
     Returns:
-        One row per file, and the files whose name is not RAVDESS's as `{"path", "reason"}`.
+        One row per file, and the files whose name does not match RAVDESS's as `{"path", "reason"}`.
 
     Raises:
         DataError: the folder does not exist or holds no recording.
@@ -66,7 +66,7 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
     wanted = {"speech": ["01"], "song": ["02"], "both": ["01", "02"]}[channel]
     table = table[table["channel"].isin(wanted)]
     if table.empty:
-        raise DataError(f"{root}: has recordings, but none of channel {channel!r}.")
+        raise DataError(f"{root}: has recordings, but none of channel {channel!r}; change channel.")
     return table, skipped
 
 
@@ -79,16 +79,16 @@ def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFra
     """
     One row per performance.
 
-    The official archives hold each performance as full audio-visual file (01), as video only (02) and as audio
-    only (03). For video, 01 is taken, or 02 paired with 03, never both; for audio alone, 03 before 01.
+    The official archives have each performance as an audio-visual file (01), as video only (02) and as audio only
+    (03). With video, 01 is used if it exists, else 02 paired with 03; for audio alone, 03 is preferred to 01.
 
     Args:
-        files: From `scan`.
+        files: Rows of `scan`.
         modalities: `["audio"]`, `["video"]` or both.
 
     Returns:
         Columns `clip`, `video`, `audio` (paths, or `None`), `label`, `group`, `actor`, `sex`, `emotion`,
-        `intensity`, `statement`, `repetition`, `channel`; and notes on what was left aside.
+        `intensity`, `statement`, `repetition`, `channel`; and notes on files that are not used.
 
     Raises:
         DataError: no recording has any of the modalities.
@@ -106,10 +106,10 @@ def performances(files: pd.DataFrame, modalities: list[str]) -> tuple[pd.DataFra
         raise DataError(f"None of the {len(files)} RAVDESS recordings has {' or '.join(modalities)}.")
     notes = []
     if copies.any():
-        notes.append(f"{int(copies.sum())} files are further copies of a recording that is already there; left aside.")
+        notes.append(f"{int(copies.sum())} files are further copies of a recording and are not used.")
     unused = len(files) - int(copies.sum()) - sum(len({row["video"], row["audio"]} - {None}) for row in rows)
     if unused:
-        notes.append(f"{unused} files repeat a performance in another modality; left aside.")
+        notes.append(f"{unused} files repeat a performance in another modality and are not used.")
     table = pd.DataFrame(rows)
     for modality in ("video", "audio"):
         table[modality] = optional_column(table[modality], table.index)
@@ -148,17 +148,17 @@ def assign_protocol(rows: pd.DataFrame, protocol: str, *, fold: int, seed: int) 
     Add the `split` column.
 
     Args:
-        rows: From `performances`.
+        rows: Rows of `performances`.
         protocol: `actors_16_4_4` (actors 1-16 / 17-20 / 21-24), `luna_5fold` (test is fold `fold`, validation the
-            one after it, the other three train) or `random_leaky` (clips at random, actors on both sides).
+            next one, the other three train) or `random_leaky` (random clips, so actors are in several splits).
         fold: 0 to 4, for `luna_5fold`.
-        seed: For `random_leaky`.
+        seed: Seed of `random_leaky`.
 
     Returns:
         The rows with their split, and notes for the report.
 
     Raises:
-        DataError: unknown protocol or fold.
+        DataError: the protocol or the fold is unknown.
     """
     if protocol == "random_leaky":
         return rows.assign(split=random_split(rows, label="label", seed=seed)), warned(LEAKY_NOTE)
@@ -174,7 +174,7 @@ def assign_protocol(rows: pd.DataFrame, protocol: str, *, fold: int, seed: int) 
 
 
 def absent_splits(rows: pd.DataFrame) -> dict[str, str]:
-    """Why a split has no clips, by its name."""
+    """Why a split has no clips, by the split's name."""
     present = Counter(rows["split"])
     actors = ", ".join(str(actor) for actor in sorted(set(rows["actor"])))
     return {

@@ -19,24 +19,24 @@ class EmotionAnswer(BaseModel):
 
     model: str
     labels: list[Score] = Field(description="Best first.")
-    abstained: bool = Field(description="Whether the best score is below the threshold, so that no label is sure.")
+    abstained: bool = Field(description="Whether the best score is below the threshold of abstention.")
     modalities: dict[str, list[Score]] | None = Field(
-        None, description="What `audio` alone and `video` alone say, if asked for."
+        None, description="Labels by `audio` alone and by `video` alone, if requested."
     )
-    sound_timeline: list[Segment] | None = Field(None, description="What is heard when, in seconds, if asked for.")
+    sound_timeline: list[Segment] | None = Field(None, description="Labels of the sound over time, if requested.")
 
 
 @dataclass(frozen=True)
 class ClipDecoder:
     """
-    A clip's sound and as many frames as the model looks at, both as the processor decodes them.
+    Decodes a clip's sound and the frames that the model looks at, as the processor decodes them.
 
     Args:
-        modalities: Of the model.
-        sampling_rate: Of the sound, in Hz.
-        num_frames: Frames that are taken out of the video, evenly.
-        limits: Of sound and frames.
-        max_frames: Of the whole video.
+        modalities: Modalities of the model.
+        sampling_rate: Rate of the sound, in Hz.
+        num_frames: Number of frames, evenly spaced over the video.
+        limits: Limits of sound and frames.
+        max_frames: Limit of the whole video's number of frames.
     """
 
     modalities: tuple[str, ...]
@@ -46,7 +46,7 @@ class ClipDecoder:
     max_frames: int
 
     def __call__(self, path: str) -> Arrays:
-        """Raises `UnusableMediaError` where the file has none of the modalities, or is over the limits."""
+        """Raises `UnusableMediaError` where the file has none of the modalities, or exceeds the limits."""
         found = [name for name in self.modalities if name in media_tracks(path)]
         if not found:
             raise UnusableMediaError(path, f"has none of {', '.join(self.modalities)}")
@@ -69,7 +69,7 @@ class EmotionService(FileService):
     title = "Emotion"
 
     def decoder(self) -> ClipDecoder:
-        """Within the tighter of the server's and the processor's own limits."""
+        """A decoder with the lower of the server's and the processor's limits."""
         processor, config = self.pipe.processor, self.pipe.model.config
         limits = MediaLimits(
             min(self.limits.max_seconds, processor.max_seconds), min(self.limits.max_pixels, processor.max_pixels)
@@ -82,7 +82,7 @@ class EmotionService(FileService):
         return {**arrays, "sampling_rate": self.pipe.processor.sampling_rate}
 
     def options(self, abstain: float | None) -> dict[str, Any]:
-        """Abstention by a threshold of the request, or by the model's own where it has one."""
+        """The threshold of abstention: the request's, or else the model's if it has one."""
         own = True if self.pipe.model.config.abstention_threshold else None
         return {"abstain": own if abstain is None else abstain}
 
@@ -102,8 +102,8 @@ class EmotionService(FileService):
             abstain: Annotated[
                 float | None, Form(ge=0, le=1, description="Threshold in place of the model's.")
             ] = None,
-            by_modality: Annotated[bool, Form(description="Whether to judge sound and pictures alone, too.")] = False,
-            sound_timeline: Annotated[bool, Form(description="Whether to say what is heard when.")] = False,
+            by_modality: Annotated[bool, Form(description="Also classify sound and pictures alone.")] = False,
+            sound_timeline: Annotated[bool, Form(description="Also label the sound over time.")] = False,
         ) -> EmotionAnswer:
             """The emotion of a clip, from its sound, its pictures or both."""
             hosted = host.model(model)
@@ -116,13 +116,13 @@ async def judge(
     hosted: Hosted, clip: dict[str, Any], by_modality: bool, sound_timeline: bool, **options: Any
 ) -> EmotionAnswer:
     """
-    The emotion of a clip, what its sound and pictures say on their own, and what its sound says over time.
+    The emotion of a clip, its labels by sound and by pictures alone, and the labels of its sound over time.
 
     Args:
         hosted: The model.
-        clip: As the service's `read` gives it.
-        by_modality, sound_timeline: What is wanted beside the emotion; a clip without sound has no timeline.
-        options: Of the pipeline.
+        clip: A clip as the service's `read` returns it.
+        by_modality, sound_timeline: Whether to add these; a clip without sound has no timeline.
+        options: Options of the pipeline.
     """
     alone = {
         name: {name: clip[name], "sampling_rate": clip["sampling_rate"]} for name in ("audio", "video") if name in clip

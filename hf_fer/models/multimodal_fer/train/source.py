@@ -1,4 +1,4 @@
-"""What multimodal_fer loads: clips of RAVDESS, of a manifest, of a folder of classes or of the Hub."""
+"""Loads multimodal_fer's data: clips of RAVDESS, of a manifest, of a folder of classes or of the Hub."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,16 +29,16 @@ from .start import check_face_detector, known_classes
 @dataclass
 class Source:
     """
-    Clips with their splits, as they are found.
+    Clips of a data set with their splits, before they are checked.
 
     Args:
         rows: One row per clip, with `split` and `label`.
         labels: Class names.
-        protocol: With its fold where it has folds.
+        protocol: Name of the protocol, with the fold if it has folds.
         skipped: Files that were left out.
         notes: Sentences for the report.
-        absent: Why a split is missing, by its name.
-        factors: Columns to break scores down by.
+        absent: Why a split is missing, by the split's name.
+        factors: Columns by which scores are broken down.
     """
 
     rows: pd.DataFrame
@@ -51,7 +51,7 @@ class Source:
 
 
 def load_clips(task: Task) -> LoadedData:
-    """The splits; `own` has the caches of decoded media, where the recipe asks for them."""
+    """The splits; `own` has the caches of decoded media if the recipe sets `cache`."""
     args, checkpoint = task.data_args, task.model_args.model_name_or_path
     source = read_source(task)
     rows, labels, factors = source.rows, source.labels, source.factors
@@ -81,7 +81,7 @@ def load_clips(task: Task) -> LoadedData:
 
 
 def read_source(task: Task) -> Source:
-    """What the recipe's `dataset` is, with its splits."""
+    """The clips of the recipe's `dataset`, with their splits."""
     args, path = task.data_args, Path(task.data_args.dataset)
     if args.is_table:
         return from_manifest(task, manifest.read_manifest(path, TableFormat(args.encoding, args.delimiter)))
@@ -110,7 +110,7 @@ def from_ravdess(task: Task, path: Path) -> Source:
         path, notes = make_demo_ravdess(cache_dir("demo", "multimodal_fer")), [DEMO_NOTICE]
     protocol = args.protocol or ravdess.PROTOCOLS[0]
     files, skipped = ravdess.scan(path, args.channel)
-    # Features that take the place of video may be those of clips of which only the sound is there.
+    # With visual features, a clip may have only a file of its sound.
     rows, pairing = ravdess.performances(files, list(MODALITIES) if args.visual_features else args.modalities)
     rows, leaks = ravdess.assign_protocol(rows, protocol, fold=args.fold, seed=args.split_seed)
     return Source(
@@ -125,21 +125,23 @@ def from_ravdess(task: Task, path: Path) -> Source:
 
 
 def with_visual_features(rows: pd.DataFrame, path: str) -> pd.DataFrame:
-    """The recipe's archive of features in the place of video files; raises `DataError` where none fits."""
+    """Replaces video files by the recipe's archive of features; raises `DataError` where no clip has any."""
     try:
         names, _ = feature_archive(path)
     except UnusableMediaError as error:
         raise DataError(f"visual_features: {error}") from error
     rows = visual_features.attach(rows, path, names)
     if not rows["video"].notna().any():
-        raise DataError(f"{path}: has features of none of the {len(rows)} clips; its first is {next(iter(names))!r}.")
+        raise DataError(
+            f"{path}: has features of none of the {len(rows)} clips; its first clip is {next(iter(names))!r}."
+        )
     return rows
 
 
 def drop_unusable(
     task: Task, rows: pd.DataFrame, check: FileCheck | DecodedClips
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """Decode every file as training will, and leave out rows that lack what the recipe needs."""
+    """Decode every file as training will, and drop rows without usable files of the recipe's modalities."""
     args = task.data_args
     answers = iter(check.reasons([(p, kind) for kind in args.modalities for p in rows[kind] if p]))
     reasons = pd.DataFrame(
@@ -151,7 +153,7 @@ def drop_unusable(
 
 
 def file_check(task: Task) -> FileCheck | DecodedClips:
-    """What finds out whether files can be used; where the recipe has a cache, it is filled by that."""
+    """The check that files can be used; if the recipe sets `cache`, the check fills it."""
     args, processor = task.data_args, base_processor(task)
     if "video" in args.modalities and not args.visual_features:
         check_face_detector(processor)

@@ -1,4 +1,4 @@
-"""Starting from a checkpoint of this system, to train it further or to evaluate it."""
+"""Loads a checkpoint of this system, to train it further or to evaluate it."""
 
 import logging
 from typing import Any
@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFerProcessor, dict[str, Any]]:
     """
-    A checkpoint's processor, which knows how its model was trained, and the recipe fields that are settled by that.
+    A checkpoint's processor, and the recipe fields that the checkpoint fixes with their values.
 
     Args:
         path: Folder or Hub repository.
-        modalities: Those of the data.
+        modalities: Modalities of the data.
 
     Raises:
-        RecipeError: there is no such checkpoint, or it was built without a modality.
+        RecipeError: the checkpoint does not exist, or was built without one of the modalities.
     """
     try:
         processor = MultimodalFerProcessor.from_pretrained(path)
         config = read(MultimodalFerConfig.from_pretrained, path)
     except NOT_LOADABLE as error:
         raise RecipeError(
-            f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe is to "
-            "make it, run that first."
+            f"model_name_or_path: {path} has no model of this system that can be loaded ({error}). If a recipe "
+            "makes it, run that first."
         ) from error
     backbones = {f"{part}_backbone": (config.backbones or {}).get(part) for part in PARTS}
     lacking = sorted(set(modalities) - set(config.modalities))
@@ -52,7 +52,7 @@ def checkpoint_processor(path: str, modalities: list[str]) -> tuple[MultimodalFe
 
 
 def check_face_detector(processor: MultimodalFerProcessor) -> None:
-    """Raises `RecipeError` where YuNet is asked for, and its file cannot be had or does not run in this OpenCV."""
+    """Raises `RecipeError` where YuNet is needed and its file cannot be loaded or does not run in this OpenCV."""
     try:
         face_cropper(processor.face_crop, processor.yunet_path)(np.zeros((1, 64, 64, 3), np.uint8))
     except NoFaceError:
@@ -62,7 +62,7 @@ def check_face_detector(processor: MultimodalFerProcessor) -> None:
 
 
 def known_classes(path: str) -> list[str]:
-    """A checkpoint's classes in the order of its logits; none where `checkpoint_processor` will say why it is none."""
+    """A checkpoint's classes in the order of its logits; empty if it has no model, which another check reports."""
     try:
         config = MultimodalFerConfig.from_pretrained(path)
     except (OSError, ValueError):
@@ -74,28 +74,30 @@ def checkpoint_model(
     path: str, labels: list[str], overrides: dict[str, Any], training: bool
 ) -> MultimodalFerForEmotionClassification:
     """
-    A checkpoint's model; its classifier starts anew where the classes are others.
+    A checkpoint's model; if the data has other classes, its classifier is initialised again.
 
     Args:
         path: Folder or Hub repository, of a model or of adapters.
         labels: Class names of the data.
         overrides: Fields of the configuration.
-        training: Whether it is to be trained.
+        training: Whether the model will be trained.
 
     Raises:
-        DataError: other classes, and no training.
-        RecipeError: adapters of a model for other classes.
+        DataError: the data has other classes, and the model will not be trained.
+        RecipeError: the checkpoint has adapters of a model for other classes.
     """
     known = list(MultimodalFerConfig.from_pretrained(path).id2label.values())
     if known != labels and not training:
-        raise DataError(f"{path} knows the classes {known}, the data has {labels}: it cannot be scored on them.")
+        raise DataError(f"{path} has the classes {known}, the data has {labels}: it cannot be scored on them.")
     if known != labels and is_adapter(path):
         raise RecipeError(
-            f"{path} holds adapters of a model for the classes {known}, the data has {labels}: they go with that "
-            "classifier. Start from a model that was saved with lora save 'merged'."
+            f"{path} holds adapters of a model for the classes {known}, the data has {labels}, and adapters need that "
+            "model's classifier. Start from a model that was saved with lora save 'merged'."
         )
     if known != labels:
-        logger.warning("%s knows the classes %s, the data has %s: its classifier starts anew.", path, known, labels)
+        logger.warning(
+            "%s has the classes %s, the data has %s: its classifier is initialised again.", path, known, labels
+        )
     if is_adapter(path):
         model = load_adapter_model(path, **overrides)
     else:
@@ -106,7 +108,7 @@ def checkpoint_model(
         if known != labels:
             start_anew(model.classifier, *getattr(model, "auxiliary", {}).values())
     if training:
-        # Training changes what they were fitted to.
+        # After training, the fitted values no longer apply.
         model.config.temperature = overrides.get("temperature", 1.0)
         model.config.abstention_threshold = overrides.get("abstention_threshold", 0.0)
     return model
@@ -114,22 +116,22 @@ def checkpoint_model(
 
 def check_adapter_base(model: PreTrainedModel, path: str | None, backbones: dict[str, str]) -> None:
     """
-    Make sure that what adapters are saved without can be had again.
+    Check that the weights which are not saved with adapters can be loaded again.
 
     Args:
-        model: With its frozen parts frozen.
+        model: The model, with its frozen encoders.
         path: The checkpoint that it started from, if any.
-        backbones: Checkpoint by part.
+        backbones: Checkpoint by encoder.
 
     Raises:
-        RecipeError: a part is frozen as it was drawn, or with adapters merged into it, and neither saved nor loaded
-            from a checkpoint.
+        RecipeError: a frozen encoder has random weights, or weights with merged adapters, which would be saved
+            nowhere.
     """
     if path:
         if is_adapter(path):
             raise RecipeError(
-                f"lora save 'adapter': {path} holds adapters itself, and what they are merged into is saved nowhere. "
-                "Save 'merged'."
+                f"lora save 'adapter': {path} holds adapters itself, and the model that they are merged into is saved "
+                "nowhere. Save 'merged'."
             )
         return
     frozen = {
@@ -139,5 +141,5 @@ def check_adapter_base(model: PreTrainedModel, path: str | None, backbones: dict
     if lost:
         raise RecipeError(
             f"lora save 'adapter': {', '.join(lost)} is frozen but came from no checkpoint, so it could not be loaded "
-            f"again. Name a {lost[0]}_backbone, let it train, or save 'merged'."
+            f"again. Set {lost[0]}_backbone, do not freeze it, or save 'merged'."
         )

@@ -32,10 +32,10 @@ from .source import load_clips
 
 def let_protocol_follow_data(task: Task) -> None:
     """
-    Leave out a RAVDESS protocol of the recipe where the data is a manifest; it is about RAVDESS' actors.
+    Drop a RAVDESS protocol of the recipe if the data is a manifest, because it is defined by RAVDESS' actors.
 
     Raises:
-        RecipeError: it was asked for on the command line.
+        RecipeError: the protocol was given on the command line.
     """
     protocol = task.data_args.protocol
     is_table = task.data_args.is_table or task.data_args.is_on_hub
@@ -43,7 +43,7 @@ def let_protocol_follow_data(task: Task) -> None:
         return
     if "protocol" in task.on_command_line:
         raise RecipeError(
-            f"protocol {protocol!r} is about RAVDESS' actors, and {task.data_args.dataset} is a manifest: leave "
+            f"protocol {protocol!r} is for RAVDESS' actors, and {task.data_args.dataset} is a manifest: leave "
             f"it out, or choose one of {', '.join(manifest.PROTOCOLS)}."
         )
     task.data_args.protocol = None
@@ -51,7 +51,7 @@ def let_protocol_follow_data(task: Task) -> None:
 
 
 def frozen_encoders(args: MultimodalFerModelArguments) -> set[str]:
-    """Encoders that the recipe freezes for good; their outputs can be cached."""
+    """Encoders that the recipe freezes for the whole training; their outputs can be cached."""
     return {"audio", "vision"} & (set(args.freeze or []) - args.unfreeze.keys())
 
 
@@ -62,7 +62,7 @@ class MultimodalFerTask(ClassificationTask):
     model_arguments = MultimodalFerModelArguments
     data_arguments = MultimodalFerDataArguments
     hub_task = "video-classification"
-    # No pipeline_tag: the stock pipeline of that name takes frames alone, without sound, faces and calibration.
+    # No pipeline_tag: the stock pipeline of that name takes only frames, without sound, face crop and calibration.
     own_loss = "set label_smoothing in config_overrides"
     file_columns = MODALITIES
     weight_fields = ("audio_backbone", "vision_backbone", "fusion_backbone")
@@ -81,12 +81,12 @@ class MultimodalFerTask(ClassificationTask):
         super().check_arguments()
         if self.data_args.cache == "features" and self.training_args.hp_trials:
             raise RecipeError(
-                "cache 'features' does not go with hp_trials: the trials' models differ, and one model's features are "
-                "cached. Set cache to 'decoded'."
+                "cache 'features' does not go with hp_trials: trials have different models, and features of only one "
+                "are cached. Set cache to 'decoded'."
             )
         if self.data_args.cache == "features" and not frozen_encoders(self.model_args):
             raise RecipeError(
-                "cache 'features' keeps what frozen encoders compute, and none is frozen: add vision or audio to "
+                "cache 'features' stores outputs of frozen encoders, and none is frozen: add vision or audio to "
                 "freeze, or set cache to 'decoded'."
             )
 
@@ -151,7 +151,7 @@ class MultimodalFerTask(ClassificationTask):
 
     def memory_hints(self) -> list[str]:
         args, hints = self.data_args, []
-        if self.model_args.model_name_or_path:  # clips are what the checkpoint was trained on
+        if self.model_args.model_name_or_path:  # the checkpoint fixes the size of clips
             frozen = self.model_args.freeze or []
             parts = {"vision": "video" in args.modalities, "fusion": True, "audio": "audio" in args.modalities}
             free = [part for part, there in parts.items() if there and part not in frozen]

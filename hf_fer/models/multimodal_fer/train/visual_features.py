@@ -1,4 +1,4 @@
-"""Visual features computed elsewhere, in the place of video files: which clip has which, and how they are spread."""
+"""Visual features that replace video files: matches them with clips, and computes their mean and deviation."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,18 +12,18 @@ from . import ravdess
 
 
 def performance(name: str) -> str:
-    """A clip's name without RAVDESS's modality code, so that features of a video find the sound of the same take."""
+    """A clip's name without RAVDESS's modality code, so that features of a video match the sound of the same take."""
     return name.partition("-")[2] if ravdess.NAME.fullmatch(name) else name
 
 
 def attach(rows: pd.DataFrame, path: str | Path, names: Iterable[str]) -> pd.DataFrame:
     """
-    Put features of an archive in the place of video files.
+    Replace video files by features of an archive.
 
     Args:
-        rows: With `video` and `audio`, paths or `None`.
+        rows: Rows with `video` and `audio`, paths or `None`.
         path: The archive, a `.npz`.
-        names: The clips in it, named like the files without folder and ending.
+        names: Names of its clips, which are the files' names without folder and suffix.
 
     Returns:
         The rows with `archive.npz::clip` in `video`, or `None` where the archive has no such clip.
@@ -38,8 +38,8 @@ def attach(rows: pd.DataFrame, path: str | Path, names: Iterable[str]) -> pd.Dat
     for clip, file in zip(clips, files, strict=True):
         if clip in known and first.setdefault(clip, file) != file:
             raise DataError(
-                f"{path}: {known[clip]!r} would be the features of {first[clip]} and of {file}. Give the files names "
-                "of their own, or name the features in the manifest's 'video' column: archive.npz::clip."
+                f"{path}: {known[clip]!r} would be the features of {first[clip]} and of {file}. Give the files "
+                "different names, or name the features in the manifest's 'video' column: archive.npz::clip."
             )
     references = (f"{path}::{known[clip]}" if clip in known else None for clip in clips)
     return rows.assign(video=optional_column(references, rows.index))
@@ -47,14 +47,14 @@ def attach(rows: pd.DataFrame, path: str | Path, names: Iterable[str]) -> pd.Dat
 
 def statistics(sources: Iterable[str], load: Callable[[str], np.ndarray]) -> tuple[list[float], list[float], int]:
     """
-    Mean and standard deviation of each feature over all frames, and the tokens per frame.
+    Mean and standard deviation of each feature over all frames, and the number of tokens per frame.
 
     Args:
         sources: The training clips' features.
-        load: Gives `(frames, tokens, dim)` of each.
+        load: Function that loads `(frames, tokens, dim)` of a source.
 
     Returns:
-        Means `(dim,)`, standard deviations `(dim,)`, 1 where a feature never changes, and tokens.
+        Means `(dim,)`, standard deviations `(dim,)`, which are 1 for a constant feature, and tokens per frame.
     """
     count, total, squares, tokens = 0, 0.0, 0.0, 1
     for source in sources:
