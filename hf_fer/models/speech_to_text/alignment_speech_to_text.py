@@ -1,4 +1,4 @@
-"""From frames of a CTC model to text, words, times and confidence, without search."""
+"""Turns frames of a CTC model into text, words, times and confidence, by greedy decoding."""
 
 import unicodedata
 from itertools import groupby
@@ -16,9 +16,9 @@ class Token(NamedTuple):
     One token of the best path.
 
     Args:
-        id: Of the vocabulary.
+        id: Index in the vocabulary.
         start, stop: First frame, and the one after the last.
-        score: Natural logarithm of the token's probability, of its surest frame.
+        score: Natural log-probability of the token in its most probable frame.
     """
 
     id: int
@@ -32,10 +32,10 @@ class Word(NamedTuple):
     One word of the best path.
 
     Args:
-        text: As it is written.
+        text: The word's text.
         start, stop: First frame, and the one after the last.
         score: Mean of its tokens' log-probabilities.
-        tokens: What it is made of.
+        tokens: Tokens of the word.
     """
 
     text: str
@@ -52,25 +52,25 @@ def blank_id(model: PreTrainedModel) -> int:
 
 def frame_lengths(model: PreTrainedModel, attention_mask: Tensor) -> Tensor:
     """
-    Frames that a model gives for what is not padding, `(batch,)`.
+    Number of output frames without padding, `(batch,)`.
 
     Args:
         model: A CTC model of transformers.
-        attention_mask: Of its input, `(batch, mel_frames)` or `(batch, samples)`.
+        attention_mask: Mask of the model's input, `(batch, mel_frames)` or `(batch, samples)`.
 
     Raises:
-        TypeError: it does not say how it shortens its input.
+        TypeError: the model has no method for its output length.
     """
     lengths = attention_mask.sum(dim=-1)
     for name in ("_get_subsampling_output_length", "_get_feat_extract_output_lengths"):
         if hasattr(model, name):
             return getattr(model, name)(lengths).long()
-    raise TypeError(f"{type(model).__name__} does not say how many frames it makes of its input.")
+    raise TypeError(f"{type(model).__name__} has no method for the number of its output frames.")
 
 
 def best_tokens(log_probs: np.ndarray, blank: int) -> list[Token]:
     """
-    The best path's tokens: of neighbouring frames with one token it counts once, and blanks do not count.
+    Tokens of the best path: equal neighbouring frames are one token, and blanks are dropped.
 
     Args:
         log_probs: Natural logarithms `(frames, vocabulary)`, without padding.
@@ -105,16 +105,16 @@ def words_of(tokens: list[Token], tokenizer: PreTrainedTokenizerBase) -> list[Wo
 
 
 def word_delimiter(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands for a space: a token of its own, or the beginning of a word's first token."""
+    """The mark of a space: a separate token, or the beginning of a word's first token."""
     return getattr(tokenizer, "word_delimiter_token", None) or WORD_BEGIN
 
 
 def characters_of(word: Word, tokenizer: PreTrainedTokenizerBase) -> list[Word]:
     """
-    A word's characters in NFC, each as a `Word` of its own.
+    Split a word into its NFC characters, each as a `Word`.
 
-    A mark that is a token belongs to the letter before it; the characters of a longer piece share its frames evenly,
-    to the nearest frame.
+    A combining mark that is a token belongs to the letter before it. Characters of a longer piece share its frames
+    evenly, to the nearest frame.
     """
     delimiter, groups = word_delimiter(tokenizer), []
     for token in word.tokens:
@@ -151,7 +151,7 @@ def timed(words: list[Word], seconds_per_frame: float) -> list[dict[str, Any]]:
 
 
 def confidence(words: list[Word]) -> float:
-    """The geometric mean of the words' confidences, in (0, 1]; 0 where there are none."""
+    """The geometric mean of the words' confidences, in (0, 1]; 0 if there are no words."""
     return float(np.exp(np.mean([word.score for word in words]))) if words else 0.0
 
 

@@ -1,7 +1,7 @@
-"""Long recordings: cut into chunks that overlap at silences, and the chunks' frames joined to those of the whole.
+"""Cuts long recordings into chunks that overlap at silences, and joins the chunks' frames.
 
-Neighbouring chunks share some seconds. Of the frames that both have, the first chunk gives those before a seam and the
-second those after it. The seam is where both are surest of a blank, so that no token is cut, doubled or lost.
+Neighbouring chunks share some seconds. The shared frames before a seam are taken from the first chunk, those after it
+from the second. The seam is where both chunks are most certain of a blank, so that no token is cut, doubled or lost.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ import numpy as np
 
 WINDOW_SECONDS = 0.02
 JITTER = 4
-"""Frames by which two chunks may differ in where they place a token."""
+"""Frames by which the places of a token in two chunks may differ."""
 
 
 class Chunk(NamedTuple):
     """
-    A stretch of a recording, in samples.
+    An interval of a recording, in samples.
 
     Args:
         start, stop: First sample, and the one after the last.
@@ -38,7 +38,7 @@ def loudness(samples: np.ndarray, width: int) -> np.ndarray:
 
 
 def quietest(samples: np.ndarray, rate: int, pause_seconds: float = 0.2) -> int:
-    """The middle of the quietest stretch of `pause_seconds`, as a sample; among equals the last."""
+    """The middle of the quietest interval of `pause_seconds`, in samples; the last one if several are equal."""
     width = max(int(rate * WINDOW_SECONDS), 1)
     levels = loudness(samples, width)
     span = max(min(round(pause_seconds / WINDOW_SECONDS), len(levels)), 1)
@@ -49,18 +49,18 @@ def quietest(samples: np.ndarray, rate: int, pause_seconds: float = 0.2) -> int:
 
 class Chunker:
     """
-    Cuts sound that comes bit by bit into overlapping chunks; it holds one chunk's samples and no more.
+    Cuts streamed sound into overlapping chunks; it holds at most one chunk of samples.
 
-    The middle of each overlap is the quietest moment of the second half of the chunk that it ends.
+    The middle of each overlap is the quietest moment in the second half of the first chunk.
 
     Args:
-        rate: In Hz.
-        chunk_seconds: Length of a chunk at most.
-        overlap_seconds: What neighbours share.
-        step: Samples of one frame of the model; chunks begin at multiples of it, so that their frames fall together.
+        rate: Sampling rate in Hz.
+        chunk_seconds: Largest length of a chunk.
+        overlap_seconds: Overlap of neighbouring chunks.
+        step: Samples per frame of the model; chunks begin at multiples of it, so that their frames are aligned.
 
     Raises:
-        ValueError: an overlap of half a chunk or more, or lengths of less than a step.
+        ValueError: the overlap is half a chunk or more, or a length is less than a step.
     """
 
     def __init__(self, rate: int, *, chunk_seconds: float = 20.0, overlap_seconds: float = 2.0, step: int = 1):
@@ -76,7 +76,7 @@ class Chunker:
         self.held = np.zeros(0, np.float32)
 
     def push(self, samples: np.ndarray) -> Iterator[tuple[Chunk, np.ndarray]]:
-        """The chunks that are whole after these samples `(samples,)` have come, each with its samples."""
+        """Add samples `(samples,)`; yields each chunk that is complete, with its samples."""
         self.held = np.concatenate([self.held, np.asarray(samples, np.float32)])
         while len(self.held) > self.size:
             stop, following = self._cut()
@@ -84,13 +84,13 @@ class Chunker:
             self.held, self.start = self.held[following:], self.start + following
 
     def flush(self) -> Iterator[tuple[Chunk, np.ndarray]]:
-        """The last chunk, if any sample is left; the next one begins a new recording."""
+        """Yields the last chunk, if samples are left; the next `push` begins a new recording."""
         if len(self.held):
             yield Chunk(self.start, self.start + len(self.held)), self.held
         self.held, self.start = np.zeros(0, np.float32), 0
 
     def _cut(self) -> tuple[int, int]:
-        """Where the first of the held samples' chunks ends, and where the next begins."""
+        """Where the first chunk of the held samples ends, and where the next begins."""
         half = self.overlap // 2
         begin = self.size // 2
         middle = begin + quietest(self.held[begin : self.size - half], self.rate)
@@ -106,7 +106,7 @@ def plan_chunks(
 
     Args:
         samples: Mono, `(samples,)`.
-        rate, chunk_seconds, overlap_seconds, step: Of `Chunker`.
+        rate, chunk_seconds, overlap_seconds, step: See `Chunker`.
     """
     chunker = Chunker(rate, chunk_seconds=chunk_seconds, overlap_seconds=overlap_seconds, step=step)
     return [chunk for part in (chunker.push(samples), chunker.flush()) for chunk, _ in part]
@@ -114,16 +114,18 @@ def plan_chunks(
 
 def seam(before: np.ndarray, after: np.ndarray, blank: int) -> int:
     """
-    Where to change from one chunk to the next, in the frames that both have.
+    Choose the shared frame at which to change from one chunk to the next.
+
+    The seam is a frame in which both chunks have the blank, if there is one. Frames with the same tokens in both
+    chunks on either side are preferred, then those far from any token, then those near the middle. Two chunks may
+    place a token a frame or two apart, so that a seam beside it would double or lose it.
 
     Args:
         before, after: Natural log-probabilities `(shared, vocabulary)` of the same frames by both chunks.
         blank: Index of the blank.
 
     Returns:
-        How many of the shared frames the first chunk gives: up to a frame in which both say blank, if there is one,
-        with the same tokens in both on either side of it, as far as may be from any token, and near the middle. Two
-        chunks may place a token a frame or two apart, so that a seam beside it would double or lose it.
+        How many of the shared frames are taken from the first chunk.
     """
     shared = min(len(before), len(after))
     if not shared:
@@ -143,14 +145,14 @@ def seam(before: np.ndarray, after: np.ndarray, blank: int) -> int:
 
 
 def _tokens(best: np.ndarray, cut: int, blank: int) -> tuple[list[int], list[int]]:
-    """The tokens close before and close after a frame."""
+    """The tokens just before and just after a frame."""
     sides = best[max(cut - JITTER, 0) : cut], best[cut : cut + JITTER]
     return tuple([token for token, _ in groupby(side.tolist()) if token != blank] for side in sides)
 
 
 class Joiner:
     """
-    Joins the frames of chunks to those of the recording; it holds one overlap and no more.
+    Joins the frames of chunks to those of the recording; it holds at most one overlap.
 
     Args:
         blank: Index of the blank.
@@ -171,7 +173,7 @@ class Joiner:
             following: Index of the next chunk's first frame; `None` for the last.
 
         Returns:
-            The frames of the recording that no later chunk changes, from where the last answer ended.
+            Frames of the recording that no later chunk changes, from the end of those returned before.
 
         Raises:
             ValueError: the chunk begins after the last one ended, so that frames are missing.
@@ -193,7 +195,7 @@ class Joiner:
 
 def join_log_probs(chunks: Iterable[tuple[int, np.ndarray]], blank: int) -> np.ndarray:
     """
-    The frames of a recording from those of all of its chunks.
+    Join the frames of all chunks of a recording.
 
     Args:
         chunks: For each chunk, in order, the index of its first frame and its log-probabilities.
@@ -203,7 +205,7 @@ def join_log_probs(chunks: Iterable[tuple[int, np.ndarray]], blank: int) -> np.n
         Log-probabilities `(frames, vocabulary)`.
 
     Raises:
-        ValueError: there is no chunk, or frames are missing between two.
+        ValueError: there is no chunk, or frames between two chunks are missing.
     """
     chunks = list(chunks)
     if not chunks:
@@ -215,12 +217,12 @@ def join_log_probs(chunks: Iterable[tuple[int, np.ndarray]], blank: int) -> np.n
 
 class WordBoundary:
     """
-    Holds frames back until a word has ended, so that what is given out can be decoded by itself.
+    Holds frames back until a word has ended, so that the frames it returns can be decoded on their own.
 
     Args:
         blank: Index of the blank.
-        starts_word: For each token of the vocabulary, whether a word begins with it, as a space is or "▁a".
-        longest: Frames that are held at most; then they are given out up to the last blank.
+        starts_word: For each token of the vocabulary, whether a word begins with it, such as a space or "▁a".
+        longest: Largest number of held frames; beyond it, frames up to the last blank are returned.
     """
 
     def __init__(self, blank: int, starts_word: Iterable[bool], longest: int = 500):
@@ -229,7 +231,7 @@ class WordBoundary:
         self.held = np.zeros((0, len(self.starts_word)), np.float32)
 
     def push(self, log_probs: np.ndarray) -> np.ndarray:
-        """The frames before the last word that has begun, of those that are held and these."""
+        """Add frames; returns the held and new ones before the last word that has begun."""
         frames = np.concatenate([self.held, log_probs])
         best = frames.argmax(axis=1)
         begun = np.flatnonzero(self.starts_word[best])
@@ -241,7 +243,7 @@ class WordBoundary:
         return frames[:cut]
 
     def flush(self) -> np.ndarray:
-        """What is held."""
+        """Returns the held frames."""
         frames, self.held = self.held, self.held[:0]
         return frames
 

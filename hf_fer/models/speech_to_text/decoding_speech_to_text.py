@@ -1,8 +1,8 @@
 """Beam search over the frames of a CTC model, by flashlight-text, with lexicon, n-gram model and hot words.
 
-All scores are natural logarithms of probabilities. flashlight-text proposes transcripts; each proposal, and the greedy
-one among them, is then given its exact score: the sum over all of its alignments (the CTC forward algorithm of Graves
-et al. 2006) and the language model's. So the answer is never worse than the greedy one by its own measure.
+All scores are natural logarithms of probabilities. flashlight-text proposes transcripts, and the greedy transcript is
+added. Each proposal then gets its exact score: the acoustic score, summed over all of its alignments by the CTC
+forward algorithm (Graves et al. 2006), plus the language model's. So the result never scores below the greedy one.
 """
 
 import math
@@ -24,20 +24,20 @@ from .hotwords_speech_to_text import tokens_with_hot_words, words_with_hot_words
 LN_10 = math.log(10)
 UNKNOWN = "<unk>"
 SCORED_TOGETHER = 32
-"""Proposals whose exact score is computed in one call; each needs a copy of the log-probabilities."""
+"""Number of proposals that are scored in one call; each needs a copy of the log-probabilities."""
 
 
 @dataclass(frozen=True)
 class BeamSettings:
     """
-    How wide to search, and what counts besides the sound.
+    Width of the search, and weights of scores other than the acoustic one.
 
     Args:
-        beam_size: Hypotheses that are kept from frame to frame.
-        beam_threshold: A hypothesis this much worse than the best is dropped; natural logarithm.
-        tokens_per_frame: Likeliest tokens that continue a hypothesis; all if `None`.
-        lm_weight: Of the language model's natural log-probability.
-        word_score: Added for each word; above 0 it works against words that are left out.
+        beam_size: Number of hypotheses that are kept from frame to frame.
+        beam_threshold: Hypotheses that score this much below the best are dropped; natural logarithm.
+        tokens_per_frame: Number of most probable tokens that continue a hypothesis; all if `None`.
+        lm_weight: Weight of the language model's natural log-probability.
+        word_score: Added for each word; a positive value counters deleted words.
         unknown_score: Added for each word that is not in the lexicon.
     """
 
@@ -56,10 +56,10 @@ class Hypothesis(NamedTuple):
     Args:
         ids: Its tokens, without blanks.
         text: NFC, with single spaces between words.
-        score: What hypotheses are ranked by: acoustic score, weighted language score, scores of words.
+        score: The sum by which hypotheses are ranked: acoustic score, weighted language score, scores of words.
         acoustic_score: Natural log-probability of the tokens given the sound, over all alignments.
         language_score: Natural log-probability of the words, or of the tokens, by the language model; 0 without one.
-        tokens: The tokens on the likeliest alignment, with frames, for `alignment_speech_to_text.words_of`.
+        tokens: The tokens on the most probable alignment, with frames, for `alignment_speech_to_text.words_of`.
     """
 
     ids: tuple[int, ...]
@@ -71,7 +71,7 @@ class Hypothesis(NamedTuple):
 
 
 def collapse(path: Iterable[int], blank: int) -> tuple[int, ...]:
-    """A token for each frame to tokens: neighbours that are equal are one, and blanks fall away."""
+    """Collapse a path of one token per frame: equal neighbours become one token, and blanks are dropped."""
     return tuple(token for token, _ in groupby(path) if token != blank)
 
 
@@ -85,7 +85,7 @@ def acoustic_scores(log_probs: np.ndarray, proposals: Sequence[tuple[int, ...]],
         blank: Index of the blank.
 
     Returns:
-        One number each; minus infinity where the frames are too few.
+        One number per proposal; minus infinity if it needs more frames than there are.
     """
     if not len(log_probs):
         return [-math.inf if ids else 0.0 for ids in proposals]
@@ -106,7 +106,7 @@ def acoustic_scores(log_probs: np.ndarray, proposals: Sequence[tuple[int, ...]],
 
 def align(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[Token]:
     """
-    The tokens of a transcript on its likeliest alignment.
+    The tokens of a transcript on its most probable alignment.
 
     Args:
         log_probs: Natural logarithms `(frames, vocabulary)`.
@@ -114,7 +114,7 @@ def align(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[Token]:
         blank: Index of the blank.
 
     Raises:
-        ValueError: the frames are too few for the tokens.
+        ValueError: the tokens need more frames than there are.
     """
     if not ids:
         return []
@@ -134,24 +134,24 @@ def align(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[Token]:
 
 class BeamDecoder:
     """
-    Searches for the likeliest transcripts.
+    Searches for the most probable transcripts.
 
     Args:
         pieces: The vocabulary in index order.
         blank: Index of the blank.
-        delimiter: What stands for a space: a token of its own, or the beginning of a word's first token.
-        spell: A word's token ids; needed for a lexicon.
-        lexicon: Words that may be searched for. Without one every sequence of tokens is possible. Words outside it
-            can still come from the greedy transcript and the search without lexicon, each at `unknown_score`.
-        language_model: A KenLM file (ARPA or binary) over words where there is a lexicon, else over tokens.
-        hot_words: Word -> what it adds to the score, natural logarithm; about 1 to 10.
-        settings: Of the search.
+        delimiter: The mark of a space: a separate token, or the beginning of a word's first token.
+        spell: Function from a word to its token ids; required with a lexicon.
+        lexicon: Words of the search. Without a lexicon every sequence of tokens is possible. Words outside it can
+            still come from the greedy transcript and from the search without lexicon, each at `unknown_score`.
+        language_model: A KenLM file (ARPA or binary), over words with a lexicon and over tokens without.
+        hot_words: Word -> bonus that is added to the score, natural logarithm; about 1 to 10.
+        settings: Settings of the search.
 
     Raises:
         ImportError: flashlight-text or kenlm is not installed.
-        FileNotFoundError: there is no such language model.
-        ValueError: a lexicon without `spell`, or without a word that the vocabulary can spell; or a language model
-            over words without a lexicon, or over tokens with one.
+        FileNotFoundError: the language model does not exist.
+        ValueError: a lexicon comes without `spell`, or the vocabulary can spell none of its words; or the language
+            model is over words without a lexicon, or over tokens with one.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class BeamDecoder:
 
         Args:
             log_probs: Natural logarithms `(frames, vocabulary)`, without padding.
-            count: Of transcripts wanted; there may be fewer.
+            count: Largest number of transcripts.
 
         Raises:
             ValueError: another shape, or values that are not numbers.
@@ -212,11 +212,11 @@ class BeamDecoder:
         return unicodedata.normalize("NFC", " ".join(joined.split()))
 
     def score_of(self, log_probs: np.ndarray, ids: Sequence[int]) -> float:
-        """The score that `decode` ranks by, of any tokens."""
+        """The score of any tokens, by which `decode` ranks transcripts."""
         return self._scored(tuple(ids), acoustic_scores(log_probs, [tuple(ids)], self.blank)[0]).score
 
     def _check_model(self) -> None:
-        """Refuse a model of tokens beside a lexicon, and one of words without it: all would be unknown to it."""
+        """Raises ValueError for a model of tokens with a lexicon, or of words without: it would know no entry."""
         if self.model is None:
             return
         names = self.pieces if self.lexicon is None else self.lexicon
@@ -232,7 +232,7 @@ class BeamDecoder:
         return list(dict.fromkeys(found))
 
     def _spaced(self, proposals: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Each proposal with and without spaces around it, which the search by words does not tell apart."""
+        """Each proposal with and without spaces around it, which the lexicon search does not distinguish."""
         if not self._space_apart():
             return list(proposals)
         space = (self.space,)
@@ -244,7 +244,7 @@ class BeamDecoder:
         return found
 
     def _search(self, decoder: Any, log_probs: np.ndarray, ending: bool) -> list[tuple[int, ...]]:
-        """What flashlight-text finds; with `ending`, after one more frame that holds a space for certain."""
+        """The proposals of flashlight-text; with `ending`, a frame with a certain space is appended first."""
         finite = np.maximum(log_probs, np.float32(-1e4))
         if ending:
             last = np.full((1, finite.shape[1]), -1e4, np.float32)
@@ -252,7 +252,7 @@ class BeamDecoder:
             finite = np.concatenate([finite, last])
         finite = np.ascontiguousarray(finite)
         results = decoder.decode(finite.ctypes.data, *finite.shape)
-        # Its paths begin and end with a token of its own.
+        # Paths of flashlight-text begin and end with an extra token.
         return [collapse(result.tokens[1 : 1 + len(log_probs)], self.blank) for result in results]
 
     def _scored(self, ids: tuple[int, ...], acoustic: float) -> Hypothesis:
@@ -268,14 +268,14 @@ class BeamDecoder:
         return Hypothesis(ids, text, score, acoustic, language, [])
 
     def _free_decoder(self) -> Any:
-        """The search without lexicon; a language model of tokens takes part in it, and one of words does not."""
+        """The search without lexicon; it uses a language model over tokens, but not one over words."""
         inner = self._model(self.pieces) if self.lexicon is None else self.flashlight.ZeroLM()
         weight = self.settings.lm_weight * LN_10
         if self.hot_words:
             inner = tokens_with_hot_words(inner, weight, self.pieces, self.delimiter, self.hot_words)
             weight = 1.0
         options = self.flashlight.LexiconFreeDecoderOptions(**self._options(), sil_score=0.0, lm_weight=weight)
-        # Its "silence" is -1, which is no token: it takes a space in the first frame for silence, and loses it.
+        # "Silence" is set to -1, no token's index: with the space's, the search would drop a space in the first frame.
         return self.flashlight.LexiconFreeDecoder(options, self._held(inner), -1, self.blank, [])
 
     def _lexicon_decoder(self, spell: Callable[[str], Sequence[int]] | None) -> Any:
@@ -297,12 +297,12 @@ class BeamDecoder:
         return self.flashlight.LexiconDecoder(options, trie, model, self.space, self.blank, len(names), [], False)
 
     def _trie(self, names: Sequence[str], model: Any, spell: Callable[[str], Sequence[int]]) -> Any:
-        """Spellings of the words, each with its score at the beginning of a sentence, for looking ahead."""
+        """A trie of the words' spellings, with their scores at the beginning of a sentence for look-ahead."""
         trie, start, spelled = self.flashlight.Trie(len(self.pieces), self.space), model.start(False), 0
         for index, name in enumerate(names):
             ids = list(spell(name))
             if not ids or any(self.pieces[token] == UNKNOWN for token in ids):
-                continue  # the vocabulary cannot write it, so neither can the model
+                continue  # the vocabulary, and so the model, cannot write this word
             spelled += 1
             if self._space_apart():
                 ids.append(self.space)
@@ -313,11 +313,11 @@ class BeamDecoder:
         return trie
 
     def _space_apart(self) -> bool:
-        """Whether a space is a token of its own, and not the beginning of a word's first one."""
+        """Whether a space is a separate token, not the beginning of a word's first token."""
         return self.space >= 0 and not self.starts_words
 
     def _held(self, model: Any) -> Any:
-        """The model; flashlight-text does not keep Python's from being collected."""
+        """Keeps a reference to the model, because flashlight-text does not prevent its garbage collection."""
         self._models.append(model)
         return model
 
@@ -331,7 +331,7 @@ class BeamDecoder:
         }
 
     def _model(self, names: Sequence[str]) -> Any:
-        """flashlight's language model over names in index order; one that gives 0 where there is no file."""
+        """flashlight's language model over names in index order; one that always scores 0 if there is no file."""
         if self.model_path is None:
             return self.flashlight.ZeroLM()
         try:
@@ -347,7 +347,7 @@ class BeamDecoder:
 
 
 def words_of_arpa(path: str | Path) -> set[str]:
-    """The words of an ARPA file, for a lexicon; raises ValueError where it has none."""
+    """The words of an ARPA file, for a lexicon; raises ValueError if it has none."""
     words, inside = set(), False
     with Path(path).open(encoding="utf-8") as file:
         for line in file:

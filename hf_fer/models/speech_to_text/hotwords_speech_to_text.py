@@ -1,4 +1,4 @@
-"""Words that a beam search should prefer, as language models of flashlight-text around another one."""
+"""Hot words, which a beam search prefers: language models of flashlight-text that wrap another one and add bonuses."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ def words_with_hot_words(inner: Any, weight: float, bonuses: Sequence[float]) ->
 
     Args:
         inner: A language model of flashlight-text over the same words.
-        weight: Of the inner model's scores.
-        bonuses: Of each word, in index order.
+        weight: Weight of the inner model's scores.
+        bonuses: Bonus of each word, in index order.
     """
 
     class HotWords(_decoder().LM):
@@ -36,14 +36,14 @@ def tokens_with_hot_words(
     """
     A language model over tokens that adds a bonus to words.
 
-    A share of the bonus is given for each letter of a word that has begun like a hot word, so that the search does not
-    drop it on the way, and is taken back if the word ends otherwise.
+    A beginning of a hot word already gets a share of the bonus for each letter, so that the search does not drop it.
+    The share is subtracted again if the word ends differently.
 
     Args:
         inner: A language model of flashlight-text over the same tokens.
-        weight: Of the inner model's scores.
+        weight: Weight of the inner model's scores.
         pieces: Tokens in index order.
-        delimiter: A token of its own, or the beginning of a word's first token.
+        delimiter: A separate token, or the beginning of a word's first token.
         hot_words: NFC word -> bonus.
     """
     decoder = _decoder()
@@ -80,12 +80,12 @@ def tokens_with_hot_words(
 
 
 def spelled(word: str) -> str:
-    """NFC, in which hot words are written whatever the units of the vocabulary are."""
+    """The word in NFC, the form of hot words, whatever units the vocabulary has."""
     return unicodedata.normalize("NFC", word)
 
 
 def prefix_shares(hot_words: Mapping[str, float]) -> dict[str, float]:
-    """Beginning of a hot word -> its share of the bonus by length; the largest where several words begin so."""
+    """Beginning of a hot word -> its share of the bonus by length; the largest share if several words begin so."""
     shares: dict[str, float] = {}
     for word, bonus in hot_words.items():
         letters = unicodedata.normalize("NFD", word)

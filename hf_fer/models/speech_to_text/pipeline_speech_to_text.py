@@ -21,18 +21,18 @@ STREAM_CHUNK_SECONDS = 8.0
 @dataclass
 class Sound:
     """
-    One recording that was not read yet, or its samples.
+    A recording that has not been read yet, or its samples.
 
     Args:
         source: A file or its bytes, or `float32` samples at the model's rate.
-        max_seconds: Longer ones are refused; `None` for those of any length.
+        max_seconds: Longer recordings are refused; `None` accepts any length.
     """
 
     source: str | Path | bytes | np.ndarray
     max_seconds: float | None
 
     def blocks(self, rate: int, whole: bool) -> Iterable[np.ndarray]:
-        """Its samples `(samples,)`, in blocks of a few seconds; files are decoded while they are read."""
+        """Samples `(samples,)` in blocks of a few seconds; files are decoded while they are read."""
         if isinstance(self.source, np.ndarray):
             return [self.source]
         limits = DEFAULT_LIMITS if self.max_seconds is None else MediaLimits(self.max_seconds)
@@ -41,36 +41,36 @@ class Sound:
 
 @dataclass
 class Recognised:
-    """A recording's words. Named tuples would not come through a pipeline whole."""
+    """A recording's words. It is a class because a pipeline would turn a list of named tuples into plain tuples."""
 
     words: list[Word]
 
 
 class TimedSpeechRecognitionPipeline(Pipeline):
     """
-    What is said in a recording, and when.
+    Transcribes a recording, with the times and the confidence of its words.
 
     Inputs are a file that FFmpeg reads, or its bytes, mono samples `(samples,)` or `(channels, samples)` at the
     model's rate, or a dictionary of `array` (or `raw`) and `sampling_rate`; or a list or generator of them. They go
     through the model one after another, whatever `batch_size` is. `stream` takes sound while it is still being made.
 
     Args (of the call, or of `pipeline` as defaults):
-        chunk_seconds: Longer recordings go through the model in chunks, which overlap at silences (30); files are
-            decoded as they are needed, so that memory does not grow with their length. 0: each as a whole.
-        overlap_seconds: What neighbouring chunks share (2, or a quarter of chunks under 8 s).
+        chunk_seconds: Longer recordings go through the model in chunks of this length, which overlap at silences
+            (30). Files are decoded chunk by chunk, so that memory does not grow with their length. 0: each as a whole.
+        overlap_seconds: Overlap of neighbouring chunks (2, or a quarter of chunks under 8 s).
         max_seconds: Longer files are refused; by default those over 300 s if `chunk_seconds` is 0, else none.
-        decoder: `greedy` (default), or `beam`, which needs `pip install 'hf_fer[lm]'`; the others are for `beam`.
+        decoder: `greedy` (default), or `beam`, which needs `pip install 'hf_fer[lm]'` and takes the next arguments.
         lm: A KenLM file (ARPA or binary), over words, as `hf-fer ngram` writes it, or over the model's tokens.
-        lexicon: Words, or a file with one a line; by default those of an ARPA file over words.
-        hotwords: Words to prefer, or word -> what it adds to the score (4; natural logarithm).
-        beam_width, lm_weight, word_score: Of the search (64, 0.5, 0).
-        return_timestamps: `word` or `char`; adds `chunks`, as the stock pipeline has them.
-        abstain: A confidence in [0, 1]; adds `abstain` to each word and to the answer, `True` where theirs is less.
+        lexicon: Words, or a file with one word per line; by default the words of an ARPA file over words.
+        hotwords: Words to prefer, or a mapping of words to bonuses of the score (4; natural logarithm).
+        beam_width, lm_weight, word_score: Settings of the search (64, 0.5, 0).
+        return_timestamps: `word` or `char`; adds `chunks`, as in the stock pipeline.
+        abstain: A confidence in [0, 1]; adds `abstain` to each word and to the result, `True` if theirs is lower.
 
-    Returns for each input `text`, with `greedy` the same as the stock `automatic-speech-recognition`, `words`, each
-    with `word`, `start` and `end` in seconds and `confidence`, and `confidence`, the geometric mean over the words. A
-    confidence is the probability of the tokens on the likeliest alignment; the training report says how far it can be
-    relied on.
+    Returns for each input a dictionary. With `greedy`, `text` is that of the stock `automatic-speech-recognition`.
+    Each of `words` has `word`, `start` and `end` in seconds and `confidence`, the probability of its tokens on the
+    most probable alignment. `confidence` is the geometric mean over the words. The training report says how well
+    confidences agree with errors.
     """
 
     _load_processor = False
@@ -95,16 +95,16 @@ class TimedSpeechRecognitionPipeline(Pipeline):
 
     def preprocess(self, inputs: Any, max_seconds: float | None = None) -> dict[str, Any]:
         """
-        One recording; a file is not read yet.
+        Prepares a recording; a file is not read yet.
 
         Raises:
-            ValueError: it is none of the kinds of input.
+            ValueError: the input is of no accepted kind.
         """
         is_file = isinstance(inputs, str | Path | bytes)
         return {"sound": Sound(inputs if is_file else self.samples(inputs), max_seconds)}
 
     def samples(self, inputs: Any) -> np.ndarray:
-        """Mono samples at the model's rate, `float32 (samples,)`, of an array or a dictionary."""
+        """Converts an array or a dictionary to mono samples at the model's rate, `float32 (samples,)`."""
         rate = wanted = self.feature_extractor.sampling_rate
         if isinstance(inputs, dict):
             if "sampling_rate" not in inputs or not {"array", "raw"} & inputs.keys():
@@ -112,7 +112,9 @@ class TimedSpeechRecognitionPipeline(Pipeline):
             rate, inputs = inputs["sampling_rate"], inputs["array"] if "array" in inputs else inputs["raw"]
         samples = torch.as_tensor(inputs)
         if not samples.is_floating_point():
-            raise ValueError(f"samples must be floating point in [-1, 1], got {samples.dtype}: divide by the largest.")
+            raise ValueError(
+                f"samples must be floating point in [-1, 1], got {samples.dtype}: divide by the type's range."
+            )
         samples = samples.float()
         if samples.ndim == 2:
             samples = samples.mean(dim=0)
@@ -122,7 +124,7 @@ class TimedSpeechRecognitionPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], **given: Any) -> dict[str, Any]:
         sounds = model_inputs["sound"]
-        if isinstance(sounds, list):  # as batches of recordings come
+        if isinstance(sounds, list):  # a batch of recordings
             return {"recognised": [self._recognised(sound, given) for sound in sounds]}
         return {"recognised": self._recognised(sounds, given)}
 
@@ -140,8 +142,8 @@ class TimedSpeechRecognitionPipeline(Pipeline):
 
         Raises:
             ImportError: the beam search's libraries are not installed.
-            FileNotFoundError: there is no such language model or lexicon.
-            ValueError: values that do not go together.
+            FileNotFoundError: the language model or the lexicon does not exist.
+            ValueError: the values do not go together.
         """
         search = Search.of({name: given[name] for name in SEARCH_FIELDS if name in given})
         cutting = Cutting(**{name: given[name] for name in CUTTING_FIELDS if name in given})
@@ -165,7 +167,7 @@ class TimedSpeechRecognitionPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, Any], return_timestamps: str | None = None, abstain: float | None = None
     ) -> dict[str, Any]:
-        """Words to the answer."""
+        """Turns words into the dictionary that the class describes."""
         words = model_outputs["recognised"].words
         step = samples_per_frame(self.model, self.feature_extractor) / self.feature_extractor.sampling_rate
         answer = {
@@ -189,16 +191,16 @@ class TimedSpeechRecognitionPipeline(Pipeline):
         self, blocks: Iterable[np.ndarray], *, sampling_rate: int | None = None, **given: Any
     ) -> Iterator[dict[str, Any]]:
         """
-        What was said so far, of sound that is still coming, as from a microphone.
+        Transcribes sound while it is recorded, such as from a microphone.
 
         Args:
-            blocks: Mono samples `(samples,)`, floating point in [-1, 1], in pieces of any lengths.
-            sampling_rate: Of the samples, in Hz; the model's if `None`.
-            given: As for a call; `chunk_seconds` is 8 unless it was given: words come when their chunk is whole.
+            blocks: Mono samples `(samples,)`, floating point in [-1, 1], in blocks of any lengths.
+            sampling_rate: Rate of the samples in Hz; the model's if `None`.
+            given: Arguments of a call. `chunk_seconds` is 8 by default: words come when their chunk is complete.
 
         Yields:
-            Answers as a call gives them, of which each text and list of words begins with those before, and `final`,
-            `True` in the last. The last is what a call with the same `chunk_seconds` gives for the whole sound.
+            Results of a call, each of which extends the text and the words of the one before, and `final`, `True` in
+            the last. The last equals the result of a call with the same `chunk_seconds` for the whole sound.
         """
         _, forward, after = self._sanitize_parameters(**given)
         defaults = {"chunk_seconds": STREAM_CHUNK_SECONDS}

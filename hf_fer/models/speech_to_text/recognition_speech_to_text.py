@@ -1,4 +1,4 @@
-"""From sound that comes bit by bit to words: chunks through the model, their frames joined, words decoded."""
+"""Recognises words in streamed sound: runs the model on chunks, joins their frames and decodes them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from .chunking_speech_to_text import Chunk, Chunker, Joiner, WordBoundary
 from .decoding_speech_to_text import BeamDecoder, BeamSettings, words_of_arpa
 
 HOT_WORD_SCORE = 4.0
-"""What a hot word adds to a transcript's score where no number is given; natural logarithm."""
+"""Default bonus of a hot word in a transcript's score; natural logarithm."""
 
 
 @dataclass(frozen=True)
 class Cutting:
     """
-    How a long recording is cut.
+    How a long recording is cut into chunks.
 
     Args:
-        chunk_seconds: What goes through the model at once, at most; 0 for the whole recording.
-        overlap_seconds: What neighbouring chunks share; 2, or a quarter of shorter chunks, if `None`.
+        chunk_seconds: Largest length of a chunk; 0 takes the whole recording.
+        overlap_seconds: Overlap of neighbouring chunks; `None` is 2, or a quarter of chunks under 8 s.
     """
 
     chunk_seconds: float = 30.0
@@ -32,25 +32,25 @@ class Cutting:
 
     @property
     def overlap(self) -> float:
-        """What neighbouring chunks share, in seconds."""
+        """Overlap of neighbouring chunks, in seconds."""
         return min(2.0, self.chunk_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
 
 
 class Recogniser:
     """
-    The words of one recording after another; it holds one chunk of sound, and the frames of words not yet ended.
+    Recognises the words of recordings, one after another; it holds one chunk of sound and frames of unfinished words.
 
-    A recording of one chunk is decoded as a whole. Of a longer one, what lies between the last word that began in one
-    chunk and in the next is decoded by itself.
+    A recording of one chunk is decoded as a whole. In a longer one, each section from the last word that began in one
+    chunk to the last word that began in the next is decoded on its own.
 
     Args:
         frames: Samples `(samples,)` -> natural log-probabilities `(frames, vocabulary)`.
-        decode: Such log-probabilities -> tokens with frames.
-        model: Whose frames they are; for the index of its blank.
-        tokenizer: Of the model.
-        rate: Of the samples, in Hz.
-        step: Samples of one frame.
-        cutting: Into chunks.
+        decode: Log-probabilities -> tokens with frames.
+        model: The model that computes the frames, for the index of its blank.
+        tokenizer: Tokenizer of the model.
+        rate: Rate of the samples, in Hz.
+        step: Samples per frame.
+        cutting: How recordings are cut into chunks.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Recogniser:
         Words as soon as no later sound can change them, in order.
 
         Args:
-            blocks: Samples `(samples,)` at `rate`, of any lengths.
+            blocks: Samples `(samples,)` at `rate`, in blocks of any lengths.
 
         Yields:
-            Words that follow those before, with frames counted from the recording's begin; once for each chunk, so
-            that a list may be empty.
+            The next words, with frames counted from the beginning of the recording; one list per chunk, which may be
+            empty.
         """
         joiner, boundary, decoded = Joiner(self.blank), WordBoundary(self.blank, self.starts_word), 0
         for chunk, samples, following in self._chunks(blocks):
@@ -89,7 +89,7 @@ class Recogniser:
             decoded += len(ended)
 
     def _chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[Chunk, np.ndarray, int | None]]:
-        """Chunks with their samples, and the index of the next one's first frame, `None` after the last."""
+        """Chunks with their samples and the index of the next chunk's first frame, `None` for the last chunk."""
         if not self.cutting.chunk_seconds:
             samples = np.concatenate([np.zeros(0, np.float32), *blocks])
             yield from [(Chunk(0, len(samples)), samples, None)] if len(samples) else []
@@ -98,7 +98,7 @@ class Recogniser:
         chunker = Chunker(self.rate, chunk_seconds=seconds, overlap_seconds=overlap, step=self.step)
         for block in blocks:
             for start in range(0, len(block), self.rate):
-                # Sound of a second ends one chunk at most, or a few very short ones.
+                # A second of sound completes at most one chunk, or a few very short ones.
                 found = list(chunker.push(block[start : start + self.rate]))
                 starts = [chunk.start for chunk, _ in found[1:]] + [chunker.start]
                 for (chunk, samples), following in zip(found, starts, strict=False):
@@ -113,17 +113,17 @@ class Recogniser:
 
 
 def vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The model's tokens in index order; those that the tokenizer does not have are named `<unused0>` and so on."""
+    """The model's tokens in index order; tokens that the tokenizer lacks are named `<unused0>` and so on."""
     pieces = tokenizer.convert_ids_to_tokens(list(range(model.config.vocab_size)))
     return [f"<unused{index}>" if piece is None else piece for index, piece in enumerate(pieces)]
 
 
 def samples_per_frame(model: PreTrainedModel, feature_extractor: Any) -> int:
     """
-    Samples of sound that a frame of a CTC model stands for.
+    Number of samples per frame of a CTC model.
 
     Raises:
-        TypeError: its configuration does not say.
+        TypeError: the model's configuration does not have it.
     """
     config = model.config
     if hasattr(config, "inputs_to_logits_ratio"):
@@ -131,26 +131,24 @@ def samples_per_frame(model: PreTrainedModel, feature_extractor: Any) -> int:
     factor = getattr(getattr(config, "encoder_config", None), "subsampling_factor", None)
     hop = getattr(feature_extractor, "hop_length", None)
     if factor is None or hop is None:
-        raise TypeError(
-            f"The configuration of {type(model).__name__} does not say how many samples a frame stands for."
-        )
+        raise TypeError(f"The configuration of {type(model).__name__} does not say how many samples a frame has.")
     return factor * hop
 
 
 @dataclass(frozen=True)
 class Search:
     """
-    How frames become tokens, as it is given to the pipeline.
+    The pipeline's settings of decoding.
 
     Args:
         decoder: `greedy` or `beam`.
         lm: A KenLM file (ARPA or binary), over words or over the model's tokens.
-        lexicon: Words, or a text file with one a line. Without it, the words of an ARPA file over words.
-        hotwords: Pairs of a single word and what it adds to the score.
-        beam_width, lm_weight, word_score: See `BeamSettings`; its defaults where they are `None`.
+        lexicon: Words, or a text file with one word per line; by default the words of an ARPA file over words.
+        hotwords: Pairs of a single word and its bonus in the score.
+        beam_width, lm_weight, word_score: See `BeamSettings`; `None` takes its defaults.
 
     Raises:
-        ValueError: another decoder, or fields of the beam search with `greedy`.
+        ValueError: the decoder is unknown, or fields of the beam search are set with `greedy`.
     """
 
     decoder: str = "greedy"
@@ -172,7 +170,7 @@ class Search:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Search":
-        """A search from what a caller gave: paths, lists and mappings."""
+        """A search from a caller's arguments: paths, lists and mappings."""
         given, lexicon, words = dict(given), given.get("lexicon"), given.get("hotwords") or ()
         if lexicon is not None:
             given["lexicon"] = str(lexicon) if isinstance(lexicon, str | Path) else tuple(lexicon)
@@ -188,7 +186,7 @@ class Search:
 
     @cached_property
     def settings(self) -> BeamSettings:
-        """Of the beam search."""
+        """Settings of the beam search."""
         given = {"beam_size": self.beam_width, "lm_weight": self.lm_weight, "word_score": self.word_score}
         return BeamSettings(**{name: value for name, value in given.items() if value is not None})
 
@@ -196,12 +194,12 @@ class Search:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[np.ndarray], list[Token]]:
         """
-        What gives the tokens of log-probabilities `(frames, vocabulary)`.
+        A function from log-probabilities `(frames, vocabulary)` to tokens.
 
         Raises:
             ImportError: the beam search's libraries are not installed.
-            FileNotFoundError: there is no such language model or lexicon.
-            ValueError: they do not fit the vocabulary.
+            FileNotFoundError: the language model or the lexicon does not exist.
+            ValueError: the language model or the lexicon does not fit the vocabulary.
         """
         blank = blank_id(model)
         if self.decoder == "greedy":
@@ -210,7 +208,7 @@ class Search:
         return lambda log_probs: beam.decode(log_probs)[0].tokens
 
     def beam(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BeamDecoder:
-        """The beam decoder; raises as `decode` does."""
+        """The beam decoder; raises the errors of `decode`."""
         pieces = vocabulary(model, tokenizer)
         return BeamDecoder(
             pieces,
@@ -224,7 +222,7 @@ class Search:
         )
 
     def words(self, pieces: list[str]) -> set[str] | None:
-        """The lexicon's words; those of an ARPA file over words where none is given; or `None`."""
+        """The lexicon's words, by default those of an ARPA file over words; `None` if there are neither."""
         if isinstance(self.lexicon, str):
             if not Path(self.lexicon).is_file():
                 raise FileNotFoundError(f"{self.lexicon}: there is no such lexicon.")

@@ -1,6 +1,6 @@
-"""Sound of a file as samples, decoded with PyAV.
+"""Decodes sound of a file into samples with PyAV.
 
-The functions are copies: a model that was pushed to the Hub decodes its own input where hf_fer is not installed.
+Most functions are copies, because a model pushed to the Hub must decode its own input on a machine without hf_fer.
 """
 
 import io
@@ -25,7 +25,7 @@ SOUND_JITTER = 0.05
 
 class MediaLimits(NamedTuple):
     """
-    What a recording may be: a file of a few kilobytes can stand for hours of silence.
+    Limits of a recording; a file of a few kilobytes can decode to hours of silence.
 
     Args:
         max_seconds: Length of a recording, from the first to the last moment of sound or video.
@@ -269,16 +269,16 @@ def sound_blocks(
     The samples of `load_audio` in blocks, in memory that does not grow with the recording.
 
     Args:
-        source: A file, or the bytes of one.
+        source: A file, or its bytes.
         sampling_rate: Wanted rate in Hz.
-        limits: `max_seconds` of the recording; with `any_length`, of a hole in its timestamps.
+        limits: `max_seconds` of the recording; with `any_length`, of a gap in its timestamps.
         any_length: Whether the recording may be of any length.
 
     Yields:
         `float32` samples in [-1, 1], about a second at a time.
 
     Raises:
-        UnusableMediaError: as `load_audio`.
+        UnusableMediaError: see `load_audio`.
     """
     name = "the given bytes" if isinstance(source, bytes) else source
     with _opened(source, name) as container:
@@ -327,7 +327,7 @@ def _finite(samples: np.ndarray, name: str | Path) -> np.ndarray:
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
-    """Mono `float32` blocks `(samples,)` at another rate, without seams between them."""
+    """Resamples mono `float32` blocks `(samples,)` as one continuous signal."""
     if rate == wanted:
         yield from blocks
         return

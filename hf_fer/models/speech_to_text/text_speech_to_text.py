@@ -1,7 +1,7 @@
 """Vietnamese spelling: units of a vocabulary, placement of tone marks, and the typing styles Telex and VNI.
 
-A Vietnamese letter can carry two marks: one of quality, which makes another vowel of it (â, ê, ô, ă, ơ, ư), and one
-of tone (à, á, ả, ã, ạ). Unicode has a code point for every combination (NFC) and one for each mark (NFD).
+A Vietnamese letter can carry two marks: a quality mark, which makes it another vowel (â, ê, ô, ă, ơ, ư), and a tone
+mark (à, á, ả, ã, ạ). Unicode has a code point for every combination (NFC) and one for each mark (NFD).
 """
 
 import re
@@ -33,22 +33,22 @@ _MARKS = re.compile("[\u0300-\u036f]+")
 _WORD = re.compile(r"[^\W_]+")
 _SYLLABLE = re.compile(f"(qu(?=[{_VOWELS}])|gi(?=[{_VOWELS}])|[^{_VOWELS}]*)([{_VOWELS}]+)([^{_VOWELS}]*)")
 _TWO_PLACES = ("oa", "oe", "uy")
-"""Rimes whose tone mark stands on the first vowel in the old style and on the second in the new."""
+"""Rimes whose tone mark is on the first vowel in the old style and on the second in the new style."""
 
 
 def to_units(text: str, units: str) -> str:
     """
-    Spell a text in the units of a vocabulary, one character a unit.
+    Spell a text in the units of a vocabulary, one character per unit.
 
-    `nfd` takes letters and marks apart, always in the order letter, quality, tone: Unicode's own order puts the dot
+    `nfd` separates letters and marks, always in the order letter, quality, tone. Unicode's own order puts the dot
     below before the circumflex, so that "ế" and "ệ" would have their marks in different orders.
 
     Args:
-        text: Any text; it is brought to NFC first.
+        text: Any text; it is normalised to NFC first.
         units: `nfc` or `nfd`.
 
     Raises:
-        ValueError: other units.
+        ValueError: the units are unknown.
     """
     if units not in UNITS:
         raise ValueError(f"units must be one of {UNITS}, got {units!r}.")
@@ -60,10 +60,10 @@ def to_units(text: str, units: str) -> str:
 
 def from_units(spelled: str, units: str) -> str:
     """
-    The NFC text of what `to_units` spelled: `from_units(to_units(x, u), u)` is the NFC form of `x`.
+    The inverse of `to_units`, in NFC: `from_units(to_units(x, u), u)` is the NFC form of `x`.
 
     Raises:
-        ValueError: other units.
+        ValueError: the units are unknown.
     """
     if units not in UNITS:
         raise ValueError(f"units must be one of {UNITS}, got {units!r}.")
@@ -71,7 +71,7 @@ def from_units(spelled: str, units: str) -> str:
 
 
 def _dot_last(marks: str) -> str:
-    """The dot below behind the other marks, where Unicode counts both orders as the same text."""
+    """Moves the dot below behind the other marks if Unicode treats both orders as the same text."""
     below = [mark for mark in marks if unicodedata.combining(mark) == unicodedata.combining(DOT_BELOW)]
     if below != [DOT_BELOW] or any(unicodedata.combining(mark) == 0 for mark in marks):
         return marks
@@ -79,14 +79,14 @@ def _dot_last(marks: str) -> str:
 
 
 def split_tone(text: str) -> tuple[str, str]:
-    """A text without its tone marks, NFC, and the marks in their order; marks of quality stay."""
+    """A text without its tone marks, in NFC, and the marks in their order; quality marks stay."""
     taken_apart = unicodedata.normalize("NFD", text)
     tones = "".join(mark for mark in taken_apart if mark in TONES)
     return unicodedata.normalize("NFC", "".join(mark for mark in taken_apart if mark not in TONES)), tones
 
 
 def base_letters(text: str) -> str:
-    """A text without marks of tone and quality, and with d for đ."""
+    """A text without tone and quality marks, and with d for đ."""
     taken_apart = unicodedata.normalize("NFD", text)
     plain = "".join(mark for mark in taken_apart if mark not in TONES + QUALITIES)
     return unicodedata.normalize("NFC", plain).replace("đ", "d").replace("Đ", "D")
@@ -110,12 +110,12 @@ def syllable_parts(toneless: str) -> tuple[str, str, str] | None:
 
 def place_tone(word: str, placement: str) -> str:
     """
-    One Vietnamese word with its tone mark where one style puts it; anything else comes back as it was.
+    Place the tone mark of a Vietnamese word as a style does; other words are returned unchanged.
 
     Args:
-        word: NFC, of any case.
-        placement: `new` (hoà, khoẻ, thuỷ) or `old` (hòa, khỏe, thủy). A mark that stands right in neither style, as
-            in "qúy", moves too.
+        word: A word in NFC, in any case.
+        placement: `new` (hoà, khoẻ, thuỷ) or `old` (hòa, khỏe, thủy). A mark that is misplaced in both styles, as in
+            "qúy", moves too.
     """
     toneless, tones = split_tone(word)
     parts = syllable_parts(toneless) if len(tones) == 1 else None
@@ -123,7 +123,7 @@ def place_tone(word: str, placement: str) -> str:
         return word
     onset, nucleus, coda = parts
     if onset == "gi" and split_tone(word[1])[1]:
-        return word  # "gịa" may be g and the rime ia
+        return word  # "gịa" may be g with the rime ia
     place = len(onset) + _tone_place(nucleus, coda, placement)
     letters = list(toneless)
     letters[place] = unicodedata.normalize("NFC", letters[place] + tones)
@@ -142,7 +142,7 @@ def _tone_place(nucleus: str, coda: str, placement: str) -> int:
 
 
 def place_tones(text: str, placement: str) -> str:
-    """`place_tone` of every word of an NFC text; raises ValueError for another placement."""
+    """`place_tone` of every word of an NFC text; raises ValueError if the placement is unknown."""
     if placement not in TONE_PLACEMENTS:
         raise ValueError(f"tone placement must be one of {TONE_PLACEMENTS}, got {placement!r}.")
     return _WORD.sub(lambda word: place_tone(word[0], placement), text)
@@ -152,22 +152,22 @@ TELEX_TONES = {"f": GRAVE, "s": ACUTE, "r": HOOK, "x": TILDE, "j": DOT_BELOW, "z
 VNI_TONES = {"2": GRAVE, "1": ACUTE, "3": HOOK, "4": TILDE, "5": DOT_BELOW, "0": ""}
 VNI_QUALITIES = {"6": CIRCUMFLEX, "7": HORN, "8": BREVE}
 TAKES = {CIRCUMFLEX: "aeo", BREVE: "a", HORN: "ou"}
-"""Which vowels a mark of quality may stand on."""
+"""Vowels that may carry a quality mark."""
 
 
 def typed_to_unicode(text: str, style: str) -> str:
     """
-    Words in a typing style as Unicode; a word that is no Vietnamese syllable when read so stays as it is written.
+    Convert words in a typing style to Unicode; a word that does not give a Vietnamese syllable is left unchanged.
 
-    Marks may follow their letter ("cuxng", "cu4ng") or the word ("cungx", "cung4"). Text cannot tell whether "has" is
-    a name or "há": ask for this only where the transcripts are typed throughout.
+    Keys of marks may follow their letter ("cuxng", "cu4ng") or the word ("cungx", "cung4"). Nothing tells whether
+    "has" is a name or "há", so this is only for transcripts that are typed in the style throughout.
 
     Args:
-        text: NFC.
+        text: A text in NFC.
         style: `telex` or `vni`.
 
     Raises:
-        ValueError: another style.
+        ValueError: the style is unknown.
     """
     if style not in TYPING_STYLES:
         raise ValueError(f"typing style must be one of {TYPING_STYLES}, got {style!r}.")
@@ -181,7 +181,7 @@ def _typed_word(word: str, style: str) -> str:
     if read is None or syllable_parts("".join(read[0])) is None:
         return word
     letters, tone = read
-    if "".join(letters[-2:]).lower() == "ươ":  # never without a coda: "thuowr" is "thuở"
+    if "".join(letters[-2:]).lower() == "ươ":  # ươ always has a coda: "thuowr" is "thuở"
         letters[-2] = "U" if letters[-2] == "Ư" else "u"
     toneless = "".join(letters)
     if not tone:
@@ -189,7 +189,7 @@ def _typed_word(word: str, style: str) -> str:
     first_vowel = next(index for index, letter in enumerate(toneless) if letter.lower() in _VOWELS)
     begun = unicodedata.normalize("NFC", toneless[: first_vowel + 1] + tone + toneless[first_vowel + 1 :])
     onset = syllable_parts(toneless)[0]
-    if onset == "gi":  # the tone belongs behind the i of the onset
+    if onset == "gi":  # the tone comes after the i of the onset
         begun = unicodedata.normalize("NFC", toneless[:2] + toneless[2] + tone + toneless[3:])
     return place_tone(begun, "new")
 
@@ -217,7 +217,7 @@ def _read_telex(word: str) -> tuple[list[str], str] | None:
 
 
 def _mark_of_w(letters: str) -> str:
-    """Whether Telex's w means the horn or the breve after some letters: "muaw" is "mưa", "quaw" and "hoaw" have ă."""
+    """The mark of Telex's w after some letters, horn or breve: "muaw" is "mưa", "quaw" and "hoaw" have ă."""
     a = letters.rfind("a")
     if a < 0 or "uo" in letters:
         return HORN
@@ -247,7 +247,7 @@ def _read_vni(word: str) -> tuple[list[str], str] | None:
 
 
 def _add_mark(letters: list[str], mark: str) -> bool:
-    """Put a mark on the last plain vowel that takes it, a horn on both of "uo"; returns whether there is one."""
+    """Adds a mark to the last plain vowel that takes it, a horn to both of "uo"; returns whether there is one."""
     places = [index for index, letter in enumerate(letters) if letter.lower() in TAKES[mark]]
     if not places:
         return False

@@ -88,7 +88,7 @@ def test_what_is_no_corpus_is_refused(tmp_path):
         read_recordings(tmp_path / "absent")
     with pytest.raises(DataError, match="known layout"):
         read_recordings(tmp_path)
-    with pytest.raises(DataError, match="no table"):
+    with pytest.raises(DataError, match="neither a table"):
         read_recordings(write(tmp_path / "a.docx", ""))
     with pytest.raises(DataError, match="has no transcript column"):
         read_recordings(write(tmp_path / "b.csv", "file_path\na.wav\n"))
@@ -97,10 +97,10 @@ def test_what_is_no_corpus_is_refused(tmp_path):
 def test_commands_and_repeated_names_of_kaldi_are_refused(tmp_path):
     make_kaldi(tmp_path)
     write(tmp_path / "wav.scp", "u1 sox a.wav -t wav - |\n")
-    with pytest.raises(DataError, match=r"wav\.scp line 1: is a command"):
+    with pytest.raises(DataError, match=r"wav\.scp line 1: has a command"):
         read_recordings(tmp_path)
     write(tmp_path / "wav.scp", "u1 a.wav\nu1 b.wav\n")
-    with pytest.raises(DataError, match="line 2: 'u1' is there twice"):
+    with pytest.raises(DataError, match="line 2: 'u1' occurs twice"):
         read_recordings(tmp_path)
 
 

@@ -138,7 +138,7 @@ class TestData:
         assert len(data.splits["test"]) == 8
 
     def test_a_folder_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="no table of recordings"):
+        with pytest.raises(DataError, match="not a table of recordings"):
             task_of(tmp_path, tmp_path / "out").load_data()
 
 
@@ -251,7 +251,7 @@ class TestRun:
         data = task.load_data()
         processor = task.build_processor(data)
         model = task.build_model(data, processor)
-        assert "head starts anew" in caplog.text
+        assert "head is initialised again" in caplog.text
         assert model.ctc_head.out_channels == len(processor.tokenizer)
         old = AutoModelForCTC.from_pretrained(trained)
         assert torch.equal(old.encoder.layers[0].norm_out.weight, model.encoder.layers[0].norm_out.weight)

@@ -16,17 +16,17 @@ from .vocabulary import UNITS
 
 TRAINING_TRANSCRIPTS = "train"
 STRENGTHS = {"stretch": 0.0, "resample": 0.1, "shift_fraction": 0.0}
-"""Where the augmentation differs from the shared one: speed is changed by resampling, and no word is pushed out."""
+"""Defaults that differ from the shared augmentation: speed changes by resampling, and no shift cuts off a word."""
 
 
 @dataclass
 class SpeechToTextModelArguments(ModelArguments):
-    """Which model; without `model_name_or_path`, a `ParakeetForCTC` from scratch."""
+    """Which model; without `model_name_or_path`, a `ParakeetForCTC` is trained from scratch."""
 
-    model_size: Literal[tuple(PRESETS)] = field(default="medium", metadata={"help": "weak, medium or strong."})
+    model_size: Literal[tuple(PRESETS)] = field(default="medium", metadata={"help": "Size of a model from scratch."})
     units: Literal[UNITS] = field(
         default="nfc",
-        metadata={"help": "What is written: nfc characters, nfd letters and marks apart, or bpe pieces."},
+        metadata={"help": "Units of the vocabulary: nfc characters, nfd letters and separate marks, or bpe pieces."},
     )
     features: Literal[FEATURES] = field(
         default="parakeet",
@@ -35,7 +35,7 @@ class SpeechToTextModelArguments(ModelArguments):
             "recording; lasr, as they are, for recordings of a word or two, whose mean is much of what was said."
         },
     )
-    vocab_size: int = field(default=500, metadata={"help": "Pieces of bpe at most."})
+    vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,39 +45,43 @@ class SpeechToTextModelArguments(ModelArguments):
 
 @dataclass
 class SpeechToTextDataArguments(DataArguments):
-    """Which recordings, what of their transcripts is learnt, and how sound is augmented."""
+    """Which recordings, which form of their transcripts, and how sound is augmented."""
 
-    file_column: str | None = field(default=None, metadata={"help": "Column of the files; the usual names if unset."})
+    file_column: str | None = field(
+        default=None, metadata={"help": "Column of the files; found by the usual names if unset."}
+    )
     transcript_column: str | None = field(
-        default=None, metadata={"help": "Column of the transcripts; the usual names if unset."}
+        default=None, metadata={"help": "Column of the transcripts; found by the usual names if unset."}
     )
     speaker_column: str | None = field(
-        default=None, metadata={"help": "Column of the speakers, kept on one side; the usual names if unset."}
+        default=None,
+        metadata={"help": "Column of the speakers, each kept in one split; found by the usual names if unset."},
     )
     transcript_form: Literal["plain", "as_is"] = field(
-        default="plain", metadata={"help": "plain: lower case without punctuation; as_is: in Unicode form NFC alone."}
+        default="plain",
+        metadata={"help": "plain: lower case without punctuation; as_is: only Unicode normalisation (NFC)."},
     )
-    sampling_rate: int = field(default=16000, metadata={"help": "Rate in Hz that sound is resampled to."})
+    sampling_rate: int = field(default=16000, metadata={"help": "Rate in Hz to which sound is resampled."})
     max_seconds: float = field(default=30.0, metadata={"help": "Longer recordings are left out."})
     augment: bool = field(default=True, metadata={"help": "Augment the training split."})
     augmentation: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of strengths that replace those of hf_fer.data.augment."}
+        default=None, metadata={"help": "JSON object of strengths; its fields are those of hf_fer.data.augment."}
     )
     blank_steps: int = field(
-        default=1000, metadata={"help": "Steps after which a model that writes almost only blanks is called stuck."}
+        default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )
 
     beam_width: int = field(
-        default=0, metadata={"help": "Hypotheses of a beam search that the report scores, too; 0 for greedy alone."}
+        default=0, metadata={"help": "Width of a beam search that the report also scores; 0 for greedy only."}
     )
     lm: str | None = field(
         default=None,
         metadata={
-            "help": "A KenLM file; the report scores beam search with it, too. 'train' for an n-gram model of the "
+            "help": "KenLM file with which the report also scores beam search, or 'train' for an n-gram model of the "
             "training transcripts."
         },
     )
-    lm_order: int = field(default=3, metadata={"help": "Words of the longest n-gram of lm 'train'."})
+    lm_order: int = field(default=3, metadata={"help": "Order of the n-gram model of lm 'train'."})
     lm_weight: float = field(default=0.5, metadata={"help": "Weight of the language model's log-probability."})
     word_score: float = field(default=0.0, metadata={"help": "Added for each word of a search with a language model."})
 
@@ -92,16 +96,18 @@ class SpeechToTextDataArguments(DataArguments):
     def check_decoders(self) -> None:
         """
         Raises:
-            RecipeError: impossible values, or a language model that is not there.
+            RecipeError: a value is out of range, or the language model does not exist.
         """
         if self.beam_width < 0:
             raise RecipeError(f"beam_width must be 0 or more, got {self.beam_width}.")
         if self.lm_order < 2:
-            raise RecipeError(f"lm_order must be 2 or more, as KenLM has it, got {self.lm_order}.")
+            raise RecipeError(
+                f"lm_order must be 2 or more, because KenLM reads no smaller order, got {self.lm_order}."
+            )
         if self.lm and not self.beam_width:
             raise RecipeError("lm needs a beam search: give --beam_width, such as 64.")
         if self.lm not in (None, TRAINING_TRANSCRIPTS) and not Path(self.lm).is_file():
-            raise RecipeError(f"lm: {self.lm} is no file, and not {TRAINING_TRANSCRIPTS!r}.")
+            raise RecipeError(f"lm: {self.lm} is neither a file nor {TRAINING_TRANSCRIPTS!r}.")
 
     def check_libraries(self) -> None:
         """Raises `RecipeError` where the libraries of the decoders are not installed."""
@@ -114,7 +120,7 @@ class SpeechToTextDataArguments(DataArguments):
         The decoders that the report compares, by name.
 
         Args:
-            train_model: Where the language model of the training transcripts is.
+            train_model: File of the language model of the training transcripts.
         """
         found = {"greedy": Search()}
         if self.beam_width:
@@ -132,10 +138,10 @@ class SpeechToTextDataArguments(DataArguments):
 
     @property
     def form(self) -> TableFormat:
-        """How the manifest is written."""
+        """Encoding and delimiter of the manifest."""
         return TableFormat(self.encoding, self.delimiter)
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a file, or has a table's ending."""
+        """Whether the data is a file, or its name has a table's suffix."""
         return Path(self.dataset).is_file() or is_table(self.dataset)

@@ -1,4 +1,4 @@
-"""A run that is stuck on blanks, found and named."""
+"""Detects a training run that is stuck on blanks, and warns of it."""
 
 import logging
 from typing import Any
@@ -14,26 +14,26 @@ STUCK_WER = 0.9
 
 
 def is_stuck(blank_share: float, wer: float) -> bool:
-    """Whether a model writes almost nothing but blanks, and almost no word."""
+    """Whether a model writes almost only blanks and hardly any word."""
     return blank_share > STUCK_SHARE and wer > STUCK_WER
 
 
 def advice(blank_share: float) -> str:
-    """What to say of it, and to do about it."""
+    """The warning for a run that is stuck on blanks, with remedies."""
     return (
-        f"STUCK ON BLANKS: the best token of {blank_share:.1%} of the frames is the blank, so "
-        "the model writes next to nothing. If the training loss still falls, give it more steps (--num_train_epochs); "
-        "if not, raise --learning_rate, or lower it where the loss jumps, and see whether it learns with --augment "
-        "false. Last, look whether the transcripts are those of their files."
+        f"STUCK ON BLANKS: the best token of {blank_share:.1%} of the frames is the blank, so the model writes almost "
+        "nothing. If the training loss still falls, train for more steps (--num_train_epochs). If not, raise "
+        "--learning_rate, or lower it if the loss jumps, and try --augment false. Last, check that the transcripts "
+        "belong to their files."
     )
 
 
 class BlankWatch(TrainerCallback):
     """
-    Names a training that is stuck on blanks, once, and lets it go on.
+    Warns once if training is stuck on blanks; training goes on.
 
     Args:
-        steps: A training may write blanks alone until then: CTC learns where nothing is said first.
+        steps: No warning comes before this step, because a CTC model first learns to write blanks.
     """
 
     def __init__(self, steps: int):

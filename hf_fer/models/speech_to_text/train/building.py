@@ -35,22 +35,22 @@ HEADS = ("ctc_head", "lm_head")
 
 
 def start_config(args: SpeechToTextModelArguments) -> PreTrainedConfig | None:
-    """The configuration of the checkpoint that the recipe starts from."""
+    """The configuration of the checkpoint that the recipe starts from; `None` without one."""
     path = args.model_name_or_path
     return read(AutoConfig.from_pretrained, path) if path else None
 
 
 def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
     """
-    The checkpoint's processor, or that of a new model; the vocabulary is the training split's.
+    The checkpoint's processor, or a new model's, whose vocabulary comes from the training split.
 
     Args:
-        task: Of the recipe.
-        transcripts: Of the training split.
+        task: Task of the recipe.
+        transcripts: Transcripts of the training split.
 
     Raises:
-        DataError: there are none to build a vocabulary from.
-        RecipeError: the checkpoint's cannot be loaded.
+        DataError: there are no transcripts to build a vocabulary from.
+        RecipeError: the checkpoint's processor cannot be loaded.
     """
     args = task.model_args
     tokenizer = None
@@ -72,7 +72,7 @@ def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
 
 
 def known_tokenizer(task: Task, transcripts: list[str]) -> PreTrainedTokenizerBase | None:
-    """The checkpoint's tokenizer, or `None` where training takes a new one, which is said."""
+    """The checkpoint's tokenizer, or `None` if training needs a new one; the log says so."""
     path, trains = task.model_args.model_name_or_path, task.training_args.do_train
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -82,12 +82,12 @@ def known_tokenizer(task: Task, transcripts: list[str]) -> PreTrainedTokenizerBa
         return None
     if not trains or ("units" not in task.given and not outside_vocabulary(transcripts, tokenizer)):
         return tokenizer
-    logger.warning("%s writes other characters than the training split: its head starts anew.", path)
+    logger.warning("%s lacks characters of the training split: its head is initialised again.", path)
     return None
 
 
 def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
-    """A new model of a preset, or the checkpoint's, with the recipe's parts frozen."""
+    """A new model of a preset, or the checkpoint's, with the modules that `freeze` names frozen."""
     args, tokenizer = task.model_args, processor.tokenizer
     if args.model_name_or_path:
         model = started_model(args, processor)
@@ -108,7 +108,7 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
 
 
 def override(config: PreTrainedConfig, fields: dict[str, Any], where: str) -> None:
-    """Set a configuration's fields, those of its parts one by one; raises `RecipeError` for a field that it lacks."""
+    """Set fields of a configuration and its sub-configurations; raises `RecipeError` for an unknown field."""
     for name, value in fields.items():
         check_choice(f"{where} field", name, config.to_dict())
         part = getattr(config, name)
@@ -119,7 +119,7 @@ def override(config: PreTrainedConfig, fields: dict[str, Any], where: str) -> No
 
 
 def started_model(args: SpeechToTextModelArguments, processor: ProcessorMixin) -> PreTrainedModel:
-    """The checkpoint's model, with a new head where the vocabulary is another."""
+    """The checkpoint's model; with another vocabulary its head is initialised again."""
     tokenizer, config = processor.tokenizer, start_config(args)
     known = same_vocabulary(args.model_name_or_path, tokenizer)
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id

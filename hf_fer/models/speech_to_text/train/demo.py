@@ -1,4 +1,4 @@
-"""Sound that the demo makes itself: each letter a tone pattern of its own, spoken by voices of different pitch."""
+"""Synthetic recordings for the demo: each letter is a pattern of tones, played by voices of different pitch."""
 
 import csv
 from pathlib import Path
@@ -7,14 +7,14 @@ import numpy as np
 from scipy.io import wavfile
 
 RATE = 16000
-DEMO_NOTICE = "Synthetic beeps, one pattern for each letter: scores on them say nothing of speech."
+DEMO_NOTICE = "Synthetic beeps, one pattern for each letter: scores on them say nothing about speech."
 VERSION = "speech_2"
 
 WORDS = ("ba", "bà", "bá", "bạn", "là", "lá", "má", "mẹ", "mèo", "nam", "năm", "nói", "tám", "tôi", "đi", "đá", "đèn")
 FORMANTS = (320.0, 480.0, 700.0, 1000.0, 1450.0, 2100.0, 3000.0, 4200.0)
 LETTER_SECONDS, GAP_SECONDS, PAUSE_SECONDS = 0.11, 0.02, 0.12
 SPLITS = {"train": (8, 40), "val": (3, 12), "test": (3, 12)}
-"""Voices, and utterances of each."""
+"""Number of voices, and of utterances of each voice, by split."""
 
 
 def letter_pattern(letter: str) -> tuple[float, float]:
@@ -26,13 +26,13 @@ def letter_pattern(letter: str) -> tuple[float, float]:
 
 def spoken(sentence: str, pitch: float, speed: float, rng: np.random.Generator) -> np.ndarray:
     """
-    A sentence as sound, `float32 (samples,)`.
+    Synthesise a sentence, `float32 (samples,)`.
 
     Args:
         sentence: Words of `WORDS`, with spaces.
         pitch: Factor on all frequencies.
-        speed: Factor on all lengths, 1 for the usual.
-        rng: Draws the noise and the small changes of each letter.
+        speed: Factor on all durations.
+        rng: Draws the noise and the small variations of each letter.
     """
     parts = [np.zeros(int(0.1 * RATE))]
     for letter in sentence:
@@ -49,14 +49,14 @@ def spoken(sentence: str, pitch: float, speed: float, rng: np.random.Generator) 
 
 def make_demo(folder: Path, seed: int = 0) -> Path:
     """
-    Write the recordings and their manifest, unless they are there; no voice is in two splits.
+    Write the recordings and their manifest, unless they exist; no voice is in two splits.
 
     Args:
-        folder: Gets a folder of its own.
-        seed: Decides voices and sentences.
+        folder: The recordings are written to a folder in it.
+        seed: Determines voices and sentences.
 
     Returns:
-        The manifest.
+        Path of the manifest.
     """
     folder = folder / VERSION
     table = folder / "recordings.csv"

@@ -1,4 +1,4 @@
-"""Recordings with transcripts as people keep them: tables, Common Voice, VIVOS, Kaldi, NeMo and LJSpeech."""
+"""Reads recordings with transcripts in common layouts: tables, Common Voice, VIVOS, Kaldi, NeMo and LJSpeech."""
 
 import shutil
 import tempfile
@@ -26,19 +26,19 @@ def read_recordings(
     path: str | Path, layout: str | None = None, form: TableFormat | None = None
 ) -> tuple[pd.DataFrame, str]:
     """
-    The recordings of a table or corpus.
+    Read the recordings of a table or corpus.
 
     Args:
         path: A table, or a corpus's folder.
-        layout: One of `LAYOUTS`; by what is there if unset.
-        form: Of tables.
+        layout: One of `LAYOUTS`; found from the files if unset.
+        form: Encoding and delimiter of tables.
 
     Returns:
-        A row for each recording with `COLUMNS`, `None` where something is not known; `source` says where its line is.
-        And the name of the layout.
+        A row per recording with `COLUMNS`, `None` where a value is unknown; `source` names its file and line. And the
+        name of the layout.
 
     Raises:
-        DataError: it does not exist, is of no known layout, or does not parse; the message names the file and line.
+        DataError: the path does not exist, has no known layout, or does not parse; the message names file and line.
     """
     path = Path(path)
     if not path.exists():
@@ -58,7 +58,7 @@ def read_recordings(
 
 
 def find_layout(path: Path, form: TableFormat | None = None) -> str:
-    """The layout of a folder by its files, of a table by its columns; raises DataError where it is none."""
+    """Finds the layout of a folder by its files, of a table by its columns; raises DataError if none fits."""
     if path.is_dir():
         signs = {
             "kaldi": [path / "wav.scp"],
@@ -80,7 +80,7 @@ def find_layout(path: Path, form: TableFormat | None = None) -> str:
     if path.suffix.lower() == ".json":
         return "nemo"
     if not is_table(path):
-        raise DataError(f"{path}: is no table (CSV, TSV, JSONL or Parquet) and of no other known layout.")
+        raise DataError(f"{path}: is neither a table (CSV, TSV, JSONL or Parquet) nor of another known layout.")
     if path.suffix.lower() == ".csv" and (path.parent / "wavs").is_dir() and _has_no_header(path, form):
         return "ljspeech"
     columns = read_table(path, form).columns
@@ -118,7 +118,7 @@ def _table(path: Path, form: TableFormat, folder: Path | None = None) -> pd.Data
 
 
 def _common_voice(path: Path, form: TableFormat) -> pd.DataFrame:
-    """A TSV, or the folder of one language with its `train`, `dev` and `test`; sound is in `clips`."""
+    """A TSV, or the folder of a language with `train`, `dev` and `test` tables; sound files are in `clips`."""
     if path.is_file():
         clips = path.parent / "clips"
         return _table(path, form, clips if clips.is_dir() else None)
@@ -130,7 +130,7 @@ def _common_voice(path: Path, form: TableFormat) -> pd.DataFrame:
 
 
 def _vivos(path: Path, form: TableFormat) -> pd.DataFrame:
-    """`prompts.txt` with a line `SPEAKER_UTTERANCE words`, and `waves/SPEAKER/SPEAKER_UTTERANCE.wav` beside it."""
+    """`prompts.txt` with lines `SPEAKER_UTTERANCE words`, and `waves/SPEAKER/SPEAKER_UTTERANCE.wav` beside it."""
     prompts = [path] if path.is_file() else sorted({path / "prompts.txt", *path.glob("*/prompts.txt")})
     rows = []
     for file in (file for file in prompts if file.is_file()):
@@ -153,16 +153,20 @@ def _vivos(path: Path, form: TableFormat) -> pd.DataFrame:
 
 
 def _kaldi(path: Path, form: TableFormat) -> pd.DataFrame:
-    """`wav.scp` and `text`, each with a line `UTTERANCE value`, and maybe `utt2spk`."""
+    """`wav.scp`, `text` and optionally `utt2spk`, each with lines `UTTERANCE value`."""
     folder = path if path.is_dir() else path.parent
     if (folder / "segments").is_file():
-        raise DataError(f"{folder / 'segments'}: recordings cut by times are not read; export one file a segment.")
+        raise DataError(
+            f"{folder / 'segments'}: recordings cut by times are not supported; export one file per segment."
+        )
     files = {name: _keyed_lines(folder / name, form) for name in ("wav.scp", "text")}
     speakers = _keyed_lines(folder / "utt2spk", form) if (folder / "utt2spk").is_file() else {}
     finder, rows = PathFinder(folder), []
     for utterance, (number, sound) in files["wav.scp"].items():
         if sound.endswith("|"):
-            raise DataError(f"{folder / 'wav.scp'} line {number}: is a command, which is not run; give a file's path.")
+            raise DataError(
+                f"{folder / 'wav.scp'} line {number}: has a command, which is not run; give a file's path."
+            )
         rows.append(
             {
                 "file_path": finder.find(sound),
@@ -175,7 +179,7 @@ def _kaldi(path: Path, form: TableFormat) -> pd.DataFrame:
 
 
 def _nemo(path: Path, form: TableFormat) -> pd.DataFrame:
-    """A JSON object a line with `audio_filepath` and `text`; NeMo names such files `.json`."""
+    """One JSON object per line with `audio_filepath` and `text`; NeMo names such files `.json`."""
     if path.suffix.lower() != ".json":
         return _table(path, form)
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +210,7 @@ def _ljspeech(path: Path, form: TableFormat) -> pd.DataFrame:
 
 
 def _lines(file: Path, form: TableFormat) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers."""
+    """The non-blank lines of a text file, with their numbers."""
     if not file.is_file():
         raise DataError(f"{file}: file not found.")
     try:
@@ -221,7 +225,7 @@ def _keyed_lines(file: Path, form: TableFormat) -> dict[str, tuple[int, str]]:
     for number, line in _lines(file, form):
         key, *value = line.split(maxsplit=1)
         if key in found:
-            raise DataError(f"{file} line {number}: {key!r} is there twice, first on line {found[key][0]}.")
+            raise DataError(f"{file} line {number}: {key!r} occurs twice, first on line {found[key][0]}.")
         found[key] = (number, value[0] if value else "")
     return found
 

@@ -1,4 +1,4 @@
-"""A second look at a scored split: its recordings one by one, as the pipeline hears them, by each decoder."""
+"""Recognises a split's recordings one by one with each decoder, as the pipeline does, and scores confidences."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ from ..recognition_speech_to_text import Search
 from ..sound_speech_to_text import MediaLimits, load_audio
 
 RISK = 0.05
-"""Share of wrong words that answers may have, for the threshold that the report names."""
+"""Largest share of wrong words at the confidence threshold that the report names."""
 CONFIDENCE_EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 @dataclass
 class Heard:
     """
-    What one decoder made of a split.
+    The output of one decoder on a split.
 
     Args:
-        texts: One a recording.
-        words: Confidence of each of its words.
+        texts: Recognised text of each recording.
+        words: Confidences of each text's words.
         utterances: Confidence of each text.
-        seconds: From files to words, all together.
+        seconds: Total time from reading files to words.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -52,15 +52,15 @@ def listen(
     Recognise recordings one after another; each goes through the model once.
 
     Args:
-        model: On its device.
-        processor: With `feature_extractor` and `tokenizer`.
-        paths: Of files that were read before.
+        model: The model, on its device.
+        processor: Its `feature_extractor` and `tokenizer` are used.
+        paths: Files that have been checked.
         searches: Name -> decoder.
         max_seconds: Longer files are refused.
 
     Raises:
         ImportError: a decoder's libraries are not installed.
-        UnusableMediaError: a file went bad.
+        UnusableMediaError: a file can no longer be read.
     """
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     pipe = TimedSpeechRecognitionPipeline(
@@ -86,11 +86,11 @@ def listen(
 @dataclass
 class WordConfidence:
     """
-    How far the confidences of words can be relied on.
+    Confidences of words, compared with their errors.
 
     Args:
-        confidence: Of every word that was recognised, `(words,)`.
-        right: Whether it is the word that was said there.
+        confidence: Confidence of each recognised word, `(words,)`.
+        right: Whether the recognised word is right, `(words,)`.
     """
 
     confidence: np.ndarray
@@ -98,7 +98,7 @@ class WordConfidence:
 
     @classmethod
     def of(cls, transcripts: list[str], heard: Heard) -> "WordConfidence":
-        """From what was said and what was recognised."""
+        """Compares transcripts with a decoder's output."""
         right = right_words(transcripts, heard.texts)
         return cls(
             np.array([value for words in heard.words for value in words], dtype=float),
@@ -108,8 +108,8 @@ class WordConfidence:
     def metrics(self) -> dict[str, Any]:
         """
         Returns:
-            `ece`, `mean_confidence`, `share_right`, `aurc` and, where there is one, the lowest `threshold` at which at
-            most 5% of the words are wrong, with the `coverage` that it leaves. Nothing without words.
+            `ece`, `mean_confidence`, `share_right`, `aurc` and, if there is one, the lowest `threshold` at which at
+            most 5% of the kept words are wrong, with its `coverage`. Empty without words.
         """
         if not len(self.confidence):
             return {}
@@ -126,7 +126,7 @@ class WordConfidence:
         return found
 
     def table(self) -> pd.DataFrame:
-        """`confidence` as an interval, `words`, `mean_confidence` and `share_right`; of intervals with words."""
+        """A row per interval of `confidence` that has words, with `words`, `mean_confidence` and `share_right`."""
         rows = pd.DataFrame({"value": self.confidence, "right": self.right, "interval": buckets(self.confidence)})
         grouped = rows.groupby("interval", observed=True).agg(
             words=("value", "size"), mean_confidence=("value", "mean"), share_right=("right", "mean")
@@ -135,6 +135,6 @@ class WordConfidence:
 
 
 def buckets(values: Iterable[float]) -> pd.Series:
-    """Confidences as intervals such as `0.90 to 0.95`, in their order."""
+    """The interval of each confidence, such as `0.90 to 0.95`, as an ordered category."""
     names = [f"{low:.2f} to {high:.2f}" for low, high in pairwise(CONFIDENCE_EDGES)]
     return pd.Series(pd.cut(np.clip(list(values), 0, 1), list(CONFIDENCE_EDGES), labels=names, include_lowest=True))

@@ -1,4 +1,4 @@
-"""The models that speech_to_text trains: stock CTC models, and what training needs beside them."""
+"""Builds the stock CTC models that speech_to_text trains, and adapts their outputs and losses for training."""
 
 import math
 from typing import Any
@@ -48,26 +48,26 @@ def preset_config(
 
     Args:
         size: One of `PRESETS`.
-        vocab_size, blank: Of the tokenizer.
+        vocab_size, blank: Size of the tokenizer's vocabulary, and index of its blank.
         hop_length: Samples from one mel frame to the next.
-        overrides: Fields that replace the preset's; those of `encoder_config` one by one.
+        overrides: Fields that replace the preset's; those of `encoder_config` are replaced one by one.
 
     Raises:
-        ValueError: a field that the configuration does not have, or one that is the tokenizer's.
+        ValueError: the configuration does not have a field, or the tokenizer determines it.
     """
     overrides = dict(overrides or {})
     fields = {
         **PRESETS[size],
         "intermediate_size": 4 * PRESETS[size]["hidden_size"],
         "subsampling_factor": SUBSAMPLING,
-        "layerdrop": 0.0,  # a layer that is dropped in one process would have no gradient there
+        "layerdrop": 0.0,  # a layer that one process drops would have no gradient there
         **overrides.pop("encoder_config", {}),
     }
     known = {*ParakeetEncoderConfig().to_dict(), "num_key_value_heads"}
     wrong = [f"encoder_config.{name}" for name in fields if name not in known]
     wrong += [name for name in overrides if name not in ("ctc_loss_reduction", "ctc_zero_infinity")]
     if wrong:
-        raise ValueError(f"{wrong[0]} is no field that can be set; fields of encoder_config are {sorted(known)}")
+        raise ValueError(f"{wrong[0]} cannot be set; fields of encoder_config are {sorted(known)}")
     encoder = ParakeetEncoderConfig(**fields)
     config = ParakeetCTCConfig(
         vocab_size=vocab_size, pad_token_id=blank, encoder_config=encoder.to_dict(), **overrides
@@ -77,7 +77,7 @@ def preset_config(
 
 
 def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
-    """Samples of sound that a frame of a model stands for; of one from scratch where there is no configuration."""
+    """Number of samples per frame of a model; without a configuration, of a model from scratch."""
     encoder = getattr(config, "encoder_config", None)
     if config is None or encoder is not None:
         return hop_length * (SUBSAMPLING if encoder is None else encoder.subsampling_factor)
@@ -89,7 +89,7 @@ def new_extractor(sampling_rate: int, features: str) -> ParakeetFeatureExtractor
     Log-mel features with windows of 25 ms, one every 10 ms.
 
     Args:
-        sampling_rate: In Hz.
+        sampling_rate: Sampling rate in Hz.
         features: One of `FEATURES`.
 
     Raises:
@@ -120,11 +120,11 @@ def new_model(config: ParakeetCTCConfig, features: str = "parakeet") -> Parakeet
     """
     A stock model with torch's own initialisation of linear and convolution layers.
 
-    Parakeet's, normal with a deviation of 0.02, leaves small encoders where no signal comes through their layers.
+    With Parakeet's, normal with a deviation of 0.02, the signal vanishes in the layers of small encoders.
 
     Args:
-        config: Of the model.
-        features: What it is to be given, one of `FEATURES`.
+        config: Configuration of the model.
+        features: Input features of the model, one of `FEATURES`.
     """
     model = ParakeetForCTC(config)
     for module in model.modules():
@@ -139,18 +139,18 @@ def new_model(config: ParakeetCTCConfig, features: str = "parakeet") -> Parakeet
 
 
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """A CTC model, ready for the Trainer: frames of padding are blank, and its loss is the batch's own mean."""
-    model.accepts_loss_kwargs = False  # `**kwargs` in its forward pass would let the Trainer scale the loss again
+    """Prepares a CTC model for the Trainer: frames of padding become blank, and the loss is the batch's mean."""
+    model.accepts_loss_kwargs = False  # because of `**kwargs` in forward, the Trainer would scale the loss again
     model.register_forward_hook(blank_padding, with_kwargs=True)
     return model
 
 
 def blank_padding(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     """
-    Make the blank the best token of every frame of padding, and teach the first of them to be blank.
+    Make the blank the best token of every frame of padding, and train the first of these frames to be blank.
 
-    A recording's last mel frame counts as padding, and may have a frame of output to itself. The stock pipeline, which
-    knows of no padding, reads that frame like the others: without a loss on it, it would be any letter.
+    A recording's last mel frame counts as padding, and may have its own output frame. The stock pipeline, which does
+    not know the padding, decodes that frame like the others; without a loss on it, it could be any letter.
     """
     mask = kwargs.get("attention_mask")
     if mask is None:
@@ -169,7 +169,7 @@ def blank_padding(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], o
 
 
 def edge_loss(logits: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.Tensor:
-    """Cross entropy of the first frame of padding with the blank, over the batch's mean; 0 where there is none."""
+    """Mean over the batch of the cross entropy of the first frame of padding with the blank; 0 without padding."""
     there = lengths < logits.shape[1]
     edge = logits[torch.arange(len(logits), device=logits.device), lengths.clamp(max=logits.shape[1] - 1)]
     losses = functional.cross_entropy(edge.float(), torch.full_like(lengths, blank), reduction="none")
@@ -177,6 +177,6 @@ def edge_loss(logits: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.
 
 
 def best_frames(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """The best token of each frame, `(batch, frames)`, of logits that `blank_padding` made; -100 for padding."""
+    """The best token of each frame, `(batch, frames)`, from logits of `blank_padding`; -100 for padding."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     return logits.argmax(dim=-1).masked_fill(logits.amin(dim=-1) <= PADDED, -100)

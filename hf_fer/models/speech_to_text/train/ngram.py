@@ -2,8 +2,8 @@
 
 python -m hf_fer.models.speech_to_text.train.ngram METADATA --output_file lm.arpa [--order 3] [--units words]
 
-METADATA is a table with a transcript column, of which only the rows of `--split` are read, or a text file with a
-sentence a line. Nothing needs a compiler.
+METADATA is a table with a transcript column, of which only the rows of `--split` are read, or a text file with one
+sentence per line. No compiler is needed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNITS = ("words", "nfc", "nfd")
 SPACE = "▁"
 USUAL_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Where counts of counts do not give any, as in very small texts; the same as KenLM's `--discount_fallback`."""
+"""Discounts for very small texts, whose counts of counts give none; KenLM's `--discount_fallback` has the same."""
 
 Gram = tuple[str, ...]
 
@@ -34,8 +34,8 @@ class Entry(NamedTuple):
     An n-gram's line.
 
     Args:
-        probability: Of its last word after the others.
-        backoff: What is left, after these words, for words that never followed them; `None` where none followed.
+        probability: Probability of the last word after the others.
+        backoff: Probability mass, after these words, of words that never followed them; `None` if none followed.
     """
 
     probability: float
@@ -46,8 +46,8 @@ def adjusted_counts(sentences: Iterable[list[str]], order: int) -> list[Counter[
     """
     Counts of Kneser-Ney smoothing, for n-grams of 1 to `order` words.
 
-    The longest n-grams, and those that begin a sentence, are counted as they occur. Of the others it counts how many
-    different words stand before them.
+    The longest n-grams, and those that begin a sentence, have their number of occurrences. The others have the number
+    of different words that precede them.
     """
     occurrences: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for sentence in sentences:
@@ -65,7 +65,7 @@ def adjusted_counts(sentences: Iterable[list[str]], order: int) -> list[Counter[
 
 
 def discounts(counts: Iterable[int]) -> tuple[float, float, float]:
-    """What is taken from counts of 1, 2, and 3 or more: equation 26 of Chen and Goodman 1999."""
+    """Discounts of counts of 1, 2, and 3 or more, by equation 26 of Chen and Goodman 1999."""
     of = Counter(counts)
     if not all(of[count] for count in (1, 2, 3, 4)):
         return USUAL_DISCOUNTS
@@ -80,25 +80,23 @@ def build_model(sentences: Iterable[list[str]], order: int) -> list[dict[Gram, E
 
     Args:
         sentences: Words, or other tokens, of each sentence.
-        order: Words of the longest n-gram; fewer where no sentence is so long.
+        order: Words of the longest n-gram; the model has fewer if no sentence is so long.
 
     Returns:
-        For 1 to `order` words, n-gram -> its entry. For every context the probabilities of all words add up to 1.
+        For 1 to `order` words, n-gram -> its entry. In every context the probabilities of all words add up to 1.
 
     Raises:
-        DataError: no sentence has a word, or a word is one of the file's own marks.
+        DataError: no sentence has a word, or a word is a reserved mark of ARPA files.
     """
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
-        raise DataError("there is no text to build a language model of.")
+        raise DataError("there is no text to build a language model from.")
     for sentence in sentences:
         if reserved := {BEGIN, END, UNKNOWN}.intersection(sentence):
-            raise DataError(
-                f"{' '.join(sentence)!r} has the word {min(reserved)}, which marks something in ARPA files."
-            )
+            raise DataError(f"{' '.join(sentence)!r} has the word {min(reserved)}, which is reserved in ARPA files.")
     longest = max(map(len, sentences)) + 2
     counts = adjusted_counts(sentences, min(order, longest))
-    vocabulary = len(counts[0]) + 1  # and the unknown word
+    vocabulary = len(counts[0]) + 1  # with the unknown word
     lower: dict[Gram, float] = {}
     models: list[dict[Gram, float]] = []
     remainders: dict[Gram, float] = {}
@@ -121,7 +119,7 @@ def build_model(sentences: Iterable[list[str]], order: int) -> list[dict[Gram, E
 
 
 def _remainders(level: Counter[Gram], taken: tuple[float, float, float]) -> tuple[dict[Gram, float], dict[Gram, int]]:
-    """For each context the share that its words' discounts leave to shorter contexts, and the sum of its counts."""
+    """For each context the probability mass that discounts leave to shorter contexts, and the sum of its counts."""
     totals: dict[Gram, int] = defaultdict(int)
     kinds: dict[Gram, list[int]] = defaultdict(lambda: [0, 0, 0])
     for gram, count in level.items():
@@ -135,7 +133,7 @@ def _remainders(level: Counter[Gram], taken: tuple[float, float, float]) -> tupl
 
 
 def write_arpa(model: list[dict[Gram, Entry]], path: Path) -> None:
-    """Write an ARPA file: base-10 logarithms, in the order of the words, so that the same text gives the same file."""
+    """Write an ARPA file, with base-10 logarithms and sorted n-grams, so that the same text gives the same file."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         for size, level in enumerate(model, 1):
@@ -157,12 +155,12 @@ def sentences_of(path: str | Path, split: str, units: str) -> list[list[str]]:
     The sentences of a table's split, or of a text file, as words or as a recogniser's characters.
 
     Args:
-        path: A table with a transcript column and maybe `split`; or a text file in UTF-8, a sentence a line.
-        split: Rows to read of a table that has splits.
+        path: A table with a transcript column and maybe `split`; or a text file in UTF-8 with one sentence per line.
+        split: The split to read, if the table has splits.
         units: `words`, or `nfc` and `nfd` as in `to_units`, with "▁" for a space.
 
     Raises:
-        DataError: it cannot be read, or no row is of the split.
+        DataError: the file cannot be read, or has no row of the split.
     """
     if is_table(path):
         table = read_table(path)
@@ -187,7 +185,7 @@ def sentences_of(path: str | Path, split: str, units: str) -> list[list[str]]:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="hf-fer ngram", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("metadata", help="table with a transcript column, or a text file with a sentence a line")
+    parser.add_argument("metadata", help="table with a transcript column, or a text file with one sentence per line")
     parser.add_argument("--output_file", required=True, type=Path, help="ARPA file to write")
     parser.add_argument("--order", type=int, default=3, help="words of the longest n-gram (3)")
     parser.add_argument("--units", choices=UNITS, default="words", help="words, or a recogniser's characters (words)")

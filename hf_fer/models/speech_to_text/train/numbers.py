@@ -1,4 +1,4 @@
-"""Numbers, dates, times, money and units of Vietnamese text as the words that are spoken for them."""
+"""Rules that write numbers, dates, times, money and units in Vietnamese text as spoken words."""
 
 import re
 from collections.abc import Callable
@@ -64,7 +64,7 @@ _DAY_CUES = r"(?i:ngày|mùng|mồng|hôm|sáng|trưa|chiều|tối|đêm)"
 
 
 def digits_in_words(digits: str) -> str:
-    """A string of digits read one by one, as in telephone numbers and behind the decimal comma."""
+    """Reads digits one by one, as in telephone numbers and after the decimal comma."""
     return " ".join(DIGITS[int(digit)] for digit in digits)
 
 
@@ -72,8 +72,8 @@ def number_in_words(value: int) -> str:
     """
     A whole number in Vietnamese words, with every group of three spoken ("hai nghìn không trăm lẻ năm").
 
-    Groups come from num2words. It is not given whole numbers: version 0.5.14 leaves out the empty hundreds of a group,
-    rounds decimals to two places, reads 3.05 and 3.5 alike wrong, and takes negative numbers for others.
+    Only groups of three digits are given to num2words: version 0.5.14 leaves out the empty hundreds of a group, rounds
+    decimals to two places, reads both 3.05 and 3.5 wrongly, and misreads negative numbers.
     """
     if value < 0:
         return f"âm {number_in_words(-value)}"
@@ -87,7 +87,7 @@ def number_in_words(value: int) -> str:
 
 
 def _rest_in_words(rest: int, size: int) -> str:
-    """What follows "nghìn", "triệu" or "tỷ": nothing for 0, else the next group with its hundreds, even if none."""
+    """The words after "nghìn", "triệu" or "tỷ": none for 0, else the next group with its hundreds, even if zero."""
     if not rest:
         return ""
     group = size // 1000
@@ -107,10 +107,10 @@ def _full_group(value: int) -> str:
 
 def written_number_in_words(written: str) -> str:
     """
-    A number as it is written in Vietnamese: a full stop between thousands, a comma before decimals.
+    Reads a number in Vietnamese notation: a full stop between thousands, a comma before decimals.
 
-    A full stop that no three digits follow is a decimal point, and several commas are thousands' commas. A number that
-    begins with 0 is read digit by digit, but for "05" and the like.
+    A full stop that is not followed by three digits is a decimal point, and several commas separate thousands. A
+    number that begins with 0 is read digit by digit, except two-digit ones such as "05".
     """
     whole, decimals = _whole_and_decimals(written)
     spoken = digits_in_words(whole) if len(whole) > 2 and whole[0] == "0" else number_in_words(int(whole))
@@ -241,4 +241,4 @@ RULES: list[Rule] = [
         ("numbers beside letters", r"[0-9]+", _beside_letters),
     )
 ]
-"""Name, pattern and replacement, in the order of application: what is more special comes first."""
+"""Name, pattern and replacement, in the order of application: more specific rules come first."""

@@ -10,7 +10,7 @@ from hf_fer.task.service import Host
 
 def add_tab(host: Host, limit: Any) -> None:
     """Add the tab's components and what they do."""
-    gradio.Markdown("What is said in a recording, and when.")
+    gradio.Markdown("Transcribes a recording, with the times of its words.")
     model = choose_model(host)
     sound = gradio.Audio(label="Recording", sources=["upload", "microphone"], type="filepath", buttons=[])
     button = gradio.Button("Transcribe", variant="primary")

@@ -1,4 +1,4 @@
-"""speech_to_text over many recordings."""
+"""Predictions of speech_to_text for many recordings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .report import Recognised
 
 
 class RecordingPredictor(Predictor):
-    """What is said in recordings, with the times of its words as segments."""
+    """Transcripts of recordings, with words and their times as segments."""
 
     pipeline_task = "timed-speech-recognition"
     page = "recording"

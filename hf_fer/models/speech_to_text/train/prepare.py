@@ -1,10 +1,10 @@
-"""Recordings with transcripts, checked, brought to one spelling, split, and written as one table with a report:
+"""Checks recordings with transcripts, gives them one spelling and splits, and writes one table with a report:
 
 python -m hf_fer.models.speech_to_text.train.prepare METADATA --output_dir DIR [--typing telex] [--splits new] ...
 
 METADATA is a table with the columns file_path and transcript (and maybe duration, split, speaker_id), or a corpus in
 the layout of Common Voice, VIVOS, Kaldi, NeMo or LJSpeech. DIR gets metadata.parquet, dropped.jsonl, warnings.jsonl
-and report.html. Exit status 0 if something can be trained on, 2 if not.
+and report.html. The exit status is 0 if there are recordings to train on, 2 if not.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MORE_COLUMNS = ("accent", "written_transcript", "sampling_rate", "channels", "so
 
 
 def normalized(rows: pd.DataFrame, normalize: TextNormalizer, findings: Findings) -> pd.DataFrame:
-    """The rows with `transcript` in one spelling and `written_transcript` as it was; nothing but marks is left out."""
+    """The rows with normalised `transcript` and the original as `written_transcript`; empty results are dropped."""
     rows = rows.assign(written_transcript=rows["transcript"], transcript=rows["transcript"].map(normalize))
     nothing = dict.fromkeys(rows.index[rows["transcript"].map(len) == 0], "the transcript has punctuation only")
     return findings.leave_out(rows, nothing, "empty transcript")
@@ -47,15 +47,15 @@ def normalized(rows: pd.DataFrame, normalize: TextNormalizer, findings: Findings
 
 def prepare(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[pd.DataFrame, Findings, TextNormalizer]:
     """
-    All checks, in the order in which a reason is most telling.
+    Run all checks, ordered so that each dropped row gets the most specific reason.
 
     Args:
-        rows: From `read_recordings`.
-        args: Of the command line.
+        rows: Rows of `read_recordings`.
+        args: Arguments of the command line.
 
     Raises:
-        DataError: nothing is left, or splits cannot be drawn.
-        ValueError: a language that num2words does not know.
+        DataError: no row is left, or splits cannot be drawn.
+        ValueError: num2words does not know the language.
     """
     findings = Findings()
     normalize = TextNormalizer(
@@ -98,7 +98,7 @@ def prepare(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[pd.DataFrame,
 
 
 def read_abbreviations(path: str) -> dict[str, str]:
-    """A table with the columns `written` and `spoken`; raises DataError where it lacks one."""
+    """Reads a table with the columns `written` and `spoken`; raises DataError if it lacks one."""
     table = read_table(path)
     written, spoken = (find_column(table, (name,)) for name in ("written", "spoken"))
     if not written or not spoken:
@@ -117,31 +117,35 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-fer prepare-speech", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("metadata", help="table, or folder of a corpus")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder to write; see --overwrite")
-    parser.add_argument("--layout", choices=LAYOUTS, help="by what is there if not given")
-    parser.add_argument("--encoding", default="utf-8", help="of text tables (utf-8)")
-    parser.add_argument("--delimiter", help="between columns; by the header if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote")
+    parser.add_argument("--layout", choices=LAYOUTS, help="layout of the corpus; found from the files if not given")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of text tables (utf-8)")
+    parser.add_argument("--delimiter", help="delimiter of columns; found from the header if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier call")
     text = parser.add_argument_group("transcripts")
-    text.add_argument("--language", default="vi", help="in which numbers are read (vi)")
-    text.add_argument("--typing", choices=TYPING_STYLES, help="transcripts are typed in this style throughout")
-    text.add_argument("--tone_placement", choices=(*TONE_PLACEMENTS, "as_is"), default="new", help="hoà or hòa (new)")
-    text.add_argument("--keep_case", action="store_true", help="do not turn to lower case")
-    text.add_argument("--keep_punctuation", action="store_true", help="do not put a space for each mark")
-    text.add_argument("--abbreviations", help="table with the columns written and spoken")
+    text.add_argument("--language", default="vi", help="language in which numbers are read (vi)")
+    text.add_argument("--typing", choices=TYPING_STYLES, help="typing style of all transcripts")
+    text.add_argument(
+        "--tone_placement", choices=(*TONE_PLACEMENTS, "as_is"), default="new", help="new hoà or old hòa (new)"
+    )
+    text.add_argument("--keep_case", action="store_true", help="do not convert to lower case")
+    text.add_argument("--keep_punctuation", action="store_true", help="do not replace punctuation by spaces")
+    text.add_argument("--abbreviations", help="table of abbreviations with the columns written and spoken")
     sound = parser.add_argument_group("sound")
     sound.add_argument(
-        "--sampling_rate", type=int, default=16000, help="rate of the model, to warn of lower ones (16000)"
+        "--sampling_rate", type=int, default=16000, help="sampling rate of the model, to warn of lower ones (16000)"
     )
-    sound.add_argument("--min_seconds", type=float, default=0.1, help="shorter ones are left out (0.1)")
-    sound.add_argument("--max_seconds", type=float, default=30.0, help="longer ones are left out (30)")
-    sound.add_argument("--units", choices=UNITS, default="nfc", help="of the model's vocabulary (nfc)")
-    sound.add_argument("--subsampling", type=int, default=4, help="of the model: 10 ms steps in a frame (4)")
+    sound.add_argument("--min_seconds", type=float, default=0.1, help="drop shorter recordings (0.1)")
+    sound.add_argument("--max_seconds", type=float, default=30.0, help="drop longer recordings (30)")
+    sound.add_argument("--units", choices=UNITS, default="nfc", help="units of the model's vocabulary (nfc)")
+    sound.add_argument("--subsampling", type=int, default=4, help="10 ms steps per frame of the model (4)")
     splits = parser.add_argument_group("splits")
-    splits.add_argument("--splits", choices=("given", "new"), default="given", help="keep those of the data, if any")
-    splits.add_argument("--validation_fraction", type=float, default=0.1, help="of the hours (0.1)")
-    splits.add_argument("--test_fraction", type=float, default=0.1, help="of the hours (0.1)")
-    splits.add_argument("--disjoint_transcripts", action="store_true", help="no transcript on two sides")
-    splits.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    splits.add_argument(
+        "--splits", choices=("given", "new"), default="given", help="keep splits of the data, if any, or draw new ones"
+    )
+    splits.add_argument("--validation_fraction", type=float, default=0.1, help="share of the hours (0.1)")
+    splits.add_argument("--test_fraction", type=float, default=0.1, help="share of the hours (0.1)")
+    splits.add_argument("--disjoint_transcripts", action="store_true", help="keep equal transcripts in one split")
+    splits.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
     return parser
 
 
@@ -171,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_summary(folder: Path, rows: pd.DataFrame, findings: Findings, total: int) -> None:
-    """What came of it, in a few lines."""
+    """Print counts of recordings, drops and warnings."""
     hours = rows.groupby("split", sort=False)["duration"].agg(["count", "sum"])
     parts = [f"{split} {int(row['count']):,} ({row['sum'] / 3600:.2f} h)" for split, row in hours.iterrows()]
     print(f"{len(rows):,} of {total:,} recordings: {', '.join(parts)}")
@@ -182,7 +186,7 @@ def print_summary(folder: Path, rows: pd.DataFrame, findings: Findings, total: i
             print(f"  {name}, {kind}: {count:,}, such as {example['source']}: {example['reason']}")
     for note in findings.notes:
         print(f"  {note}")
-    print(f"{folder / 'metadata.parquet'} is what a recipe's `dataset` takes; {folder / 'report.html'} has the rest.")
+    print(f"{folder / 'metadata.parquet'} is for a recipe's `dataset`; {folder / 'report.html'} has all findings.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is wrong with recordings, row by row: each check leaves rows out with a reason, or warns and keeps them."""
+"""Checks of recordings: each check drops rows with a reason, or warns and keeps them."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ CLIPPED_SHARE = 0.01
 SILENT_SHARE = 0.8
 FEATURES_PER_SECOND = 100
 LATER_FIRST = ("test", "validation", "train")
-"""Which split keeps an example that several have."""
+"""Order in which splits keep an example that several have."""
 
 
 @dataclass
 class Findings:
     """
-    What the checks found.
+    Findings of the checks.
 
     Args:
-        dropped: For each row that is left out `path`, `source`, `kind`, `reason` and `transcript`.
-        warnings: For each row that stays though something is odd about it, the same.
-        notes: Sentences on the whole.
+        dropped: `path`, `source`, `kind`, `reason` and `transcript` of each dropped row.
+        warnings: The same for each row that is kept with a warning.
+        notes: Sentences about the data as a whole.
     """
 
     dropped: list[dict[str, Any]] = field(default_factory=list)
@@ -36,12 +36,12 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def leave_out(self, rows: pd.DataFrame, reasons: dict[Any, str], kind: str) -> pd.DataFrame:
-        """The rows without those of `reasons`, row label -> reason."""
+        """Drop the rows of `reasons`, row label -> reason."""
         self.dropped += [_entry(rows.loc[label], kind, reason) for label, reason in reasons.items()]
         return rows.drop(index=list(reasons))
 
     def warn(self, row: pd.Series, kind: str, reason: str) -> None:
-        """Remember something odd about a row that stays."""
+        """Record a warning about a row that is kept."""
         self.warnings.append(_entry(row, kind, reason))
 
 
@@ -56,7 +56,7 @@ def _entry(row: pd.Series, kind: str, reason: str) -> dict[str, Any]:
 
 
 def check_names(rows: pd.DataFrame, findings: Findings) -> pd.DataFrame:
-    """Leave out rows without file or transcript, and repeated rows."""
+    """Drop rows without a file or transcript, and repeated rows."""
     without = dict.fromkeys(rows.index[rows["file_path"].isna()], "the row names no file")
     rows = findings.leave_out(rows, without, "no file")
     blank = rows["transcript"].map(lambda text: not (text or "").strip())
@@ -71,10 +71,10 @@ def check_sound(
     rows: pd.DataFrame, findings: Findings, *, sampling_rate: int, min_seconds: float, max_seconds: float
 ) -> pd.DataFrame:
     """
-    Leave out files that do not decode, are silent, too short or too long; warn of clipping, rates and durations.
+    Drop files that do not decode, are silent, too short or too long; warn of clipping, low rates and wrong durations.
 
     Returns:
-        The rows that stay, with `duration` as measured, `sampling_rate`, `channels` and `digest`.
+        The remaining rows, with measured `duration`, `sampling_rate`, `channels` and `digest`.
     """
     facts = dict(zip(rows.index, all_sound_facts(list(rows["file_path"])), strict=True))
     rows = findings.leave_out(
@@ -124,7 +124,7 @@ def _warn_of_sound(row: pd.Series, facts: SoundFacts, findings: Findings, sampli
         declared = None if row["duration"] is None else float(row["duration"])
     except ValueError:
         findings.warn(
-            row, "declared duration", f"duration {row['duration']!r} is no number; measured {facts.seconds:.2f} s"
+            row, "declared duration", f"duration {row['duration']!r} is not a number; measured {facts.seconds:.2f} s"
         )
         return
     if declared is not None and abs(declared - facts.seconds) > max(0.1, 0.02 * facts.seconds):
@@ -132,7 +132,7 @@ def _warn_of_sound(row: pd.Series, facts: SoundFacts, findings: Findings, sampli
 
 
 def check_lengths(rows: pd.DataFrame, findings: Findings, *, units: str, subsampling: int) -> pd.DataFrame:
-    """Leave out transcripts that CTC cannot write in the frames that there are: one a unit, one between equal ones."""
+    """Drop transcripts that need more frames than CTC has: one per unit, and one between equal neighbours."""
     reasons = {}
     for label, row in rows.iterrows():
         spelled = to_units(row["transcript"], units)
@@ -148,9 +148,9 @@ def check_lengths(rows: pd.DataFrame, findings: Findings, *, units: str, subsamp
 
 def check_copies(rows: pd.DataFrame, findings: Findings) -> pd.DataFrame:
     """
-    Leave out recordings that are there twice by content; where copies disagree on the words, all of them.
+    Drop copies of recordings by content; if copies have different transcripts, all of them are dropped.
 
-    Where splits are given, the copy in test stays before that in validation, and that before training.
+    With given splits, a copy in test is kept rather than one in validation, and that rather than one in training.
     """
     order = rows["split"].map(lambda name: LATER_FIRST.index(name or "train"))
     reasons, disagreeing = {}, {}
@@ -170,7 +170,7 @@ def check_copies(rows: pd.DataFrame, findings: Findings) -> pd.DataFrame:
 
 
 def check_sides(rows: pd.DataFrame, findings: Findings, *, disjoint_transcripts: bool) -> pd.DataFrame:
-    """Leave out of training whose speaker, and on request whose transcript, is held out; of validation as of test."""
+    """Drop rows whose speaker, or on request whose transcript, also occurs in a later split (validation, test)."""
     columns = [("speaker_id", "speaker on both sides")]
     columns += [("transcript", "transcript on both sides")] if disjoint_transcripts else []
     for column, kind in columns:
@@ -179,7 +179,7 @@ def check_sides(rows: pd.DataFrame, findings: Findings, *, disjoint_transcripts:
             part = rows.loc[rows["split"] == split, column].dropna()
             shared = part[part.isin(later)]
             reasons = {
-                label: f"{column} {value!r} of {split} is in a later split too" for label, value in shared.items()
+                label: f"{column} {value!r} of {split} is also in a later split" for label, value in shared.items()
             }
             later |= set(part)
             rows = findings.leave_out(rows, reasons, kind)
@@ -188,7 +188,7 @@ def check_sides(rows: pd.DataFrame, findings: Findings, *, disjoint_transcripts:
 
 
 def check_characters(rows: pd.DataFrame, findings: Findings) -> None:
-    """Note characters that training lacks, which no model of it can write."""
+    """Note characters that the training split lacks, because a model trained on it cannot write them."""
     seen = set("".join(rows.loc[rows["split"] == "train", "transcript"]))
     for split in SPLITS[1:]:
         texts = rows.loc[rows["split"] == split, "transcript"]

@@ -1,4 +1,4 @@
-"""The report of a preparation: one HTML file with its plots."""
+"""The report of prepared recordings: one HTML file with its plots."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from .text import TextChanges
 TEMPLATE = "prepare.html.jinja"
 EXAMPLES = 5
 RARE = 5
-"""A character of fewer training transcripts than this is hardly learned."""
+"""Characters in fewer training transcripts than this are listed as rare."""
 
 
 def write_report(path: Path, rows: pd.DataFrame, findings: Findings, changes: TextChanges, source: str) -> None:
@@ -24,11 +24,11 @@ def write_report(path: Path, rows: pd.DataFrame, findings: Findings, changes: Te
     Write the report.
 
     Args:
-        path: Of the HTML file.
-        rows: What stays, with `split`, `duration`, `speaker_id` and `transcript`.
-        findings: Of the checks.
-        changes: Of the transcripts.
-        source: What was prepared.
+        path: Path of the HTML file.
+        rows: Remaining rows, with `split`, `duration`, `speaker_id` and `transcript`.
+        findings: Findings of the checks.
+        changes: Changes of the transcripts.
+        source: Name of the data that was prepared.
     """
     characters = character_table(rows)
     environment = Environment(
@@ -52,7 +52,7 @@ def write_report(path: Path, rows: pd.DataFrame, findings: Findings, changes: Te
 
 
 def split_table(rows: pd.DataFrame) -> list[tuple[str, int, str, int, int, int, str]]:
-    """For each split: recordings, hours, speakers, words, different transcripts, seconds (least, median, most)."""
+    """For each split: recordings, hours, speakers, words, different transcripts, seconds (min, median, max)."""
     table = []
     for split in SPLITS:
         part = rows[rows["split"] == split]
@@ -74,7 +74,7 @@ def split_table(rows: pd.DataFrame) -> list[tuple[str, int, str, int, int, int, 
 
 
 def character_table(rows: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """Character, number of training transcripts and of others that have it; the most frequent first."""
+    """Each character with the number of training and of other transcripts that have it, most frequent first."""
     training, others = Counter(), Counter()
     for split, text in zip(rows["split"], rows["transcript"], strict=True):
         (training if split == "train" else others).update(set(text))
@@ -83,7 +83,7 @@ def character_table(rows: pd.DataFrame) -> list[tuple[str, int, int]]:
 
 
 def speaker_table(rows: pd.DataFrame) -> list[tuple[str, str, int, str]]:
-    """Speaker, split, recordings and minutes, the longest first."""
+    """Speaker, split, recordings and minutes, longest first."""
     known = rows.dropna(subset=["speaker_id"])
     table = known.groupby(["speaker_id", "split"])["duration"].agg(["count", "sum"]).reset_index()
     table = table.sort_values("sum", ascending=False)
@@ -93,7 +93,7 @@ def speaker_table(rows: pd.DataFrame) -> list[tuple[str, str, int, str]]:
 
 
 def by_kind(entries: list[dict]) -> list[tuple[str, int, list[dict]]]:
-    """Kind, number and the first examples, the most frequent kind first."""
+    """Each kind with its number and first examples, most frequent first."""
     kinds = Counter(entry["kind"] for entry in entries)
     return [
         (kind, count, [entry for entry in entries if entry["kind"] == kind][:EXAMPLES])

@@ -1,4 +1,4 @@
-"""Splits of recordings by hours, with a speaker, or a transcript, on one side."""
+"""Splits recordings by hours, with each speaker, or each transcript, in one split."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from hf_fer.data.loading import SPLITS, DataError
 from .prepare_checks import Findings
 
 TOO_LARGE = 2.0
-"""A group of more than this many times the wanted hours does not go into a held-out split if another can."""
+"""A group larger than this many times a held-out split's hours is not put into it if a smaller one exists."""
 
 
 def assign_splits(
@@ -24,18 +24,18 @@ def assign_splits(
     """
     Keep the given splits, or draw them by hours.
 
-    Speakers are drawn as a whole where there are two and more of them; else transcripts where they are to be disjoint;
-    else single recordings. Where a group goes depends on a hash of its name, so that new data moves few others.
+    Speakers are drawn as groups if there are at least two; else transcripts if they shall be disjoint; else single
+    recordings. A group's split depends on a hash of its name, so that new data moves few others.
 
     Args:
-        rows: With `duration`, `speaker_id`, `transcript`, `digest` and `split`.
-        findings: Gets notes.
-        validation_fraction, test_fraction: Of the hours.
-        disjoint_transcripts: Whether no transcript may be on two sides.
-        seed: Of the draw.
+        rows: Rows with `duration`, `speaker_id`, `transcript`, `digest` and `split`.
+        findings: Notes are added to it.
+        validation_fraction, test_fraction: Shares of the hours.
+        disjoint_transcripts: Whether equal transcripts are kept in one split.
+        seed: Seed of the draw.
 
     Raises:
-        DataError: fractions that leave nothing, splits of some rows only, or too few groups.
+        DataError: the fractions leave no training split, only some rows have a split, or there are too few groups.
     """
     if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
         raise DataError(
@@ -47,7 +47,7 @@ def assign_splits(
         if not known.all():
             first = rows[~known].iloc[0]["source"]
             raise DataError(
-                f"{first}: has no split, though others have ({int((~known).sum())} such rows). Fill it in for all, or "
+                f"{first}: has no split, but others have ({int((~known).sum())} such rows). Fill it in for all, or "
                 "give --splits new to draw all of them."
             )
         absent = [name for name in SPLITS[:2] if not (rows["split"] == name).any()]
@@ -62,7 +62,7 @@ def _groups(rows: pd.DataFrame, findings: Findings, disjoint_transcripts: bool) 
     if speakers.isna().any() and speakers.notna().any():
         first = rows[speakers.isna()].iloc[0]["source"]
         raise DataError(
-            f"{first}: has no speaker_id, though others have ({int(speakers.isna().sum())} such rows). Fill it in for "
+            f"{first}: has no speaker_id, but others have ({int(speakers.isna().sum())} such rows). Fill it in for "
             "all, or leave the column out."
         )
     if speakers.nunique() > 1:

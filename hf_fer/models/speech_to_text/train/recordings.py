@@ -1,4 +1,4 @@
-"""Recordings on their way into training: reading the manifest, measuring files, and turning rows into batches."""
+"""Reads a manifest of recordings, measures their files, and turns rows into batches."""
 
 import json
 import re
@@ -39,17 +39,17 @@ ACCENT_COLUMNS = ("accent", "accents", "dialect", "region")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
 MIN_SECONDS = 0.05
 
-# Between the letters or digits of a word they belong to it: don't, mother-in-law, 3.5.
+# Marks between letters or digits belong to the word: don't, mother-in-law, 3.5.
 _PUNCTUATION = re.compile(r"(?<!\w)[^\w\s]+|[^\w\s]+(?!\w)")
 
 
 def plain(transcript: str) -> str:
-    """Lower case, without punctuation around words; no word is deleted."""
+    """The transcript in lower case, without punctuation around words; no word is deleted."""
     return " ".join(_PUNCTUATION.sub(" ", transcript.lower()).split())
 
 
 def written(transcript: str, form: str) -> str:
-    """A transcript as it is learnt: NFC with single spaces, and `plain` where the form is."""
+    """The transcript to learn: NFC with single spaces, and `plain` if the form is `plain`."""
     text = " ".join(unicodedata.normalize("NFC", transcript).split())
     return plain(text) if form == "plain" else text
 
@@ -67,15 +67,15 @@ def read_recordings(
 
     Args:
         path: CSV, TSV, JSONL or Parquet.
-        form: How it is written.
-        file_column, transcript_column, speaker_column: Names of columns; the usual ones if `None`.
+        form: Encoding and delimiter.
+        file_column, transcript_column, speaker_column: Names of columns; found by the usual names if `None`.
 
     Returns:
         `audio`, `transcript` as written, and `group`, `accent` and `split` where the manifest has speakers, accents
         and splits.
 
     Raises:
-        DataError: a column is missing, a row names no file, or speakers or splits are not whole.
+        DataError: a column is missing, a row names no file, or only some rows have a speaker or split.
     """
     table, source = read_table(path, form), str(path)
 
@@ -120,7 +120,7 @@ def seconds_of(path: str, sampling_rate: int, max_seconds: float) -> float | str
 
 
 def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, workers: int) -> dict[str, float | str]:
-    """`seconds_of` each file, decoded once and remembered in the cache while it does not change."""
+    """`seconds_of` each file, decoded once and cached until the file changes."""
     paths = list(dict.fromkeys(paths))
     memory_file = cache_dir() / "seconds.json"
     try:
@@ -141,9 +141,9 @@ def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, worker
 
 class Recordings(Dataset):
     """
-    A data set whose column `length` is there beside its transform.
+    A data set whose column `length` can be read without its transform.
 
-    The Trainer reads it to group batches by length; through the transform that would decode every file.
+    The Trainer reads it to group batches by length; with the transform, that would decode every file.
     """
 
     @classmethod
@@ -159,15 +159,15 @@ class RecordingTransform:
     """
     Turns rows of paths into model inputs when they are read.
 
-    A file that went bad since it was checked is written to `skipped_file`; its example comes out as a moment of
+    A file that can no longer be read since it was checked is listed in `skipped_file`. Its example is a moment of
     silence without a transcript, which metrics do not count.
 
     Args:
-        processor: With `feature_extractor` and `tokenizer`.
-        skipped_file: Where files that fail are listed.
-        max_seconds: Length of a recording at most.
+        processor: Its `feature_extractor` and `tokenizer` are used.
+        skipped_file: File that lists recordings which cannot be read.
+        max_seconds: Largest length of a recording.
         augmentation: Strengths, or `None` outside training.
-        seed, clock: With the row's index they decide all of its augmentation.
+        seed, clock: Seed and epoch, which determine a row's augmentation together with its index.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class RecordingTransform:
         return {name: [example[name] for example in examples] for name in ("inputs", "attention_mask", "labels")}
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row to `inputs`, its `attention_mask` and `labels`, the tokens of its transcript."""
+        """Turns a row into `inputs`, `attention_mask` and `labels`, the tokens of its transcript."""
         rate = self.extractor.sampling_rate
         try:
             samples = load_audio(row["audio"], rate, self.limits)
@@ -210,7 +210,7 @@ class RecordingTransform:
         return {**example, "labels": encode(self.tokenizer, row["transcript"])}
 
     def features(self, samples: np.ndarray) -> dict[str, torch.Tensor]:
-        """Samples to what the model takes, without a batch dimension."""
+        """Turns samples `(samples,)` into the model's inputs, without a batch dimension."""
         rate = self.extractor.sampling_rate
         made = self.extractor(samples, sampling_rate=rate, return_attention_mask=True, return_tensors="pt")
         return {"inputs": made[self.input_name][0], "attention_mask": made["attention_mask"][0]}
@@ -221,8 +221,8 @@ class RecordingCollator:
     Pads examples at their end to the longest of the batch.
 
     Args:
-        input_name: What the model calls its input.
-        masked: Whether it takes `attention_mask`; some wav2vec2 models were trained without.
+        input_name: Name of the model's input.
+        masked: Whether the model takes `attention_mask`; some wav2vec2 models were trained without it.
     """
 
     def __init__(self, input_name: str, masked: bool):

@@ -1,4 +1,4 @@
-"""What the report of a recogniser says: errors of words, letters and tones, by length and by speaker."""
+"""Figures, tables and plots of a recogniser's report: errors of words, letters and tones, by length and speaker."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,13 +27,13 @@ SHOWN = 10
 @dataclass
 class Recognised:
     """
-    A split after evaluation.
+    A split with its recognised texts and their errors.
 
     Args:
-        rows: `transcript`, `recognised`, `audio`, `seconds` and, where the data has them, `group` and `accent`.
+        rows: `transcript`, `recognised`, `audio`, `seconds` and, if the data has them, `group` and `accent`.
         words, letters: Errors of each row.
-        tones: Errors of the words' tones; `None` where the transcripts are not Vietnamese.
-        heard: What each decoder made of the recordings, one by one.
+        tones: Errors of the words' tones; `None` if the transcripts are not Vietnamese.
+        heard: Output of each decoder on the recordings, one by one.
     """
 
     rows: pd.DataFrame
@@ -44,13 +44,13 @@ class Recognised:
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Recognised":
-        """A split from its rows."""
+        """Counts the errors of a split's rows."""
         said, heard = list(rows["transcript"]), list(rows["recognised"])
         toned = count_errors([*map(tones, said)], [*map(tones, heard)]) if is_vietnamese(said) else None
         return cls(rows, count_errors(said, heard), count_errors(said, heard, characters=True), toned)
 
     def metrics(self) -> dict[str, Any]:
-        """Rates and counts; those of tones and base letters for Vietnamese."""
+        """Error rates and counts, for Vietnamese also of tones and base letters."""
         totals = self.words.table.sum()
         found = {"wer": self.words.rate, "cer": self.letters.rate}
         found |= {name: int(totals[name]) for name in ("substitutions", "deletions", "insertions")}
@@ -62,7 +62,7 @@ class Recognised:
         return found
 
     def intervals(self) -> dict[str, Any]:
-        """Intervals of both rates, and a sentence on them as `remarks`."""
+        """Confidence intervals of WER and CER, and a sentence about them as `remarks`."""
         groups = self.rows.get("group")
         drawn = {name: error_interval(errors, groups) for name, errors in (("wer", self.words), ("cer", self.letters))}
         found = {f"{name}_ci95": part["interval"] for name, part in drawn.items() if part["interval"]}
@@ -77,13 +77,13 @@ class Recognised:
         return grouped.assign(wer=grouped["edits"] / grouped["words"]).reset_index()
 
     def table(self) -> pd.DataFrame:
-        """Each utterance with its edits, WER and, where it was heard by itself, confidence."""
+        """Each utterance with its edits, WER and, if recordings were decoded one by one, confidence."""
         errors = self.words.table
         rows = self.rows.assign(edits=self.words.edits.to_numpy(), wer=(self.words.edits / errors["units"]).to_numpy())
         return rows.assign(confidence=self.heard["greedy"].utterances) if self.heard else rows
 
     def by_decoder(self) -> dict[str, dict[str, Any]]:
-        """Decoder -> `metrics` of its texts, and the real-time factor of hearing one recording after another."""
+        """Decoder -> `metrics` of its texts, and its real-time factor on one recording after another."""
         seconds = float(self.rows["seconds"].sum())
         return {
             name: {
@@ -94,18 +94,18 @@ class Recognised:
         }
 
     def word_confidence(self) -> WordConfidence:
-        """Of greedy decoding."""
+        """Word confidences of greedy decoding."""
         return WordConfidence.of(list(self.rows["transcript"]), self.heard["greedy"])
 
     def alignments(self) -> str:
-        """The ten worst and the ten median utterances, each with its words one above the other."""
+        """The ten worst and the ten median utterances, each with its transcript above the recognised text."""
         order = self.table().sort_values(["wer", "edits"], ascending=False, kind="stable").index
         middle = max((len(order) - SHOWN) // 2, 0)
         parts = {f"The {SHOWN} worst": order[:SHOWN], f"The {SHOWN} median": order[middle : middle + SHOWN]}
         return "\n".join(f"{title}\n{'=' * len(title)}\n\n{self.aligned(places)}" for title, places in parts.items())
 
     def aligned(self, places: pd.Index) -> str:
-        """Utterances by index, each with its file and what was said above what was recognised."""
+        """Utterances by index, each with its file and its transcript above the recognised text."""
         blocks = []
         for row in self.table().loc[places].itertuples():
             lines = jiwer.visualize_alignment(
@@ -117,13 +117,13 @@ class Recognised:
 
 
 def length_buckets(seconds: pd.Series) -> pd.Series:
-    """`up to 1 s`, ..., `over 20 s`, in this order."""
+    """The bucket of each length: `up to 1 s`, ..., `over 20 s`, as an ordered category."""
     names = [f"up to {bound} s" for bound in SECONDS] + [f"over {SECONDS[-1]} s"]
     return pd.cut(seconds, [0, *SECONDS, np.inf], labels=names)
 
 
 def tone_matrix(errors: Errors) -> tuple[np.ndarray, list[str]]:
-    """Counts of each tone recognised as each, of words that were recognised as a word; and the tones' names."""
+    """Confusion matrix `(tones, tones)` of words that were recognised as a word, and the tones' names."""
     names = [LEVEL, *TONES.values()]
     matrix = np.zeros((len(names), len(names)), dtype=int)
     for (said, heard), count in errors.pairs.items():
@@ -133,14 +133,14 @@ def tone_matrix(errors: Errors) -> tuple[np.ndarray, list[str]]:
 
 
 def tables_of_hearing(last: Recognised, split: str) -> dict[str, Table]:
-    """Tables of what hearing recordings one by one adds."""
+    """Tables of decoders and confidences, from recordings decoded one by one."""
     decoders = pd.DataFrame(last.by_decoder()).T.rename_axis("decoder").reset_index()
     utterances = buckets(last.heard["greedy"].utterances)
     return {
-        "decoders.csv": Table(decoders, f"Scores of each decoder on {split}, of the same frames.", every_split=False),
+        "decoders.csv": Table(decoders, f"Scores of each decoder on {split}, on the same frames.", every_split=False),
         "word_confidence.csv": Table(
             last.word_confidence().table(),
-            f"How many of the words of {split} are right, by their confidence.",
+            f"Share of right words of {split}, by their confidence.",
             every_split=False,
         ),
         "errors_by_confidence.csv": Table(
@@ -155,18 +155,18 @@ def tables_of(split: str, found: Recognised) -> dict[str, Table]:
     """The tables of a split's report, by file name."""
     answers = found.table()
     tables = {
-        "utterances.csv": Table(answers, "What was recognised of every utterance."),
+        "utterances.csv": Table(answers, "Recognised text and errors of every utterance."),
         "worst_utterances.csv": Table(
             answers.sort_values(["wer", "edits"], ascending=False).head(WORST),
             f"The {WORST} utterances of {split} with the highest WER.",
             every_split=False,
         ),
         "word_confusions.csv": Table(
-            found.words.confusions().head(MOST_CONFUSED), f"Words taken for others on {split}.", every_split=False
+            found.words.confusions().head(MOST_CONFUSED), f"Words mistaken for others on {split}.", every_split=False
         ),
         "letter_confusions.csv": Table(
             found.letters.confusions().head(MOST_CONFUSED),
-            f"Letters taken for others on {split}, most frequent first; {NOTHING} is none.",
+            f"Letters mistaken for others on {split}, most frequent first; {NOTHING} is no letter.",
             every_split=False,
         ),
         "errors_by_length.csv": Table(
@@ -192,7 +192,7 @@ def plots_of(recognised: dict[str, Recognised]) -> dict[str, Plot]:
         curves = {name: risk_coverage(words.confidence, words.right) for name, words in sure.items()}
         plots["word_risk_coverage.png"] = Plot(
             partial(plot_risk_coverage, curves=curves),
-            "Error rate of the words when only the most confident are kept.",
+            "Error rate of words if only the most confident ones are kept.",
         )
     if last.tones is not None:
         matrix, names = tone_matrix(last.tones)

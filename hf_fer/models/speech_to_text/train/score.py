@@ -1,4 +1,4 @@
-"""What a run of speech_to_text says of a split."""
+"""speech_to_text's report of a split."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +25,11 @@ from .vocabulary import encode
 @dataclass(frozen=True)
 class Answers:
     """
-    What a model wrote, and what was said, as far as the vocabulary has it; both empty of a file that was not read.
+    A model's texts and the transcripts, as far as the vocabulary can write them; both are empty for an unread file.
 
     Args:
-        said, heard: One text per recording, in the order of evaluation.
-        blank_share: Part of the frames, padding aside, of which the best token is the blank.
+        said, heard: Transcript and recognised text of each recording, in the order of evaluation.
+        blank_share: Share of frames without padding whose best token is the blank.
     """
 
     said: list[str]
@@ -38,19 +38,19 @@ class Answers:
 
     @classmethod
     def of(cls, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> "Answers":
-        """From the best token of each frame and the labels, `(recordings, frames)`; negative ones are padding."""
+        """Decodes the best token of each frame and the labels, `(recordings, frames)`; negative ones are padding."""
         frames, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         heard = [text_of(row[row >= 0], tokenizer) for row in frames]
         said = [tokenizer.decode(row[row >= 0].tolist(), group_tokens=False).strip() for row in labels]
         return cls(said, heard, float((frames[frames >= 0] == tokenizer.pad_token_id).mean()))
 
     def readable(self) -> "Answers":
-        """Those to files that were read."""
+        """The answers for files that could be read."""
         pairs = [pair for pair in zip(self.said, self.heard, strict=True) if pair[0]]
         return replace(self, said=[said for said, _ in pairs], heard=[heard for _, heard in pairs])
 
     def metrics(self) -> dict[str, Any]:
-        """Error rates against what the vocabulary has of the transcripts."""
+        """Error rates against the transcripts as far as the vocabulary can write them."""
         rows = pd.DataFrame({"transcript": self.said, "recognised": self.heard})
         return {**Recognised.of(rows).metrics(), "blank_share": self.blank_share}
 
@@ -58,17 +58,17 @@ class Answers:
 @dataclass(kw_only=True)
 class SpeechReport(SplitReport):
     """
-    The report of one split, with what the next split's builds on.
+    The report of one split, with results that the reports of later splits use again.
 
     Args:
-        recognised: The recordings with what was recognised.
+        recognised: The recordings with their recognised texts.
     """
 
     recognised: Recognised
 
 
 def score_split(task: Task, evaluation: Evaluation) -> SpeechReport:
-    """Scores against the transcripts themselves, characters that the vocabulary lacks among them."""
+    """Scores against the full transcripts, in which characters that the vocabulary lacks count as errors."""
     split, tokenizer = evaluation.split, evaluation.processor.tokenizer
     answers = Answers.of(evaluation.prediction, tokenizer)
     recognised = recognised_rows(task, evaluation, answers)
@@ -93,7 +93,7 @@ def score_split(task: Task, evaluation: Evaluation) -> SpeechReport:
 
 
 def add_hearing(task: Task, found: SpeechReport, evaluation: Evaluation) -> None:
-    """Hear the recordings one by one: each decoder's scores, and how sure words are."""
+    """Recognise the recordings one by one; adds each decoder's scores, and the confidence of words."""
     recognised = found.recognised
     recognised.heard = listen(
         evaluation.model,
@@ -109,7 +109,7 @@ def add_hearing(task: Task, found: SpeechReport, evaluation: Evaluation) -> None
 
 
 def searches(task: Task, evaluation: Evaluation) -> dict[str, Search]:
-    """The decoders that the report compares; writes the language model of the training transcripts first."""
+    """The decoders that the report compares; with lm 'train', it first writes the language model."""
     path, args = skipped_file(task).parent / "train.arpa", task.data_args
     if args.lm == TRAINING_TRANSCRIPTS:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def searches(task: Task, evaluation: Evaluation) -> dict[str, Search]:
 
 
 def recognised_rows(task: Task, evaluation: Evaluation, answers: Answers) -> Recognised:
-    """The recordings that were read with what was recognised, in the order of the data."""
+    """The recordings that could be read, with their recognised texts, in the order of the data."""
     rows = evaluation.inputs.with_format(None).to_pandas()
     order = evaluation_order(task.training_args, list(rows["length"]))
     said = np.array(answers.said)
@@ -130,7 +130,7 @@ def recognised_rows(task: Task, evaluation: Evaluation, answers: Answers) -> Rec
 
 
 def check_order(transcripts: pd.Series, said: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `RuntimeError` where predictions are of other rows than those they are compared with."""
+    """Raises `RuntimeError` if predictions belong to other rows than those they are compared with."""
     expected = [tokenizer.decode(encode(tokenizer, text), group_tokens=False).strip() for text in transcripts]
     if expected != list(said):
         raise RuntimeError("The Trainer evaluated in another order than that of the data.")

@@ -14,7 +14,7 @@ from hf_fer.task.service import Arrays, FileService, Host
 from ..sound_speech_to_text import MediaLimits, sound_blocks
 
 UNDETERMINED = "und"
-"""ISO 639-2 for a language that nobody has said."""
+"""ISO 639-2 code of an undetermined language."""
 
 
 class TimedWord(BaseModel):
@@ -36,16 +36,16 @@ class Line(BaseModel):
 
 
 class Transcript(BaseModel):
-    """What is said."""
+    """The transcript of a recording."""
 
     text: str
 
 
 class VerboseTranscript(Transcript):
-    """What is said, and when."""
+    """The transcript of a recording, with times."""
 
     task: Literal["transcribe"] = "transcribe"
-    language: str = Field(description="As the request says it; `und` where it does not.")
+    language: str = Field(description="The language of the request, or `und` if it has none.")
     duration: float = Field(description="Seconds.")
     confidence: float
     words: list[TimedWord] | None = None
@@ -54,7 +54,7 @@ class VerboseTranscript(Transcript):
 
 @dataclass(frozen=True)
 class SoundDecoder:
-    """A recording's sound at the model's rate."""
+    """Decodes a recording's sound at the model's rate."""
 
     sampling_rate: int
     max_seconds: float
@@ -64,14 +64,14 @@ class SoundDecoder:
 
 
 def refuse_what_is_not_obeyed(**given: Any) -> None:
-    """Raises `HTTPException` where a field of OpenAI's is set that a CTC model cannot obey."""
+    """Raises `HTTPException` if a field of OpenAI's is set that a CTC model cannot obey."""
     for name, value in given.items():
         if value:
             raise HTTPException(422, f"{name}: these models have no such setting; leave it out.")
 
 
 class TranscriptionService(FileService):
-    """What is said in recordings."""
+    """Transcribes recordings."""
 
     pipeline_task = "timed-speech-recognition"
     kinds = ("sound", "video")
@@ -79,11 +79,11 @@ class TranscriptionService(FileService):
 
     @property
     def sampling_rate(self) -> int:
-        """Of the sound that the model takes, in Hz."""
+        """Rate of the model's sound, in Hz."""
         return self.pipe.feature_extractor.sampling_rate
 
     def decoder(self) -> SoundDecoder:
-        """Within the server's limits."""
+        """A decoder with the server's limits."""
         return SoundDecoder(self.sampling_rate, self.limits.max_seconds)
 
     def value(self, arrays: Arrays) -> np.ndarray:
@@ -108,13 +108,13 @@ class TranscriptionService(FileService):
                 Form(alias="timestamp_granularities[]", description="For `verbose_json`; `segment` by default."),
             ] = None,
             language: Annotated[
-                str | None, Form(description="Is repeated in the answer; a model has its own.")
+                str | None, Form(description="Repeated in the answer; it does not change the model's language.")
             ] = None,
             prompt: Annotated[str | None, Form()] = None,
             temperature: Annotated[float | None, Form()] = None,
             stream: Annotated[bool | None, Form()] = None,
         ) -> Any:
-            """What is said in a recording; the fields are those of OpenAI's clients."""
+            """Transcribe a recording; the fields are those of OpenAI's clients."""
             refuse_what_is_not_obeyed(prompt=prompt, temperature=temperature, stream=stream)
             hosted = host.model(model)
             samples = await hosted.read(file)

@@ -1,4 +1,4 @@
-"""What is in the sound of a file, measured while it is decoded, in memory that does not grow with its length."""
+"""Measures the sound of a file while it is decoded, in memory that does not grow with its length."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -13,27 +13,27 @@ from tqdm.auto import tqdm
 FULL_SCALE = 0.999
 """Absolute value from which a sample counts as clipped."""
 SILENCE = 10 ** (-60 / 20)
-"""Root mean square, of full scale, below which 20 ms count as silent."""
+"""Root mean square, relative to full scale, below which 20 ms count as silent."""
 WINDOW_SECONDS = 0.02
 
 
 class SoundError(ValueError):
-    """A file whose sound cannot be used, with the reason."""
+    """The file's sound cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class SoundFacts:
     """
-    What a recording's sound is.
+    Measurements of a recording's sound.
 
     Args:
-        rate: In Hz.
-        channels: As they are stored.
-        seconds: Of decoded sound.
+        rate: Sampling rate in Hz.
+        channels: Number of stored channels.
+        seconds: Length of the decoded sound.
         clipped: Share of samples at full scale.
-        silent: Share of windows of 20 ms under -60 dB of full scale.
+        silent: Share of windows of 20 ms below -60 dB of full scale.
         peak: Largest absolute value; 1 is full scale.
-        digest: Of the samples, the same for the same sound in WAV and FLAC.
+        digest: Digest of the samples, equal for the same sound in WAV and FLAC.
     """
 
     rate: int
@@ -50,7 +50,7 @@ def sound_facts(path: str | Path) -> SoundFacts:
     Decode a file's first sound track and measure it.
 
     Raises:
-        SoundError: it does not exist, is empty, does not decode, or has no sound.
+        SoundError: the file does not exist, is empty, does not decode, or has no sound.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +74,7 @@ def _measure(container: av.container.InputContainer) -> SoundFacts:
         if resampler is None or kind != (rate, channels):
             if resampler is not None:
                 raise SoundError(
-                    f"rate or channels change on the way ({rate} Hz x {channels} to {kind[0]} x {kind[1]})"
+                    f"rate or channels change within the file ({rate} Hz x {channels} to {kind[0]} x {kind[1]})"
                 )
             rate, channels = kind
             resampler = av.AudioResampler(format="flt")
@@ -84,7 +84,7 @@ def _measure(container: av.container.InputContainer) -> SoundFacts:
 
 
 class _Measure:
-    """Sums over the samples that have come."""
+    """Running sums over the decoded samples."""
 
     def __init__(self) -> None:
         self.samples = self.clipped = self.windows = self.silent = 0
@@ -93,7 +93,7 @@ class _Measure:
         self.rest = np.zeros(0, np.float32)
 
     def add(self, samples: np.ndarray, rate: int) -> None:
-        """Count `(samples, channels)`."""
+        """Add samples `(samples, channels)`; raises SoundError if some are not finite."""
         if not np.isfinite(samples).all():
             raise SoundError("audio has samples that are not finite (NaN or infinity)")
         absolute = np.abs(samples)
@@ -110,7 +110,7 @@ class _Measure:
         self.rest = mono[whole:]
 
     def facts(self, rate: int, channels: int) -> SoundFacts:
-        """The figures; raises SoundError where no sample came."""
+        """The measurements; raises SoundError if there was no sample."""
         if not self.samples:
             raise SoundError("audio track has no samples")
         silent = self.silent / self.windows if self.windows else float(self.peak < SILENCE)
@@ -126,7 +126,7 @@ class _Measure:
 
 
 def all_sound_facts(paths: list[str], workers: int = 4) -> list[SoundFacts | str]:
-    """`sound_facts` of each file, or the reason why there are none; FFmpeg decodes outside Python's lock."""
+    """`sound_facts` of each file, or the reason why it has none; FFmpeg decodes in threads without Python's lock."""
 
     def one(path: str) -> SoundFacts | str:
         try:

@@ -1,4 +1,4 @@
-"""What speech_to_text loads: recordings whose transcripts fit into the frames of their sound."""
+"""Loads speech_to_text's data: recordings whose transcripts fit into the frames of their sound."""
 
 import numpy as np
 import pandas as pd
@@ -41,12 +41,12 @@ def load_recordings(task: Task) -> LoadedData:
 
 
 def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the manifest, with transcripts as they are learnt; and notes for the report."""
+    """Rows of the manifest, with transcripts in the recipe's form; and notes for the report."""
     notes, path = [], args.dataset
     if path == "demo":
         path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
     elif not args.is_table:
-        raise DataError(f"dataset: {path} is no table of recordings; give a CSV, TSV, JSONL or Parquet file.")
+        raise DataError(f"dataset: {path} is not a table of recordings; give a CSV, TSV, JSONL or Parquet file.")
     columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
     rows = read_recordings(path, args.form, **columns)
     changed = rows["transcript"].map(lambda text: written(text, args.transcript_form))
@@ -75,9 +75,9 @@ def drop_unusable(rows: pd.DataFrame, args: SpeechToTextDataArguments) -> tuple[
 
 def fit_transcripts(task: Task, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]], list[str]]:
     """
-    The rows without training transcripts that need more frames than their sound has; what was left out, and notes.
+    Drop training rows whose transcript needs more frames than their sound has; also returns these rows, and notes.
 
-    Transcripts of other splits stay, and what cannot be recognised of them counts as an error.
+    Such rows of other splits are kept, and words that cannot be recognised count as errors.
     """
     is_train = (rows["split"] == "train").to_numpy()
     if task.data_args.lm == TRAINING_TRANSCRIPTS and not is_train.any():
@@ -95,12 +95,12 @@ def fit_transcripts(task: Task, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
         for index in np.flatnonzero(misfit & is_train)
     ]
     if (others := int((misfit & ~is_train).sum())) > 0:
-        notes += warned(f"{others} transcripts that are scored need more frames than their sound has.")
+        notes += warned(f"{others} scored transcripts need more frames than their sound has.")
     lacking = outside_vocabulary(rows["transcript"][~is_train], processor.tokenizer)
     if lacking:
         named = ", ".join(f"{letter!r} ({count})" for letter, count in lacking.most_common(LISTED_CHARACTERS))
         notes += warned(
-            f"{len(lacking)} characters of transcripts that are scored are not in the vocabulary, which is "
-            f"that of the training split, and count as errors: {named}."
+            f"{len(lacking)} characters of scored transcripts are not in the vocabulary of the training split and "
+            f"count as errors: {named}."
         )
     return rows[~(misfit & is_train)].reset_index(drop=True), skipped, notes

@@ -33,12 +33,12 @@ class SpeechToTextTask(Task):
     lower_is_better = ("wer", "cer", "blank_share")
     preprocess_logits = staticmethod(best_frames)
     hub_task = pipeline_tag = "automatic-speech-recognition"
-    own_loss = "CTC has no class whose probability could be spread"
+    own_loss = "CTC has no class probabilities to smooth"
     file_columns = ("audio",)
     target_column = "transcript"
     searched_fields = ("model_size",)
     lora_targets = r".*layers\.\d+\.(self_attn|attention)\.(q|k|v|o|out)_proj"
-    # Words, names of speakers and utterances stay on the machine.
+    # Files with words, names of speakers or utterances are not uploaded.
     shareable = (
         *Task.shareable,
         "letter_confusions.csv",

@@ -1,4 +1,4 @@
-"""Transcripts as they are written to transcripts as they are spoken, with every change counted."""
+"""Converts written transcripts to spoken form, and counts every change."""
 
 import re
 import unicodedata
@@ -38,7 +38,7 @@ ABBREVIATIONS = {
     "v.v.": "vân vân",
     "v.v": "vân vân",
 }
-"""Vietnamese abbreviations that are read in full; case counts."""
+"""Vietnamese abbreviations that are read in full; they are case-sensitive."""
 SYMBOLS = {"&": "và", "@": "a còng", "+": "cộng", "=": "bằng"}
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
@@ -50,18 +50,18 @@ _OTHER_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 @dataclass
 class TextChanges:
     """
-    How often each kind of change was made, and the first examples of it.
+    Number of changes of each kind, with the first examples.
 
     Args:
         counts: Kind -> number of changes.
-        examples: Kind -> up to five pairs of what was written and what stands there now.
+        examples: Kind -> up to five pairs of the text before and after.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, before: str, after: str) -> None:
-        """Count a change; nothing where both are the same."""
+        """Count a change, unless both texts are equal."""
         if before == after:
             return
         self.counts[kind] += 1
@@ -72,19 +72,19 @@ class TextChanges:
 
 class TextNormalizer:
     """
-    Brings transcripts to one spelling. It adds words for figures and symbols, and deletes none.
+    Normalises transcripts to one spelling. Numbers and symbols become words, and no word is deleted.
 
     Args:
         language: `vi` reads numbers, dates, times, money, units and abbreviations; for any other language of num2words
             only plain numbers are read.
-        typing: `telex` or `vni` where the transcripts are typed so throughout.
-        tone_placement: `new` (hoà), `old` (hòa), or `None` to leave it.
-        lowercase: Whether case is dropped.
-        punctuation: Whether marks of punctuation stay; where not, a space takes the place of each.
-        abbreviations: Read in addition to `ABBREVIATIONS`.
+        typing: `telex` or `vni` if all transcripts are typed in that style.
+        tone_placement: `new` (hoà), `old` (hòa), or `None` to leave tones unchanged.
+        lowercase: Whether to convert to lower case.
+        punctuation: Whether to keep punctuation; otherwise each mark becomes a space.
+        abbreviations: Abbreviations in addition to `ABBREVIATIONS`.
 
     Raises:
-        ValueError: a choice that there is not.
+        ValueError: `language`, `typing` or `tone_placement` is unknown.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TextNormalizer:
         self._short = _any_of(self.abbreviations)
 
     def __call__(self, text: str) -> str:
-        """The transcript, NFC, in one spelling, single spaces between words."""
+        """The normalised transcript in NFC, with single spaces between words."""
         composed = unicodedata.normalize("NFC", text)
         if composed != text:
             self._each("Unicode form NFC", _RUN, text, lambda found: unicodedata.normalize("NFC", found[0]))

@@ -1,4 +1,4 @@
-"""Tones and base letters of Vietnamese: how much of an error is the tone, how much the letter under the marks."""
+"""Tones and base letters of Vietnamese, to tell errors of tones from errors of the letters under the marks."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ LEVEL = "ngang"
 
 
 def tone(syllable: str) -> str:
-    """The tone that a syllable's mark says; `ngang` without one."""
+    """The tone of a syllable's mark; `ngang` without one."""
     marks = (letter for letter in unicodedata.normalize("NFD", syllable) if letter in TONES)
     return next((TONES[mark] for mark in marks), LEVEL)
 
@@ -24,7 +24,7 @@ def base_letters(text: str) -> str:
 
 
 def is_vietnamese(texts: list[str]) -> bool:
-    """Whether texts have marks that only Vietnamese has: one of its letters, or a tone on one that is in no other."""
+    """Whether texts have letters (đ, ơ, ư) or a combination of tone marks that only Vietnamese has."""
     letters = {letter for text in texts for letter in unicodedata.normalize("NFC", text.lower())}
     marks = {mark for letter in letters for mark in unicodedata.normalize("NFD", letter)}
     return bool(letters & {"đ", "ơ", "ư"}) or ("\u0309" in marks and "\u0323" in marks)

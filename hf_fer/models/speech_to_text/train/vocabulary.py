@@ -1,4 +1,4 @@
-"""What a recogniser can write: characters, letters and marks apart, or byte-pair pieces, of the training split."""
+"""The vocabulary of a recogniser, from the training split: characters, separate letters and marks, or BPE pieces."""
 
 import unicodedata
 from collections import Counter
@@ -16,14 +16,14 @@ TONE_MARKS = "\u0300\u0301\u0303\u0309\u0323"
 
 def build_tokenizer(transcripts: Iterable[str], units: str, vocab_size: int) -> ParakeetTokenizer:
     """
-    A tokenizer that knows the transcripts' characters and no others; its blank is the padding token, index 0.
+    A tokenizer that knows only the transcripts' characters; its blank is the padding token, index 0.
 
-    Its text is in NFC whatever the units are, also where transformers alone decodes it.
+    Decoded text is in NFC for all units, also on machines without hf_fer.
 
     Args:
-        transcripts: Of the training split.
-        units: `nfc`, a character each; `nfd`, base letters and marks apart; `bpe`, pieces of NFC text.
-        vocab_size: Pieces of `bpe` at most, the characters among them.
+        transcripts: Transcripts of the training split.
+        units: `nfc`, characters; `nfd`, separate base letters and marks; `bpe`, pieces of NFC text.
+        vocab_size: Largest vocabulary of `bpe`, including the characters.
     """
     form, is_bpe = "NFD" if units == "nfd" else "NFC", units == "bpe"
     transcripts = [unicodedata.normalize(form, text) for text in transcripts]
@@ -37,7 +37,7 @@ def build_tokenizer(transcripts: Iterable[str], units: str, vocab_size: int) -> 
     unicode_form = normalizers.NFD() if units == "nfd" else normalizers.NFC()
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([unicode_form, spaces, normalizers.Strip()])
-    # Pieces of `bpe` do not cross words, and the first word begins like the others.
+    # Pieces of `bpe` do not cross words, and the first word also begins with a space mark.
     scheme = {"prepend_scheme": "always" if is_bpe else "never", "split": is_bpe}
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, **scheme)
     steps = [decoders.Metaspace(SPACE, **scheme), decoders.Fuse()]
@@ -54,9 +54,9 @@ def build_tokenizer(transcripts: Iterable[str], units: str, vocab_size: int) -> 
 
 def compositions(transcripts: Iterable[str]) -> list[tuple[str, str]]:
     """
-    What letters and marks come to in NFC, longest first: those of the transcripts, and all of Vietnamese.
+    Pairs of separate letters and marks and their NFC letter, longest first, for the transcripts and all of Vietnamese.
 
-    Marks come in the canonical order and, as a model may write them, in any other of two.
+    Marks are in canonical order and in reverse order, because a model may write either.
     """
     vowels = [vowel + mark for vowel in VIETNAMESE_VOWELS for mark in ("", *TONE_MARKS)]
     texts = [unicodedata.normalize("NFC", text) for text in transcripts]
@@ -73,7 +73,7 @@ def compositions(transcripts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def outside_vocabulary(transcripts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Counter[str]:
-    """Characters that the tokenizer cannot write, each with the number of transcripts that it is in."""
+    """Characters that the tokenizer cannot write, each with the number of transcripts that have it."""
     transcripts = list(transcripts)
     unknown = tokenizer.unk_token_id
     letters = {letter for text in transcripts for letter in text if not letter.isspace()}
@@ -82,10 +82,10 @@ def outside_vocabulary(transcripts: Iterable[str], tokenizer: PreTrainedTokenize
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, transcript: str) -> list[int]:
-    """The tokens that the model is to write for a transcript, without those of sentence ends."""
+    """The tokens of a transcript that the model shall write, without special tokens."""
     return tokenizer(transcript, add_special_tokens=False)["input_ids"]
 
 
 def frames_needed(tokens: list[int]) -> int:
-    """Least frames of a CTC model that can write the tokens: one each, and a blank between equal neighbours."""
+    """The fewest CTC frames that can write the tokens: one per token, and a blank between equal neighbours."""
     return len(tokens) + sum(first == second for first, second in pairwise(tokens))
