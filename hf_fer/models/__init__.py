@@ -1,13 +1,13 @@
-"""The systems, a folder each: those of this package, then those of the folders in `HF_FER_SYSTEMS`."""
+"""The systems, one folder each: those of this package, then those of the folders in `HF_FER_SYSTEMS`."""
 
 import os
 from pathlib import Path
 
 FLAGSHIP = "multimodal_fer"
-"""The one that commands take where none is named."""
+"""The default system of commands."""
 
 SYSTEMS_VARIABLE = "HF_FER_SYSTEMS"
-"""Environment variable with folders of somebody's own systems, separated as in `PATH`."""
+"""Environment variable that lists folders of users' own systems, separated as in `PATH`."""
 
 
 def own_folders(here: str) -> list[str]:
@@ -18,7 +18,7 @@ def own_folders(here: str) -> list[str]:
         here: The folder of this package's systems.
 
     Raises:
-        ImportError: one does not exist, or has a system whose name is taken.
+        ImportError: a folder does not exist, or has a system whose name is taken.
     """
     folders = [folder for folder in os.environ.get(SYSTEMS_VARIABLE, "").split(os.pathsep) if folder]
     owners = {path.parent.name: here for path in Path(here).glob("*/__init__.py")}

@@ -124,8 +124,8 @@ class CsrConfig(PreTrainedConfig):
         """
         Build a configuration from its saved form.
 
-        The pipeline that a saved model carries is for machines without this package: where the package is installed,
-        `pipeline` takes the registered one, and asks for no `trust_remote_code`.
+        A saved model carries its pipeline for machines without this package. If the package is installed, that entry
+        is dropped, so that `pipeline` takes the registered class and needs no `trust_remote_code`.
         """
         if not cls.__module__.startswith("transformers_modules"):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}

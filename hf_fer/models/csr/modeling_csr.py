@@ -29,7 +29,7 @@ from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
 
 TRAINED = {CONCEPTS: ("backbone", "concept_head"), PROTOTYPES: ("projector", "prototypes"), TASK: ("classifier",)}
-"""The parts that each stage trains."""
+"""The modules that each stage trains."""
 
 REPLACEMENTS = ("zero", "mean", "absent")
 """What the similarities of a rejected concept become: 0, their training mean, or that of images without it."""
@@ -38,7 +38,7 @@ REPLACEMENTS = ("zero", "mean", "absent")
 @dataclass
 class CsrOutput(ModelOutput):
     """
-    Output of [`CsrForImageClassification`]. What a stage does not compute is `None`.
+    Output of [`CsrForImageClassification`]. Fields that the stage does not compute are `None`.
 
     Args:
         loss (`torch.Tensor` of shape `()`): The stage's loss; given with its labels.
@@ -62,7 +62,7 @@ class CsrOutput(ModelOutput):
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Let each BatchNorm that does not train itself normalise with what it has, beside layers with adapters too."""
+    """Puts each BatchNorm without trainable weights in evaluation mode, to keep its statistics, adapters or not."""
     for layer in model.modules():
         if isinstance(layer, _BatchNorm) and not any(value.requires_grad for value in layer.parameters()):
             layer.train(False)
@@ -84,13 +84,13 @@ def spatial_weights(
     """
     The map A that steers similarities in space: 1 in positive boxes, 0 in negative boxes, `alpha` elsewhere.
 
-    A cell belongs to the boxes that its centre lies in, a box smaller than a cell also takes the cell of its own
-    centre, and negative boxes win.
+    A cell belongs to each box that contains the cell's centre. A box smaller than a cell also has the cell at its own
+    centre. Where boxes overlap, negative ones take precedence.
 
     Args:
         positive, negative: Boxes as x0, y0, x1, y1, shares of the image.
         size: H and W of the map.
-        alpha: Weight of what no box covers; 0.5 with positive boxes and 1 without by default.
+        alpha: Weight of cells that no box covers; by default 0.5 with positive boxes and 1 without.
 
     Returns:
         `(H, W)`.
@@ -115,7 +115,7 @@ class CsrForImageClassification(PreTrainedModel):
     """
     Backbone, concept maps, prototypes of each concept, and a linear classifier on the similarities to them.
 
-    `config.stage` says which parts train and which loss `forward` gives.
+    `config.stage` determines which modules train and which loss `forward` returns.
     """
 
     config: CsrConfig
@@ -130,7 +130,7 @@ class CsrForImageClassification(PreTrainedModel):
         super().__init__(config)
         size = config.prototype_size
         self.backbone = build_backbone(config.backbone_config)
-        # The layers of ResNet, of ConvNeXt and of timm cannot.
+        # Layers of ResNet, ConvNeXt and timm do not support it.
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         channels = feature_size(self.backbone)
         self.concept_head = nn.Conv2d(channels, config.num_concepts, kernel_size=1, bias=False)
@@ -138,13 +138,13 @@ class CsrForImageClassification(PreTrainedModel):
         self.prototypes = nn.Parameter(torch.empty(config.num_concepts, config.num_prototypes, size))
         self.classifier = nn.Linear(config.num_concepts * config.num_prototypes, config.num_labels)
         self.post_init()
-        # The position embeddings of ViT-MAE are sines and cosines.
+        # The position embeddings of ViT-MAE are fixed sines and cosines.
         self._fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         self.freeze_for_stage()
 
     def post_init(self):
         super().post_init()
-        # FSDP's wrapping wants each class that it is told of to be in the model.
+        # FSDP raises if a class to wrap is not in the model.
         built = {type(part).__name__ for part in self.modules()}
         self._no_split_modules = sorted(built & set(self._no_split_modules))
 
@@ -162,12 +162,12 @@ class CsrForImageClassification(PreTrainedModel):
         A new model whose backbone starts from a checkpoint.
 
         Args:
-            path: A weights file or a folder with `model.safetensors`, in transformers' layout, or, for the vision
-                transformers and for timm's models, in timm's or MAE's; `"pretrained"` for timm's own from the Hub.
+            path: A weights file or a folder with `model.safetensors`, in transformers' layout or, for vision
+                transformers and timm's models, in timm's or MAE's; `"pretrained"` for timm's weights from the Hub.
             config: The whole model's configuration.
 
         Raises:
-            BackboneKeysError: keys of the checkpoint and of the backbone differ; it lists them.
+            BackboneKeysError: keys of the checkpoint and of the backbone differ; the message lists them.
         """
         model = cls(config)
         model.backbone.load_state_dict(load_backbone(config.backbone_config, path).state_dict())
@@ -175,13 +175,13 @@ class CsrForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As every model's, and what `config.stage` does not train is frozen."""
+        """As in `PreTrainedModel`; modules that `config.stage` does not train are then frozen."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_for_stage()
         return loaded
 
     def freeze_for_stage(self) -> None:
-        """Train what `config.stage` trains and nothing else; the rest stays in evaluation mode (BatchNorm)."""
+        """Freeze all modules that `config.stage` does not train, and keep them in evaluation mode (BatchNorm)."""
         for name, parameter in self.named_parameters():
             trained = name.partition(".")[0] in TRAINED[self.config.stage]
             parameter.requires_grad_(trained and name not in self._fixed)
@@ -209,7 +209,7 @@ class CsrForImageClassification(PreTrainedModel):
 
     def concept_similarities(self, features: Tensor, concept_maps: Tensor) -> Tensor:
         """
-        How near the vector that each concept pools is to every concept's prototypes.
+        Similarity of the vector that each concept pools to every concept's prototypes.
 
         Args:
             features: `(B, C, H, W)`.
@@ -225,7 +225,7 @@ class CsrForImageClassification(PreTrainedModel):
 
     @torch.no_grad()
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """H and W of the maps of images of this size in pixels."""
+        """H and W of the feature map of images of this size in pixels."""
         image = self.prototypes.new_zeros(1, 3, height, width)
         return tuple(feature_map(self.backbone, image).shape[-2:])
 

@@ -100,11 +100,11 @@ class MultimodalFerConfig(PreTrainedConfig):
         modalities (`list[str]`, *optional*, defaults to `["audio", "video"]`):
             Branches that are built. `["audio"]` has no vision parameters at all.
         visual_feature_size (`int`, *optional*):
-            Width of visual features that were computed elsewhere (action units, say). A linear layer into
-            `vision_config.hidden_size` then takes the place of the vision encoder, which is not built.
+            Width of visual features that were computed elsewhere, such as action units. A linear layer to
+            `vision_config.hidden_size` then replaces the vision encoder.
         backbones (`dict[str, str]`, *optional*):
-            Checkpoints that `audio`, `vision` and `fusion` started from. For the record: loading a saved model
-            never reads them.
+            Checkpoints that `audio`, `vision` and `fusion` started from. They are only a record: loading a saved model
+            does not read them.
         num_segments (`int`, *optional*, defaults to 8):
             Number of time segments `S` in which both modalities are summarised.
         num_frames (`int`, *optional*, defaults to 16):
@@ -114,7 +114,7 @@ class MultimodalFerConfig(PreTrainedConfig):
         num_global_tokens (`int`, *optional*, defaults to 4):
             Learned tokens per frame that attend to all patches.
         roi_mask_weight (`float`, *optional*, defaults to 1.0):
-            What a given `roi_mask` of 1 adds to a patch's score.
+            Value that is added to a patch's score where `roi_mask` is 1.
         temporal_num_layers (`int`, *optional*, defaults to 4):
             Blocks of the temporal encoder.
         temporal_num_heads (`int`, *optional*, defaults to 8):
@@ -130,7 +130,7 @@ class MultimodalFerConfig(PreTrainedConfig):
         classifier_pooling (`"mean"`, `"max"`, `"last"` or `"attention"`, *optional*, defaults to `"attention"`):
             How the fused tokens become one vector.
         classifier_hidden_size (`int` or `list[int]`, *optional*, defaults to 256):
-            Width of the classifier's hidden layer, or of each of several; an empty list has none.
+            Width of the classifier's hidden layer, or widths of several; an empty list builds none.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout in the classifier.
         label_smoothing (`float`, *optional*, defaults to 0.1):
@@ -147,9 +147,9 @@ class MultimodalFerConfig(PreTrainedConfig):
             Fitted on validation after training. The model's logits are not divided by it; the pipeline's are, and
             `softmax(logits / temperature)` are calibrated probabilities (arXiv 1706.04599).
         abstention_threshold (`float`, *optional*, defaults to 0.0):
-            Calibrated probability of the best class below which the pipeline abstains where it is asked to.
+            Calibrated probability of the best class below which the pipeline abstains if `abstain` is set.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of newly made queries and embeddings; linear weights scale with their fan-in.
+            Standard deviation of new queries and embeddings; linear weights scale with their fan-in.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value.
@@ -161,7 +161,7 @@ class MultimodalFerConfig(PreTrainedConfig):
         "vision_config": SiglipVisionConfig,
         "lfm2_config": Lfm2Config,
     }
-    # Every output beside the logits; the Trainer would otherwise gather them all in evaluation.
+    # All outputs except the logits, which the Trainer would otherwise gather in evaluation.
     keys_to_ignore_at_inference = [
         "audio_logits",
         "video_logits",
@@ -202,7 +202,7 @@ class MultimodalFerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # An LFM2 vocabulary of one: the token embeddings are dropped, and the default would allocate 65,536 rows.
+        # LFM2 has a vocabulary of one, because its token embeddings are dropped and the default allocates 65,536 rows.
         defaults = {
             "audio_config": {"layerdrop": 0.0},
             "vision_config": {"vision_use_head": False},
@@ -229,14 +229,14 @@ class MultimodalFerConfig(PreTrainedConfig):
         return [widths] if isinstance(widths, int) else list(widths)
 
     def validate_modalities(self):
-        """At least one of audio and video, each once."""
+        """Check that modalities are audio, video or both, each once."""
         if not self.modalities or set(self.modalities) - set(MODALITIES):
             raise ValueError(f"modalities must be a non-empty subset of {list(MODALITIES)}, got {self.modalities}.")
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"modalities names one twice: {self.modalities}.")
 
     def validate_sizes(self):
-        """Counts are at least 1, probabilities are in [0, 1), and heads divide the width."""
+        """Check that counts are at least 1, probabilities are in [0, 1), and the number of heads divides the width."""
         if self.visual_feature_size is not None and self.visual_feature_size < 1:
             raise ValueError(f"visual_feature_size must be at least 1, got {self.visual_feature_size}.")
         for name in ("num_segments", "num_frames", "roi_top_k", "temporal_attention_every", "temporal_kernel_size"):
@@ -262,7 +262,7 @@ class MultimodalFerConfig(PreTrainedConfig):
             )
 
     def validate_class_weights(self):
-        """One positive weight per class."""
+        """Check that there is one positive weight per class."""
         if self.class_weights is None:
             return
         if len(self.class_weights) != self.num_labels or min(self.class_weights) <= 0:
@@ -276,8 +276,8 @@ class MultimodalFerConfig(PreTrainedConfig):
         """
         Build a configuration from its saved form.
 
-        The pipeline that a saved model carries is for machines without this package: where the package is installed,
-        `pipeline` takes the registered one, and asks for no `trust_remote_code`.
+        A saved model carries its pipeline for machines without this package. If the package is installed, that entry
+        is dropped, so that `pipeline` takes the registered class and needs no `trust_remote_code`.
         """
         if not cls.__module__.startswith("transformers_modules"):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
@@ -293,7 +293,7 @@ class MultimodalFerConfig(PreTrainedConfig):
             overrides: Fields that replace the preset's; a `dict` for a sub-config is merged into the preset's.
 
         Raises:
-            ValueError: the size is not known.
+            ValueError: the size is unknown.
         """
         if size not in PRESETS:
             raise ValueError(f"Unknown size {size!r}; choose one of {sorted(PRESETS)}.")

@@ -99,7 +99,7 @@ LEARNED_TOKENS = (
 
 
 class MultimodalFerPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, freezing of parts, and what the transformers machinery needs to know."""
+    """Weight initialisation, freezing of encoders, and class attributes that transformers reads."""
 
     config: MultimodalFerConfig
     base_model_prefix = "model"
@@ -112,7 +112,7 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
 
     def post_init(self):
         super().post_init()
-        # FSDP's wrapping wants each class that it is told of to be in the model.
+        # FSDP raises if a class to wrap is not in the model.
         built = {type(part).__name__ for part in self.modules()}
         self._no_split_modules = sorted(built & set(self._no_split_modules))
 
@@ -137,20 +137,20 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
         **hub: Any,
     ) -> "MultimodalFerPreTrainedModel":
         """
-        A new model whose encoders start from checkpoints; what joins them is drawn anew.
+        A new model whose encoders start from checkpoints; its other weights are initialised randomly.
 
         Args:
-            config: The rest; the `light` preset by default.
-            audio: FastConformer: any Parakeet checkpoint, of which the encoder is taken.
-            vision: SigLIP2 of fixed resolution, such as `google/siglip2-base-patch16-224`; the image tower is taken.
-            fusion: LFM2, such as `LiquidAI/LFM2-700M`; its token embeddings are left behind.
-            fusion_num_layers: Keep the first layers of LFM2 only.
+            config: Configuration of the other modules; the `light` preset by default.
+            audio: FastConformer: any Parakeet checkpoint, whose encoder is loaded.
+            vision: SigLIP2 of fixed resolution, such as `google/siglip2-base-patch16-224`; the image tower is loaded.
+            fusion: LFM2, such as `LiquidAI/LFM2-700M`; its token embeddings are not loaded.
+            fusion_num_layers: Keep only this many first layers of LFM2.
             hub: `token`, `revision`, `cache_dir`, ... for the Hub.
 
         Raises:
-            ValueError: a part that the configuration does not have, a checkpoint of another kind, or weights that do
-                not match, listed.
-            OSError: there is no such checkpoint.
+            ValueError: the model lacks a named encoder, a checkpoint is of another model type, or weights do not
+                match; the message lists them.
+            OSError: the checkpoint does not exist.
         """
         given = {"audio": audio, "vision": vision, "fusion": fusion}
         backbones = {part: name for part, name in given.items() if name is not None}
@@ -163,23 +163,23 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
         return model
 
     def encoders(self) -> dict[str, nn.Module]:
-        """The encoders that can be loaded, frozen and unfrozen, by name."""
+        """The encoders that can be loaded, frozen and unfrozen by name."""
         return getattr(self, self.base_model_prefix, self).parts()
 
     def freeze(self, parts: Iterable[str]) -> None:
         """
-        Stop training the named encoders. They also stay in evaluation mode, so that BatchNorm keeps its statistics.
+        Freeze the named encoders. They also stay in evaluation mode, so that BatchNorm keeps its statistics.
 
         Args:
             parts: Any of `"audio"`, `"vision"` and `"fusion"`.
 
         Raises:
-            ValueError: a part is unknown, or the model was built without it.
+            ValueError: an encoder is unknown, or the model was built without it.
         """
         self._set_trainable(parts, False)
 
     def unfreeze(self, parts: Iterable[str]) -> None:
-        """Train the named encoders again; see `freeze`."""
+        """Make the named encoders trainable again; see `freeze`."""
         self._set_trainable(parts, True)
 
     def _set_trainable(self, parts: Iterable[str], trainable: bool) -> None:
@@ -336,13 +336,13 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
             visual_features (`torch.Tensor` of shape `(B, F, N, D_v)`): Features computed elsewhere, in place of
                 `pixel_values`: the vision encoder's own patches, or, where the model was built with
                 `config.visual_feature_size`, features of that width.
-            roi_mask (`torch.Tensor` of shape `(B, F, N)`): Region of interest, added to the patch scores.
+            roi_mask (`torch.Tensor` of shape `(B, F, N)`): Region of interest, which raises the patch scores.
             audio_hidden_states (`torch.Tensor` of shape `(B, T', D_a)`): The audio encoder's frames, in place of
                 `input_features`; `attention_mask` is then `(B, T')`.
 
         Raises:
-            ValueError: pixels of another shape, neither modality, one that the model was built without, pixels given
-                to a model that was built for features, or there are more frames than `config.num_frames`.
+            ValueError: pixels have another shape, neither modality is given, or one that the model was built without,
+                pixels are given to a model of features, or there are more frames than `config.num_frames`.
         """
         has_audio = input_features is not None or audio_hidden_states is not None
         has_video = pixel_values is not None or visual_features is not None
@@ -394,11 +394,11 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
 
     def classification_loss(self, logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
         """
-        Smoothed cross entropy, `(B, C)` and `(B,)` -> `()`. Labels of -100 do not count.
+        Smoothed cross entropy, `(B, C)` and `(B,)` -> `()`. Labels of -100 are ignored.
 
-        The sum over the examples that are `present` is divided by the number of labels, not by that of the present
-        ones nor by the sum of class weights, so that gradient accumulation over equal micro-batches gives the
-        gradient of the one large batch.
+        The sum over the `present` examples is divided by the number of labels, and not by the number of present
+        examples or the sum of class weights, so that gradient accumulation over equal micro-batches gives the
+        gradient of one large batch.
         """
         weight = None
         if self.config.class_weights is not None:
@@ -413,7 +413,7 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
         return total / (labels != -100).sum().clamp(min=1)
 
     def contrastive_loss(self, audio: Tensor, video: Tensor) -> Tensor:
-        """Symmetric InfoNCE (arXiv 1807.03748) of clip vectors `(B, D)`: a clip's own pair against the batch's."""
+        """Symmetric InfoNCE (arXiv 1807.03748) of clip vectors `(B, D)`; other clips of the batch are negatives."""
         audio = F.normalize(self.contrastive["audio"](audio).float(), dim=-1)
         video = F.normalize(self.contrastive["video"](video).float(), dim=-1)
         similarity = audio @ video.T / self.config.contrastive_temperature

@@ -244,7 +244,7 @@ class BeamDecoder:
         return found
 
     def _search(self, decoder: Any, log_probs: np.ndarray, ending: bool) -> list[tuple[int, ...]]:
-        """The proposals of flashlight-text; with `ending`, a frame with a certain space is appended first."""
+        """The proposals of flashlight-text; with `ending`, a frame with probability 1 of a space is appended first."""
         finite = np.maximum(log_probs, np.float32(-1e4))
         if ending:
             last = np.full((1, finite.shape[1]), -1e4, np.float32)

@@ -100,7 +100,7 @@ def add_intervals(found: CsrReport, scored: findings.Scored, rows: Dataset) -> N
 
 
 def add_pages(task: Task, found: CsrReport, evaluation: Evaluation) -> None:
-    """The atlas of prototypes and, in stage 3, explanations, each in a folder of its own."""
+    """The atlas of prototypes and, in stage 3, explanations, each in its own folder."""
     if found.survey is not None:
         found.plots["atlas/index.html"] = Plot(
             partial(draw_atlas, found.survey, evaluation.model, evaluation.processor),

@@ -47,7 +47,7 @@ def is_frozen(encoder: nn.Module | None) -> bool:
 
 
 def resized(processor: MultimodalFerProcessor, frames: np.ndarray) -> np.ndarray:
-    """Frames `(F, H, W, 3)` at the model's size, `uint8 (F, 3, height, width)`, which it would not resize again."""
+    """Frames `(F, H, W, 3)` resized for the model, `uint8 (F, 3, height, width)`; resizing again has no effect."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     return processor.image_processor(
         channels_first, return_tensors="pt", input_data_format="channels_first", do_rescale=False, do_normalize=False

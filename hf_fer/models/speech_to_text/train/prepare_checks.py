@@ -17,7 +17,7 @@ CLIPPED_SHARE = 0.01
 SILENT_SHARE = 0.8
 FEATURES_PER_SECOND = 100
 LATER_FIRST = ("test", "validation", "train")
-"""Order in which splits keep an example that several have."""
+"""Splits in the order in which they keep an example that occurs in several."""
 
 
 @dataclass
