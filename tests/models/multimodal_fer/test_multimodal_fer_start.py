@@ -53,7 +53,7 @@ def test_other_classes_get_another_classifier(recipe, trained):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_frames": 5}, "num_frames 5: .* was trained with 2, which stays"),
+        ({"num_frames": 5}, "num_frames 5: .* was trained with 2, which cannot change"),
         ({"num_frames": 16}, "num_frames 16: .* was trained with 2"),
         ({"trim_silence_db": 20}, "trim_silence_db 20.0: .* was trained with None"),
         ({"audio_backbone": "nvidia/parakeet"}, "audio_backbone 'nvidia/parakeet': .* was trained with None"),
