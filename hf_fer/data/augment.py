@@ -12,7 +12,6 @@ from functools import cached_property
 import audiomentations
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
@@ -73,7 +72,8 @@ class Augmentation(Strengths):
         pitch_semitones: Largest change of pitch with unchanged tempo.
         resample: Largest change of speed, which changes tempo and pitch together.
         equalizer_db: Largest change of loudness of each of seven bands in dB, as by another microphone or room.
-        audio_probability: Probability of each of gain, shift, stretch, pitch, resample and equalizer.
+        silence_seconds: Longest silence added before and after the clip, each; noise is added on top of it.
+        audio_probability: Probability of each of gain, silence, shift, stretch, pitch, resample and equalizer.
         vocal_tract: Largest relative change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013), which
             moves formants but neither pitch nor tempo.
         frequency_masks, frequency_mask_bins: SpecAugment (arXiv 1904.08779): number and largest height in mel bins.
@@ -93,6 +93,7 @@ class Augmentation(Strengths):
     pitch_semitones: float = 0.0
     resample: float = 0.0
     equalizer_db: float = 0.0
+    silence_seconds: float = 0.0
     audio_probability: float = 0.5
     vocal_tract: float = 0.0
     frequency_masks: int = 2
@@ -145,9 +146,17 @@ class AudioAugmenter:
 
     def waveform(self, samples: np.ndarray) -> np.ndarray:
         """Mono `float32` samples -> samples, possibly of another length."""
+        samples = self._in_silence(samples)
         if not self._waveform.transforms or not len(samples):
             return samples
         return self._waveform(samples=np.ascontiguousarray(samples), sample_rate=self.sampling_rate)
+
+    def _in_silence(self, samples: np.ndarray) -> np.ndarray:
+        a = self.augmentation
+        if not a.silence_seconds or random.random() >= a.audio_probability:
+            return samples
+        longest = round(a.silence_seconds * self.sampling_rate)
+        return np.pad(samples, (random.randint(0, longest), random.randint(0, longest)))
 
     def features(self, log_mel: Tensor) -> Tensor:
         """Log-mel features `(mel_frames, mel_bins)` with VTLP and SpecAugment masks, filled with the clip's mean."""
@@ -156,13 +165,22 @@ class AudioAugmenter:
             hertz = self.mel_hertz
             hertz = slaney_hertz(log_mel.shape[1], self.sampling_rate) if hertz is None else hertz
             log_mel = warped(log_mel, 1 + random.uniform(-a.vocal_tract, a.vocal_tract), hertz)
-        fill, spectrogram = float(log_mel.mean()), log_mel.T[None]
+        fill, masked = float(log_mel.mean()), log_mel.clone()
         for _ in range(a.frequency_masks):
-            spectrogram = torchaudio.transforms.FrequencyMasking(a.frequency_mask_bins)(spectrogram, fill)
+            masked[:, _place(a.frequency_mask_bins, masked.shape[1])] = fill
         for _ in range(a.time_masks):
-            width = int(a.time_mask_fraction * len(log_mel))
-            spectrogram = torchaudio.transforms.TimeMasking(width)(spectrogram, fill)
-        return spectrogram[0].T
+            masked[_place(int(a.time_mask_fraction * len(masked)), len(masked))] = fill
+        return masked
+
+
+def _place(widest: int, length: int) -> slice:
+    """Where a mask lies, by the draws of torchaudio's `mask_along_axis`, which masks with tensors and takes long."""
+    if widest < 1:
+        return slice(0, 0)
+    share, shift = torch.rand(2).tolist()
+    width = share * min(widest, length)
+    start = int(shift * (length - width))
+    return slice(start, start + int(width))
 
 
 def slaney_hertz(bins: int, sampling_rate: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from transformers import ParakeetFeatureExtractor
 
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded, slaney_hertz, warped
@@ -87,6 +88,34 @@ def test_spec_augment_fills_with_the_mean():
     bins = (masked != features).any(dim=0)
     assert 0 < bins.sum() < 20
     torch.testing.assert_close(masked[:, bins], torch.full_like(masked[:, bins], features.mean().item()))
+
+
+def test_masks_are_those_of_torchaudio():
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "frequency_masks": 2, "time_masks": 2}), 16000)
+    features = torch.randn(60, 80)
+    for seed in range(10):
+        with seeded(seed):
+            expected = features.T[None]
+            for masking in (torchaudio.transforms.FrequencyMasking(12), torchaudio.transforms.TimeMasking(6)):
+                for _ in range(2):
+                    expected = masking(expected, float(features.mean()))
+        with seeded(seed):
+            assert torch.equal(augmenter.features(features), expected[0].T)
+
+
+def test_silence_lies_around_the_clip(wave):
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "audio_probability": 1.0, "silence_seconds": 0.5}), 16000)
+    befores = set()
+    for seed in range(5):
+        with seeded(seed):
+            out = augmenter.waveform(wave)
+        assert len(wave) <= len(out) <= len(wave) + 16000
+        before = int(np.argmax(out == wave[1])) - 1
+        np.testing.assert_array_equal(out[before : before + len(wave)], wave)
+        assert not out[:before].any()
+        assert not out[before + len(wave) :].any()
+        befores.add(before)
+    assert len(befores) > 1
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCTC,
     LasrFeatureExtractor,
+    NemotronAsrStreamingFeatureExtractor,
     ParakeetForCTC,
     Wav2Vec2Config,
     Wav2Vec2ForCTC,
@@ -317,7 +318,9 @@ def test_the_first_frame_of_padding_learns_to_be_blank():
 
 
 class TestFeatures:
-    @pytest.mark.parametrize(("features", "rate"), [("parakeet", 8000), ("parakeet", 22050), ("lasr", 16000)])
+    @pytest.mark.parametrize(
+        ("features", "rate"), [("parakeet", 8000), ("parakeet", 22050), ("lasr", 16000), ("nemotron", 8000)]
+    )
     def test_they_are_10_ms_apart_at_any_rate(self, features, rate):
         samples = np.random.default_rng(0).normal(size=rate).astype(np.float32)
         made = new_extractor(rate, features)(samples, sampling_rate=rate, return_attention_mask=True)
@@ -330,27 +333,31 @@ class TestFeatures:
         assert 7000 < hertz[-1] < 7500
         assert (np.diff(hertz) > 0).all()
 
-    def test_a_new_model_takes_the_mean_off_what_lasr_gives(self):
+    @pytest.mark.parametrize(("features", "mean"), [("lasr", -5), ("nemotron", -12)])
+    def test_a_new_model_takes_the_mean_off_what_the_extractor_leaves(self, features, mean):
         config = preset_config("weak", 12, 0, 160, {"encoder_config": TINY})
         layers = []
-        for features in ("parakeet", "lasr"):
+        for name in ("parakeet", features):
             torch.manual_seed(0)
-            model = new_model(config, features)
-            layers.append(next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d)))
-        x = torch.randn(1, 1, 20, 80) * 4 - 5
+            layers.append(new_model(config, name).encoder.subsampling.layers[0])
+        x = torch.randn(1, 1, 20, 80) * 4 + mean
         inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-        torch.testing.assert_close(layers[1](x)[inner], layers[0]((x + 5) / 4)[inner], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(layers[1](x)[inner], layers[0]((x - mean) / 4)[inner], rtol=1e-3, atol=1e-4)
 
-    def test_lasr_features_come_back_with_the_model(self, manifest, tmp_path):
-        task = task_of(manifest, tmp_path / "out", features="lasr")
+    @pytest.mark.parametrize(
+        ("features", "rate", "extractor"),
+        [("lasr", 16000, LasrFeatureExtractor), ("nemotron", 8000, NemotronAsrStreamingFeatureExtractor)],
+    )
+    def test_other_features_and_rates_come_back_with_the_model(self, manifest, tmp_path, features, rate, extractor):
+        task = task_of(manifest, tmp_path / "out", features=features, sampling_rate=rate)
         data = task.load_data()
         processor = task.build_processor(data)
         torch.manual_seed(0)
         task.build_model(data, processor).save_pretrained(tmp_path / "model")
         processor.save_pretrained(tmp_path / "model")
-        samples = load_audio(data.splits["validation"][0]["audio"], 16000)
+        samples = load_audio(data.splits["validation"][0]["audio"], rate)
         ours = pipeline("timed-speech-recognition", model=str(tmp_path / "model"))
-        assert type(ours.feature_extractor) is LasrFeatureExtractor
+        assert type(ours.feature_extractor) is extractor
         text = ours(samples)["text"]
         assert text
         stock = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
@@ -359,6 +366,12 @@ class TestFeatures:
     def test_a_rate_that_lasr_cannot_have_is_refused(self, manifest, tmp_path):
         with pytest.raises(RecipeError, match="sampling_rate of 15000"):
             task_of(manifest, tmp_path, features="lasr", sampling_rate=8000).load_data()
+
+    def test_frequencies_that_no_recording_has_are_named(self, manifest, tmp_path):
+        """The demo's recordings have 16,000 samples a second."""
+        higher, own = (task_of(manifest, tmp_path, sampling_rate=rate).load_data().notes for rate in (24000, 16000))
+        assert any("above 8000 Hz" in note and "--sampling_rate 16000" in note for note in higher)
+        assert not any("resampling" in note for note in own)
 
 
 def test_an_unknown_field_of_the_encoder_is_refused():

@@ -32,7 +32,8 @@ class SpeechToTextModelArguments(ModelArguments):
         default="parakeet",
         metadata={
             "help": "Log-mel features of a model from scratch: parakeet, each band at mean 0 and deviation 1 over the "
-            "recording; lasr, as they are, for recordings of a word or two, whose mean is much of what was said."
+            "recording; lasr, or nemotron at any sampling_rate, as they are, for recordings of a word or two, whose "
+            "mean is much of what was said."
         },
     )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})

@@ -9,8 +9,6 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForCTC,
     AutoTokenizer,
-    LasrFeatureExtractor,
-    ParakeetFeatureExtractor,
     ParakeetProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,7 +24,7 @@ from hf_fer.task.base import Task
 from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
 
 from .arguments import SpeechToTextModelArguments
-from .model import new_extractor, new_model, prepare, preset_config, samples_per_frame
+from .model import Extractor, new_extractor, new_model, prepare, preset_config, samples_per_frame
 from .vocabulary import build_tokenizer, outside_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -66,7 +64,7 @@ def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
         if not transcripts:
             raise DataError("There is no training split to build a vocabulary from; give --model_name_or_path.")
         tokenizer = build_tokenizer(transcripts, args.units, args.vocab_size)
-    if isinstance(extractor, LasrFeatureExtractor | ParakeetFeatureExtractor):
+    if isinstance(extractor, Extractor):
         return ParakeetProcessor(extractor, tokenizer, decoder_type="ctc")
     return Wav2Vec2Processor(extractor, tokenizer)
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import (
     LasrFeatureExtractor,
+    NemotronAsrStreamingFeatureExtractor,
     ParakeetCTCConfig,
     ParakeetEncoderConfig,
     ParakeetFeatureExtractor,
@@ -29,11 +30,17 @@ PRESETS = {
         "subsampling_conv_channels": 256,
     },
 }
-FEATURES = ("parakeet", "lasr")
+Extractor = ParakeetFeatureExtractor | LasrFeatureExtractor | NemotronAsrStreamingFeatureExtractor
+EXTRACTORS = {
+    "parakeet": ParakeetFeatureExtractor,
+    "lasr": LasrFeatureExtractor,
+    "nemotron": NemotronAsrStreamingFeatureExtractor,
+}
+FEATURES = tuple(EXTRACTORS)
 LASR_HERTZ = 7500
 """Highest frequency of LASR's mel filters, whatever the rate."""
-LASR_MEAN, LASR_DEVIATION = -5.0, 4.0
-"""Of LASR's log-mel features of speech, about; the first layer of a new model takes them off."""
+SCALES = {"lasr": (-5.0, 4.0), "nemotron": (-12.0, 4.0)}
+"""Of speech, about, where the extractor leaves mean and deviation; the first layer of a new model takes them off."""
 SUBSAMPLING = 4
 PADDED = -1e4
 EDGE_WEIGHT = 0.1
@@ -84,7 +91,7 @@ def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
     return int(config.inputs_to_logits_ratio)
 
 
-def new_extractor(sampling_rate: int, features: str) -> ParakeetFeatureExtractor | LasrFeatureExtractor:
+def new_extractor(sampling_rate: int, features: str) -> Extractor:
     """
     Log-mel features with windows of 25 ms, one every 10 ms.
 
@@ -101,14 +108,14 @@ def new_extractor(sampling_rate: int, features: str) -> ParakeetFeatureExtractor
         "win_length": width,
         "n_fft": max(512, 1 << (width - 1).bit_length()),
     }
-    if features == "parakeet":
-        return ParakeetFeatureExtractor(sampling_rate=sampling_rate, **windows)
-    if sampling_rate < 2 * LASR_HERTZ:
-        raise ValueError(f"lasr needs a sampling_rate of {2 * LASR_HERTZ} Hz or more, got {sampling_rate}")
-    return LasrFeatureExtractor(feature_size=MEL_BINS, sampling_rate=sampling_rate, **windows)
+    if features == "lasr" and sampling_rate < 2 * LASR_HERTZ:
+        raise ValueError(
+            f"lasr needs a sampling_rate of {2 * LASR_HERTZ} Hz or more, got {sampling_rate}; nemotron takes any"
+        )
+    return EXTRACTORS[features](feature_size=MEL_BINS, sampling_rate=sampling_rate, **windows)
 
 
-def mel_hertz(extractor: ParakeetFeatureExtractor | LasrFeatureExtractor) -> np.ndarray:
+def mel_hertz(extractor: Extractor) -> np.ndarray:
     """Frequency of each mel bin: the mean of what its filter lets through."""
     filters = np.asarray(extractor.mel_filters, dtype=np.float64)
     filters = filters if len(filters) == extractor.feature_size else filters.T
@@ -130,11 +137,12 @@ def new_model(config: ParakeetCTCConfig, features: str = "parakeet") -> Parakeet
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-    if features == "lasr":
+    if features in SCALES:
+        mean, deviation = SCALES[features]
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         with torch.no_grad():
-            first.weight /= LASR_DEVIATION
-            first.bias -= LASR_MEAN * first.weight.sum(dim=(1, 2, 3))
+            first.weight /= deviation
+            first.bias -= mean * first.weight.sum(dim=(1, 2, 3))
     return model
 
 

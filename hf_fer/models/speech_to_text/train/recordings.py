@@ -1,9 +1,10 @@
 """Reads a manifest of recordings, measures their files, and turns rows into batches."""
 
 import json
+import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from hf_fer.data.loading import (
 from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
-from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio
+from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio, open_media, sound_track
 from .model import mel_hertz
 from .vocabulary import encode
 
@@ -38,6 +39,7 @@ TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", "normal
 ACCENT_COLUMNS = ("accent", "accents", "dialect", "region")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
 MIN_SECONDS = 0.05
+LOOKED_AT = 1000
 
 # Marks between letters or digits belong to the word: don't, mother-in-law, 3.5.
 _PUNCTUATION = re.compile(r"(?<!\w)[^\w\s]+|[^\w\s]+(?!\w)")
@@ -137,6 +139,19 @@ def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, worker
     if new:
         write_json_atomically(memory_file, memory | new)
     return found
+
+
+def rates_of(paths: Sequence[str], workers: int, most: int = LOOKED_AT) -> list[int]:
+    """Sampling rates in Hz of the files, or of `most` of them, evenly spread, as their headers tell."""
+
+    def rate(path: str) -> int:
+        with open_media(path) as container:
+            track = sound_track(container)
+            return track.rate if track else 0
+
+    paths = paths[:: math.ceil(len(paths) / most) or 1]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(rate, paths))
 
 
 class Recordings(Dataset):

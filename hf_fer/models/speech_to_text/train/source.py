@@ -12,7 +12,7 @@ from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments
 from .building import processor_for, start_config
 from .demo import DEMO_NOTICE, make_demo
 from .model import samples_per_frame
-from .recordings import measure, read_recordings, written
+from .recordings import measure, rates_of, read_recordings, written
 from .vocabulary import encode, frames_needed, outside_vocabulary
 
 LENGTHS_PER_SECOND = 100
@@ -35,9 +35,23 @@ def load_recordings(task: Task) -> LoadedData:
     rows["length"] = (rows["seconds"] * LENGTHS_PER_SECOND).round().astype(int)
     hours = rows.groupby("split", sort=False)["seconds"].sum() / 3600
     spoken = ", ".join(f"{split} {value:.2f}" for split, value in hours.items())
-    notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes]
+    notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
     data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
     return with_remarks(data, learns_classes=False)
+
+
+def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
+    """What to say where a new model is to hear frequencies that no training recording has."""
+    wanted, train = task.data_args.sampling_rate, list(rows["audio"][rows["split"] == "train"])
+    if task.model_args.model_name_or_path or not train:
+        return []
+    highest = max(rates_of(train, task.data_args.check_workers))
+    if not 0 < highest < wanted:
+        return []
+    return warned(
+        f"The training recordings have {highest} samples a second or fewer, and the model takes {wanted}: above "
+        f"{highest // 2} Hz it hears what resampling leaves. Give --sampling_rate {highest}."
+    )
 
 
 def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]:
