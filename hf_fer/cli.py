@@ -72,6 +72,14 @@ def stages(context: typer.Context) -> None:
     stages.main(context.args)
 
 
+@app.command("cross-corpus", context_settings=FIELDS, short_help="Train on each data set, score on all.")
+def cross_corpus(context: typer.Context) -> None:
+    """RECIPE DATASET DATASET ... [--any_field value ...]: train on each data set, score on all, and write a table."""
+    from hf_fer.experiment import cross_corpus
+
+    cross_corpus.main(context.args)
+
+
 @app.command(context_settings=FIELDS, short_help="Train on data that the package draws.")
 def demo(context: typer.Context) -> None:
     """[SYSTEM] [--any_field value ...]: train on data that the package draws itself."""

@@ -113,6 +113,9 @@ def check_verb(words: list[str], is_marked: bool) -> None:
         check_recipe(words[1:], is_marked)
     elif words[0] == "stages":
         check_stages(words[1:], is_marked)
+    elif words[0] == "cross-corpus":
+        first = next(index for index, word in enumerate(words) if word.startswith("--"))
+        check_recipe([words[1], *words[first:]], is_marked)
     elif words[0] in MODEL_VERBS:
         typer.main.get_command(cli.app).commands[words[0]].make_context(words[0], words[1:])
     elif words[0] == "--install-completion":

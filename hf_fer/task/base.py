@@ -64,6 +64,7 @@ class Task(ABC):
         weight_fields: Model fields beside `model_name_or_path` that name weights to start from.
         input_fields: Fields that may name input files or folders; a stage runs again when these change.
         file_fields: Fields that name data files; only the file name of these fields goes into a card.
+        foreign_data_fields: Data field -> value for scoring a model on a data set with partly different classes.
         shareable: Glob patterns of the report's files that may be uploaded: figures over many examples. All other
             files stay on the machine; texts, names and pictures of single examples must.
         pool_folds: Computes figures from the concatenated `predictions.csv` of several folds, where that is valid.
@@ -91,6 +92,7 @@ class Task(ABC):
     weight_fields: tuple[str, ...] = ()
     input_fields: ClassVar[tuple[str, ...]] = ("dataset",)
     file_fields: ClassVar[tuple[str, ...]] = ()
+    foreign_data_fields: ClassVar[dict[str, str]] = {}
     shareable: ClassVar[tuple[str, ...]] = ("metrics.json", "report.md", "history.csv", "curves.png")
     pool_folds: ClassVar[Callable[[pd.DataFrame], dict[str, Any]] | None] = None
 

@@ -61,7 +61,7 @@ def subset(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
+def split_by_protocol(task: Task, rows: pd.DataFrame, protocol: str | None = None) -> SplitRows:
     """
     Split rows by one of `manifest.PROTOCOLS`; see `manifest.assign_protocol`.
 
@@ -69,15 +69,16 @@ def split_by_protocol(task: Task, rows: pd.DataFrame) -> SplitRows:
         task: Task whose recipe names protocol, seed and fold.
         rows: One row per example, with `group` and `split` where the data has them, and with `label` where there are
             classes to stratify by.
+        protocol: In the place of the recipe's.
 
     Raises:
         DataError: the protocol is unknown, a group is in two splits, or the folds cannot be drawn.
     """
     if "label" not in rows:
-        found = split_by_protocol(task, rows.assign(label=""))
+        found = split_by_protocol(task, rows.assign(label=""), protocol)
         return replace(found, rows=found.rows.drop(columns="label"))
     args = task.data_args
-    protocol = args.protocol or manifest.PROTOCOLS[0]
+    protocol = protocol or args.protocol or manifest.PROTOCOLS[0]
     rows, notes = manifest.assign_protocol(
         rows, protocol, seed=args.split_seed, fold=args.fold, num_folds=args.num_folds
     )

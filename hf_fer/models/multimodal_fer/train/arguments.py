@@ -7,7 +7,7 @@ from typing import Literal
 
 from hf_fer.data.augment import Augmentation
 from hf_fer.data.tables import is_table
-from hf_fer.recipe.arguments import ModelArguments, check_choice, json_object
+from hf_fer.recipe.arguments import ModelArguments, RecipeError, check_choice, json_object
 from hf_fer.task.classification import ClassificationDataArguments
 
 from ..configuration_multimodal_fer import MODALITIES
@@ -50,6 +50,17 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES), metadata={"help": "audio, video or both."})
     missing_modality: Literal["skip", "keep"] = field(
         default="skip", metadata={"help": "Skip clips that lack one of the modalities, or keep their other one."}
+    )
+    more_datasets: list[str] | None = field(
+        default=None,
+        metadata={"help": "Corpora or tables that are used together with dataset; each is split by itself."},
+    )
+    label_map: dict | str | None = field(
+        default=None, metadata={"help": "JSON object: class -> its new name, or null to leave its clips out."}
+    )
+    unknown_classes: Literal["refuse", "leave_out"] = field(
+        default="refuse",
+        metadata={"help": "Evaluation on classes that the checkpoint lacks: refuse, or leave them out."},
     )
     channel: Literal["speech", "song", "both"] = field(default="speech", metadata={"help": "RAVDESS vocal channel."})
     visual_features: str | None = field(
@@ -95,6 +106,9 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
         super().__post_init__()
         for modality in self.modalities:
             check_choice("modality", modality, MODALITIES)
+        self.label_map = json_object("label_map", self.label_map)
+        if wrong := sorted(old for old, new in self.label_map.items() if not (new is None or isinstance(new, str))):
+            raise RecipeError(f"label_map: {', '.join(wrong)} must become a class name, or null.")
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
@@ -109,12 +123,22 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
     @property
     def is_table(self) -> bool:
         """Whether the data is a manifest: a file, or a name with a table's suffix, but not a folder."""
-        path = Path(self.dataset)
-        return self.dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
+        return names_table(self.dataset)
 
     @property
     def is_on_hub(self) -> bool:
         """Whether the data is a Hub data set: its name is `owner/name`, and there is no local folder `owner`."""
-        path = Path(self.dataset)
-        here = self.is_table or path.is_dir() or path.parent.is_dir()
-        return not here and self.dataset.count("/") == 1
+        return names_hub_dataset(self.dataset)
+
+
+def names_table(dataset: str) -> bool:
+    """See `MultimodalFerDataArguments.is_table`."""
+    path = Path(dataset)
+    return dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
+
+
+def names_hub_dataset(dataset: str) -> bool:
+    """See `MultimodalFerDataArguments.is_on_hub`."""
+    path = Path(dataset)
+    here = names_table(dataset) or path.is_dir() or path.parent.is_dir()
+    return not here and dataset.count("/") == 1

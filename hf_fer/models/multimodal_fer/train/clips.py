@@ -24,6 +24,7 @@ from ..decoding_multimodal_fer import (
 )
 from ..processing_multimodal_fer import MultimodalFerProcessor
 from . import ravdess
+from .corpora import read_corpus
 from .preprocessing import check_key
 
 
@@ -164,16 +165,15 @@ class ClipCollator:
 
 def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """
-    The files of a RAVDESS folder, a manifest or any folder of clips, and files whose name does not match RAVDESS's.
+    The files of RAVDESS, another corpus, a manifest or any folder of clips, and those whose name is out of pattern.
 
     The column `must_have` has the modalities that a file's name or manifest row states.
     """
     if path.is_file():
         rows, _ = manifest.assign_protocol(manifest.read_manifest(path, form), "manifest", seed=0)
-        rows = rows.assign(example=range(len(rows)))
-        long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
-        files = long.dropna(subset="path")
-        return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind"), []
+        return one_row_a_file(rows), []
+    if path.is_dir() and not ravdess.is_ravdess(path) and (corpus := read_corpus(path, form)) is not None:
+        return one_row_a_file(corpus.rows), corpus.skipped
     try:
         files, unusable = ravdess.scan(path, "both")
     except DataError:
@@ -191,6 +191,14 @@ def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFra
     )
     rows, _ = ravdess.assign_protocol(files, ravdess.PROTOCOLS[0], fold=0, seed=0)
     return rows[["path", "label", "actor", "split", "must_have"]], unusable
+
+
+def one_row_a_file(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each file of clips with columns `audio` and `video`, with `must_have` and its clip's `example`."""
+    rows = rows.assign(example=range(len(rows)))
+    long = rows.melt([name for name in rows if name not in MODALITIES], list(MODALITIES), "kind", "path")
+    files = long.dropna(subset="path")
+    return files.assign(must_have=[{kind} for kind in files["kind"]]).drop(columns="kind")
 
 
 def tracks(path: str) -> tuple[str, ...]:

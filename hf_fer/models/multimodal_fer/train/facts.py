@@ -6,6 +6,7 @@ from hf_fer.data.facts import DataFacts
 from hf_fer.data.loading import LoadedData
 
 from . import ravdess
+from .corpora import BY_NAME
 from .demo import NOTICE_NAME
 
 RAVDESS = DataFacts(
@@ -20,7 +21,19 @@ def data_facts(dataset: str, data: LoadedData) -> DataFacts:
     if dataset == "demo" or Path(dataset, NOTICE_NAME).is_file():
         return DataFacts(license="apache-2.0")
     columns = {name for split in data.splits.values() for name in split.column_names}
+    if "corpus" in columns:
+        return corpus_facts({name for split in data.splits.values() for name in split["corpus"]})
     return RAVDESS if set(ravdess.FACTORS) <= columns else DataFacts()
+
+
+def corpus_facts(names: set[str]) -> DataFacts:
+    """Limits of what was recorded for research; a licence is left to whoever shares the model."""
+    sources = {corpus.name: corpus.source for corpus in BY_NAME}
+    listed = ", ".join(f"{name} ({sources[name]})" if name in sources else name for name in sorted(names))
+    return DataFacts(
+        limits=f"Trained and scored on {listed}. Corpora of this kind have few speakers and mostly acted emotions, "
+        "recorded for research: expect lower scores elsewhere, and look up their licences before you share a model."
+    )
 
 
 def card_example(repo_id: str, adapter: bool) -> str:

@@ -32,21 +32,25 @@ from .source import load_clips
 
 def let_protocol_follow_data(task: Task) -> None:
     """
-    Drop a RAVDESS protocol of the recipe if the data is a manifest, because it is defined by RAVDESS' actors.
+    Drop a RAVDESS protocol of the recipe if the data is not RAVDESS, because it is defined by RAVDESS' actors.
 
     Raises:
         RecipeError: the protocol was given on the command line.
     """
-    protocol = task.data_args.protocol
-    is_table = task.data_args.is_table or task.data_args.is_on_hub
-    if not is_table or protocol in manifest.PROTOCOLS or protocol not in ravdess.PROTOCOLS:
+    args = task.data_args
+    if args.protocol in manifest.PROTOCOLS or args.protocol not in ravdess.PROTOCOLS:
+        return
+    path = Path(args.dataset)
+    other = args.is_table or args.is_on_hub or (path.is_dir() and not ravdess.is_ravdess(path))
+    if not other:
         return
     if "protocol" in task.on_command_line:
         raise RecipeError(
-            f"protocol {protocol!r} is for RAVDESS' actors, and {task.data_args.dataset} is a manifest: leave "
-            f"it out, or choose one of {', '.join(manifest.PROTOCOLS)}."
+            f"protocol {args.protocol!r} is for RAVDESS' actors, and {args.dataset} is "
+            f"{'a folder of other clips' if path.is_dir() else 'a manifest'}: leave it out, or choose one of "
+            f"{', '.join(manifest.PROTOCOLS)}."
         )
-    task.data_args.protocol = None
+    args.protocol = None
     task.recipe.pop("protocol", None)
 
 
@@ -69,6 +73,7 @@ class MultimodalFerTask(ClassificationTask):
     fixed_folds: ClassVar[dict[str, int]] = {"luna_5fold": len(ravdess.LUNA_FOLDS)}
     input_fields = ("dataset", "visual_features", "audio_backbone", "vision_backbone", "fusion_backbone")
     file_fields = ("visual_features", "yunet_path")
+    foreign_data_fields: ClassVar[dict[str, str]] = {"unknown_classes": "leave_out"}
     pipeline_task = "audio-visual-emotion-recognition"
     searched_fields = ("model_size", "balance_classes")
     unfreezable = ("audio", "vision", "fusion")

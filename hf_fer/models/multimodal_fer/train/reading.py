@@ -1,0 +1,214 @@
+"""Reading of clips and their splits: RAVDESS, other corpora, tables, folders of classes and Hub data sets."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from hf_fer.data import manifest
+from hf_fer.data.loading import DataError, cache_dir, check_groups, is_leaky, warned
+from hf_fer.data.tables import TableFormat
+from hf_fer.task.base import Task
+from hf_fer.task.settings import protocol_name
+from hf_fer.task.steps import split_by_protocol
+
+from ..configuration_multimodal_fer import MODALITIES
+from . import ravdess
+from .arguments import names_hub_dataset, names_table
+from .clips import CLIP_SUFFIXES, with_wanted_modalities
+from .corpora import read_corpus
+from .demo import DEMO_NOTICE, make_demo_ravdess
+
+CORPUS_FACTORS = ("corpus", "sex", "intensity")
+"""Columns of corpora other than RAVDESS by which scores are broken down."""
+FEWEST_SPEAKERS = 3
+
+
+@dataclass
+class Source:
+    """
+    Clips of a data set with their splits, before they are checked.
+
+    Args:
+        rows: One row per clip, with `split` and `label`.
+        labels: Class names.
+        protocol: Name of the protocol, with the fold if it has folds.
+        skipped: Files that were left out.
+        notes: Sentences for the report.
+        absent: Why a split is missing, by the split's name.
+        factors: Columns by which scores are broken down.
+    """
+
+    rows: pd.DataFrame
+    labels: list[str]
+    protocol: str
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+
+
+def read_source(task: Task) -> Source:
+    """The clips of the recipe's `dataset` and `more_datasets` with their splits, and with classes of `label_map`."""
+    args = task.data_args
+    more = args.more_datasets or []
+    parts = [read_dataset(task, name, alone=not more) for name in (args.dataset, *more)]
+    source = joined(parts, (args.dataset, *more)) if more else parts[0]
+    return relabelled(source, args.label_map) if args.label_map else source
+
+
+def read_dataset(task: Task, name: str, alone: bool = True) -> Source:
+    """
+    One data set.
+
+    Args:
+        task: Its recipe names the protocol, by which each data set is split by itself.
+        name: Of a table, a folder, or a data set of the Hub; or `demo`.
+        alone: Whether it is the only one; beside others, a corpus of one or two speakers may be for training only.
+    """
+    args, path = task.data_args, Path(name)
+    form = TableFormat(args.encoding, args.delimiter)
+    if names_table(name):
+        return from_manifest(task, manifest.read_manifest(path, form), name)
+    if names_hub_dataset(name):
+        return from_manifest(task, manifest.read_hub_dataset(name), name)
+    if name != "demo" and path.is_dir() and not ravdess.is_ravdess(path):
+        found = read_corpus(path, form)
+        if found is not None:
+            return from_corpus(task, found.rows, found.skipped, name, alone)
+        rows = manifest.read_class_folder(path, CLIP_SUFFIXES)
+        if rows is not None:
+            return from_manifest(task, rows, name)
+    return from_ravdess(task, name)
+
+
+def from_manifest(task: Task, rows: pd.DataFrame, name: str) -> Source:
+    """Clips of a table, split by one of `manifest.PROTOCOLS`."""
+    args = task.data_args
+    wanted = [kind for kind in args.modalities if kind == "audio" or not args.visual_features]
+    # A recipe for RAVDESS may have other data beside it; RAVDESS's protocols are about its own actors.
+    own = set(ravdess.PROTOCOLS) - set(manifest.PROTOCOLS)
+    protocol = manifest.PROTOCOLS[0] if args.protocol in own else args.protocol
+    found = split_by_protocol(task, with_wanted_modalities(rows, wanted, name), protocol)
+    labels = sorted(set(found.rows["label"]))
+    return Source(found.rows, labels, found.protocol, notes=found.notes, absent=found.absent)
+
+
+def from_corpus(task: Task, rows: pd.DataFrame, skipped: list[dict[str, str]], name: str, alone: bool) -> Source:
+    """Clips of a corpus of `corpora`, split as a table's; its classes are in the order of RAVDESS."""
+    if not alone and rows["group"].nunique() < FEWEST_SPEAKERS and "split" not in rows:
+        note = f"{name} has {rows['group'].nunique()} speakers, too few to hold some out: all are in training."
+        source = Source(rows.assign(split="train"), [], "manifest", notes=warned(note))
+    else:
+        source = from_manifest(task, rows, name)
+    source.labels, source.skipped = in_usual_order(rows["label"]), skipped
+    source.factors = tuple(column for column in CORPUS_FACTORS if source.rows.get(column, pd.Series()).nunique() > 1)
+    return source
+
+
+def from_ravdess(task: Task, name: str) -> Source:
+    """The folders of RAVDESS or of the demo, split by one of `ravdess.PROTOCOLS`."""
+    args, path, notes = task.data_args, Path(name), []
+    if name == "demo":
+        path, notes = make_demo_ravdess(cache_dir("demo", "multimodal_fer")), [DEMO_NOTICE]
+    protocol = args.protocol or ravdess.PROTOCOLS[0]
+    files, skipped = ravdess.scan(path, args.channel)
+    # With visual features, a clip may have only a file of its sound.
+    rows, pairing = ravdess.performances(files, list(MODALITIES) if args.visual_features else args.modalities)
+    if args.more_datasets and protocol in manifest.PROTOCOLS:
+        found = split_by_protocol(task, rows)
+        return Source(found.rows, list(ravdess.EMOTIONS), found.protocol, skipped, [*notes, *pairing, *found.notes])
+    rows, leaks = ravdess.assign_protocol(rows, protocol, fold=args.fold, seed=args.split_seed)
+    return Source(
+        rows,
+        list(ravdess.EMOTIONS),
+        protocol_name(task, protocol),
+        skipped,
+        [*notes, *pairing, *leaks],
+        ravdess.absent_splits(rows),
+        ravdess.FACTORS,
+    )
+
+
+def joined(parts: list[Source], names: Iterable[str]) -> Source:
+    """
+    Several data sets as one, each with the splits that it has; a column `corpus` says which a clip is of.
+
+    Raises:
+        DataError: a group of one is on another side in another, or some have groups and others have none.
+    """
+    tables = [
+        part.rows if "corpus" in part.rows else part.rows.assign(corpus=corpus_name(name))
+        for part, name in zip(parts, names, strict=True)
+    ]
+    rows = pd.concat(tables, ignore_index=True)
+    rows = rows.astype(object).where(rows.notna(), None)
+    protocol = " + ".join(dict.fromkeys(part.protocol for part in parts))
+    if any("group" in table for table in tables) and not any(is_leaky(part.protocol) for part in parts):
+        if rows.get("group", pd.Series([None])).isna().any():
+            raise DataError(
+                "more_datasets: some of the data sets have a column of groups (speakers), others have none."
+            )
+        check_groups(rows, group="group")
+    present = set(rows["split"])
+    absent = {split: "none of the data sets has it" for split in ("validation", "test") if split not in present}
+    skipped = [entry for part in parts for entry in part.skipped]
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    return Source(rows, in_usual_order(rows["label"]), protocol, skipped, notes, absent, ("corpus",))
+
+
+def corpus_name(dataset: str) -> str:
+    """What a data set without a name of its own is called in the column `corpus`."""
+    return "ravdess" if ravdess.is_ravdess(Path(dataset)) else Path(dataset).stem
+
+
+def in_usual_order(labels: Iterable[str]) -> list[str]:
+    """Class names in the order of RAVDESS, the others after them."""
+    present = set(labels)
+    usual = [name for name in ravdess.EMOTIONS if name in present]
+    return [*usual, *sorted(present - set(usual))]
+
+
+def relabelled(source: Source, label_map: dict[str, str | None]) -> Source:
+    """
+    The clips with the classes of `label_map`; those that become `None` are left out, and a note counts them.
+
+    Raises:
+        DataError: it names a class that no clip has, or leaves out all.
+    """
+    known = set(source.rows["label"])
+    if unknown := sorted(label_map.keys() - known):
+        raise DataError(f"label_map: no clip is of {', '.join(unknown)}; the classes are {', '.join(sorted(known))}.")
+    labels = source.rows["label"].map(lambda name: label_map.get(name, name))
+    rows = source.rows.assign(label=labels)[labels.notna()].reset_index(drop=True)
+    if rows.empty:
+        raise DataError("label_map: leaves out all clips.")
+    counts = {old: int((source.rows["label"] == old).sum()) for old in label_map}
+    done = ", ".join(
+        f"{old} ({counts[old]}) {'left out' if new is None else f'to {new}'}" for old, new in label_map.items()
+    )
+    named = list(dict.fromkeys(label_map.get(name, name) for name in source.labels))
+    source.rows, source.labels = rows, [name for name in named if name is not None]
+    source.notes = [*source.notes, f"Classes changed by label_map, with the number of their clips: {done}."]
+    return source
+
+
+def known_rows(rows: pd.DataFrame, labels: list[str], known: list[str]) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """
+    The clips of classes that a checkpoint knows, those classes, and a note on the others.
+
+    Raises:
+        DataError: it knows none.
+    """
+    shared, lost = [name for name in labels if name in known], [name for name in labels if name not in known]
+    if not shared:
+        raise DataError(f"The checkpoint knows none of the classes {', '.join(labels)}; it knows {', '.join(known)}.")
+    if not lost:
+        return rows, labels, []
+    kept = rows["label"].isin(shared)
+    note = (
+        f"{int((~kept).sum())} clips of classes that the checkpoint does not know are left out ({', '.join(lost)}). "
+        "Its other classes stay possible answers, and count as wrong."
+    )
+    return rows[kept].reset_index(drop=True), shared, warned(note)
