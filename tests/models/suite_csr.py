@@ -47,3 +47,8 @@ def longer(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def main_output(output) -> torch.Tensor:
     """What a user reads off the model at this stage."""
     return output.logits if output.logits is not None else output.concept_logits
+
+
+def states() -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of what one image's forward pass records: 16 patches and a class token."""
+    return {"hidden_states": [(1, 17, 16)] * 3, "attentions": [(1, 2, 17, 17)] * 2}

@@ -63,3 +63,15 @@ def longer(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def main_output(output) -> torch.Tensor:
     """What a user reads off either model."""
     return output.logits if "logits" in output else output.last_hidden_state
+
+
+def states() -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of what a pass over one clip records: 4 segments twice, 120 mel frames by 8, 6 frames of 16 patches."""
+    return {
+        "hidden_states": [(1, 8, 32)] * 3,
+        "attentions": [(1, 4, 8, 8)],
+        "audio_hidden_states": [(1, 15, 32)] * 3,
+        "audio_attentions": [(1, 4, 15, 15)] * 2,
+        "video_hidden_states": [(6, 16, 32)] * 3,
+        "video_attentions": [(6, 4, 16, 16)] * 2,
+    }

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import ModelOutput
 
 from .configuration_csr import TIMM, backbone_type
 
@@ -87,21 +89,62 @@ def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def feature_map(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Pixels `(B, 3, height, width)` -> features `(B, C, H, W)`; a transformer's patch tokens by their place."""
-    options, pixel_values = {}, in_half(pixel_values, backbone.dtype)
-    if backbone.config.model_type == "timm_backbone":
-        features = backbone(pixel_values).feature_maps[-1]
-        return features.permute(0, 3, 1, 2) if backbone._backbone.output_fmt == "NHWC" else features
-    if backbone.config.model_type == "vit_mae":
+def encode(backbone: PreTrainedModel, pixel_values: Tensor, **record: bool) -> tuple[Tensor, ModelOutput]:
+    """
+    Pixels `(B, 3, height, width)` -> features `(B, C, H, W)`, and the backbone's own output.
+
+    Args:
+        backbone: Of `build_backbone`; a transformer's patch tokens become features by their place.
+        pixel_values: Normalised images.
+        record: `output_hidden_states` and `output_attentions`, where the backbone is to record them.
+
+    Raises:
+        ValueError: attentions are asked of a backbone that gives none.
+    """
+    kind, pixel_values = backbone.config.model_type, in_half(pixel_values, backbone.dtype)
+    if record.get("output_attentions") and kind not in ("vit", "vit_mae"):
+        raise ValueError(f"output_attentions: backbones of type {kind!r} give no attentions, those of 'vit' do.")
+    options = {name: value for name, value in record.items() if name == "output_hidden_states" or value}
+    if kind == "timm_backbone":
+        output = timm_output(backbone, pixel_values, options.get("output_hidden_states"))
+        features = output.feature_maps[-1]
+        return (features.permute(0, 3, 1, 2) if backbone._backbone.output_fmt == "NHWC" else features), output
+    if kind == "vit_mae":
         # Ascending noise keeps the patches in their order; with a mask ratio of 0 it keeps them all.
         patches = backbone.embeddings.patch_embeddings.num_patches
         options["noise"] = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1)
-    hidden = backbone(pixel_values, **options).last_hidden_state
+    output = backbone(pixel_values, return_dict=True, **options)
+    hidden = output.last_hidden_state
     if hidden.ndim == 4:
-        return hidden
+        return hidden, output
     height, width = (side // backbone.config.patch_size for side in pixel_values.shape[-2:])
-    return hidden[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+    return hidden[:, -height * width :].transpose(1, 2).unflatten(2, (height, width)), output
+
+
+def timm_output(backbone: PreTrainedModel, pixel_values: Tensor, output_hidden_states: bool | None) -> BackboneOutput:
+    """
+    What a timm backbone gives, with the feature maps of all its layers where hidden states are asked for.
+
+    `TimmBackbone` itself finds them in convolutional networks only.
+
+    Raises:
+        ValueError: timm takes this model's features by hooks on some layers, and not those of all of them.
+    """
+    if not output_hidden_states:
+        return backbone(pixel_values, output_hidden_states=False, return_dict=True)
+    net = backbone._backbone
+    if hasattr(net, "return_layers"):
+        return backbone(pixel_values, output_hidden_states=True, return_dict=True)
+    if not hasattr(net, "model"):
+        raise ValueError(f"output_hidden_states: timm's {backbone.config.backbone} gives no hidden states.")
+    options = {"norm": net.norm, "output_fmt": net.output_fmt, "intermediates_only": True}
+    states = tuple(net.model.forward_intermediates(pixel_values, indices=None, **options))
+    return BackboneOutput(feature_maps=tuple(states[index] for index in net.out_indices), hidden_states=states)
+
+
+def feature_map(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Pixels `(B, 3, height, width)` -> features `(B, C, H, W)`; see `encode`."""
+    return encode(backbone, pixel_values)[0]
 
 
 def timm_to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -252,6 +295,7 @@ def load_timm(config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
 __all__ = [
     "BackboneKeysError",
     "build_backbone",
+    "encode",
     "feature_map",
     "feature_size",
     "in_half",

@@ -85,7 +85,7 @@ class CsrConfig(PreTrainedConfig):
     model_type = "csr"
     sub_configs = {"backbone_config": AutoConfig}
     # The maps are large; the Trainer would otherwise gather them in evaluation.
-    keys_to_ignore_at_inference = ["concept_maps", "similarity_maps"]
+    keys_to_ignore_at_inference = ["concept_maps", "similarity_maps", "hidden_states", "attentions"]
 
     stage: Literal[1, 2, 3] = CONCEPTS
     backbone: str = "resnet50"

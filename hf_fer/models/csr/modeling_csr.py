@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_csr import (
     BackboneKeysError,
     build_backbone,
+    encode,
     feature_map,
     feature_size,
     in_half,
@@ -49,6 +50,8 @@ class CsrOutput(ModelOutput):
         similarity_peaks (`torch.Tensor` of shape `(B, K, M, 2)`): Where it is, x and y in [0, 1].
         concept_maps (`torch.Tensor` of shape `(B, K, H, W)`): Class activation map of each concept.
         similarity_maps (`torch.Tensor` of shape `(B, K, M, H, W)`): Cosine similarity to each prototype, stage 3.
+        hidden_states (`tuple[torch.Tensor]`): The backbone's, as it gives them; with `output_hidden_states`.
+        attentions (`tuple[torch.Tensor]`): The backbone's, `(B, heads, tokens, tokens)`; with `output_attentions`.
     """
 
     loss: Tensor | None = None
@@ -59,6 +62,8 @@ class CsrOutput(ModelOutput):
     similarity_peaks: Tensor | None = None
     concept_maps: Tensor | None = None
     similarity_maps: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
@@ -180,6 +185,14 @@ class CsrForImageClassification(PreTrainedModel):
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_for_stage()
         return loaded
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding of a vision transformer; a backbone of another kind raises `NotImplementedError`."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another in the place of the patch embedding; see `get_input_embeddings`."""
+        self.backbone.set_input_embeddings(value)
+
     def freeze_for_stage(self) -> None:
         """Freeze all modules that `config.stage` does not train, and keep them in evaluation mode (BatchNorm)."""
         for name, parameter in self.named_parameters():
@@ -203,11 +216,11 @@ class CsrForImageClassification(PreTrainedModel):
             kept[self.config.concepts.index(concept), index] = False
         return kept.to(self.prototypes.device)
 
-    def project(self, vectors: Tensor) -> Tensor:
+    def _project(self, vectors: Tensor) -> Tensor:
         """Feature vectors `(..., C)` -> unit vectors `(..., D)`."""
         return F.normalize(self.projector(vectors), dim=-1)
 
-    def concept_similarities(self, features: Tensor, concept_maps: Tensor) -> Tensor:
+    def _concept_similarities(self, features: Tensor, concept_maps: Tensor) -> Tensor:
         """
         Similarity of the vector that each concept pools to every concept's prototypes.
 
@@ -219,7 +232,7 @@ class CsrForImageClassification(PreTrainedModel):
             `(B, K, K)`: `[b, i, k]` is the vector of concept `i` against the prototypes of concept `k`.
         """
         attention = concept_maps.flatten(2).softmax(dim=-1)
-        vectors = self.project(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2)))
+        vectors = self._project(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2)))
         cosines = torch.einsum("bid,kmd->bikm", vectors, F.normalize(self.prototypes, dim=-1))
         return assign(at_least_float32(cosines), self.config.assignment_scale, self.kept)
 
@@ -231,7 +244,7 @@ class CsrForImageClassification(PreTrainedModel):
 
     def similarity_maps(self, features: Tensor) -> Tensor:
         """Cosine similarity of every place to every prototype: `(B, C, H, W)` -> `(B, K, M, H, W)`."""
-        places = self.project(features.flatten(2).transpose(1, 2))
+        places = self._project(features.flatten(2).transpose(1, 2))
         maps = torch.einsum("bnd,kmd->bkmn", places, F.normalize(self.prototypes, dim=-1))
         return maps.unflatten(-1, features.shape[-2:])
 
@@ -292,7 +305,7 @@ class CsrForImageClassification(PreTrainedModel):
             logits = at_least_float32(outputs["concept_logits"])
             weight = None if config.pos_weight is None else logits.new_tensor(config.pos_weight)
             return concept_loss(logits, concept_labels.to(logits.dtype), weight)
-        similarities = self.concept_similarities(features, outputs["concept_maps"])
+        similarities = self._concept_similarities(features, outputs["concept_maps"])
         margin = config.margin_sign * config.margin
         return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
 
@@ -308,13 +321,15 @@ class CsrForImageClassification(PreTrainedModel):
             "similarity_maps": maps,
         }
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
         concept_labels: Tensor | None = None,
         spatial_weights: Tensor | None = None,
-        return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> CsrOutput:
         """
         Args:
@@ -323,8 +338,16 @@ class CsrForImageClassification(PreTrainedModel):
             concept_labels (`torch.Tensor` of shape `(B, K)`): Presence of each concept in [0, 1]; -100 is ignored.
             spatial_weights (`torch.Tensor` of shape `(B, H, W)` or `(H, W)`): The map A of the function of that
                 name; similarities are multiplied with it before their maximum is taken.
+            output_hidden_states (`bool`): Also return the backbone's hidden states.
+            output_attentions (`bool`): Also return the attention weights of a `vit` or `medmae` that was loaded with
+                `attn_implementation="eager"`.
+
+        Raises:
+            ValueError: attentions are asked of a backbone that gives none.
         """
-        features = feature_map(self.backbone, pixel_values)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        record = {name: getattr(self.config, name) if given is None else given for name, given in asked.items()}
+        features, encoded = encode(self.backbone, pixel_values, **record)
         concept_maps = self.concept_head(features)
         outputs = {
             "concept_logits": concept_maps.mean(dim=(2, 3)),
@@ -333,8 +356,8 @@ class CsrForImageClassification(PreTrainedModel):
         }
         if self.config.stage == TASK:
             outputs |= self.task_outputs(self.similarity_maps(features), spatial_weights)
-        output = CsrOutput(loss=self._stage_loss(features, outputs, labels, concept_labels), **outputs)
-        return output if return_dict is not False else output.to_tuple()
+        outputs |= {name: getattr(encoded, name, None) for name in ("hidden_states", "attentions")}
+        return CsrOutput(loss=self._stage_loss(features, outputs, labels, concept_labels), **outputs)
 
 
 __all__ = [

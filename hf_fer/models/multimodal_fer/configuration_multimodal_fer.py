@@ -170,6 +170,11 @@ class MultimodalFerConfig(PreTrainedConfig):
         "video_gate",
         "kept_patches",
         "hidden_states",
+        "attentions",
+        "audio_hidden_states",
+        "audio_attentions",
+        "video_hidden_states",
+        "video_attentions",
     ]
 
     audio_config: dict | PreTrainedConfig | None = None

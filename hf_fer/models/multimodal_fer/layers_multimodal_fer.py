@@ -13,6 +13,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_multimodal_fer import MultimodalFerConfig
 
+LEARNED_TOKENS = (
+    "query",
+    "segment_embedding",
+    "global_tokens",
+    "frame_embedding",
+    "segment_queries",
+    "type_embedding",
+    "missing_embedding",
+)
+"""Parameters of the layers here that are neither weights nor biases; the model draws them from a normal."""
+
 
 def in_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Casts inputs to the model's type where that is half precision, and returns them unchanged otherwise."""
@@ -290,6 +301,7 @@ class TokenPooling(nn.Module):
 
 
 __all__ = [
+    "LEARNED_TOKENS",
     "GatedModalityProjection",
     "GatedShortConvolution",
     "ModalityEmbedding",

@@ -5,7 +5,6 @@ Shapes use B (batch), F (frames), N (patches of a frame), S (segments), D (width
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Lfm2Model, ParakeetEncoder, PreTrainedModel, SiglipVisionModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbones_multimodal_fer import load_backbone, with_backbones
 from .configuration_multimodal_fer import MultimodalFerConfig
 from .layers_multimodal_fer import (
+    LEARNED_TOKENS,
     GatedModalityProjection,
     ModalityEmbedding,
     RoiTokenCompression,
@@ -30,72 +30,7 @@ from .layers_multimodal_fer import (
     mlp,
     reset_to_torch_default,
 )
-
-
-@dataclass
-class MultimodalFerModelOutput(ModelOutput):
-    """
-    Output of [`MultimodalFerModel`]. A modality that the model does not have is `None`.
-
-    Args:
-        last_hidden_state (`torch.Tensor` of shape `(B, S * modalities, D_fusion)`):
-            Fused tokens, interleaved a1 v1 a2 v2 ...
-        token_mask (`torch.BoolTensor` of shape `(B, S * modalities)`):
-            True where the token's modality was present.
-        audio_tokens, video_tokens (`torch.Tensor` of shape `(B, S, D_fusion)`):
-            Projected segment tokens before fusion.
-        audio_present, video_present (`torch.BoolTensor` of shape `(B,)`):
-            Which examples carry the modality, before modality dropout.
-        audio_gate, video_gate (`torch.Tensor` of shape `(B, S)`):
-            Mean gate of the modality projection, in (0, 1).
-        kept_patches (`torch.LongTensor` of shape `(B, F, K)`):
-            Indices of the patches that the ROI compression kept, ascending.
-    """
-
-    last_hidden_state: Tensor | None = None
-    token_mask: Tensor | None = None
-    audio_tokens: Tensor | None = None
-    video_tokens: Tensor | None = None
-    audio_present: Tensor | None = None
-    video_present: Tensor | None = None
-    audio_gate: Tensor | None = None
-    video_gate: Tensor | None = None
-    kept_patches: Tensor | None = None
-
-
-@dataclass
-class EmotionClassifierOutput(ModelOutput):
-    """
-    Output of [`MultimodalFerForEmotionClassification`].
-
-    Args:
-        loss (`torch.Tensor` of shape `()`): Sum of the weighted losses; given with `labels`.
-        logits (`torch.Tensor` of shape `(B, C)`): Scores before softmax.
-        audio_logits, video_logits (`torch.Tensor` of shape `(B, C)`): From the auxiliary heads.
-        segment_logits (`torch.Tensor` of shape `(B, S, C)`): The classifier on each segment alone.
-        audio_gate, video_gate (`torch.Tensor` of shape `(B, S)`): See [`MultimodalFerModelOutput`].
-        kept_patches (`torch.LongTensor` of shape `(B, F, K)`): See [`MultimodalFerModelOutput`].
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    audio_logits: Tensor | None = None
-    video_logits: Tensor | None = None
-    segment_logits: Tensor | None = None
-    audio_gate: Tensor | None = None
-    video_gate: Tensor | None = None
-    kept_patches: Tensor | None = None
-
-
-LEARNED_TOKENS = (
-    "query",
-    "segment_embedding",
-    "global_tokens",
-    "frame_embedding",
-    "segment_queries",
-    "type_embedding",
-    "missing_embedding",
-)
+from .outputs_multimodal_fer import STATES, EmotionClassifierOutput, MultimodalFerModelOutput, recorded
 
 
 class MultimodalFerPreTrainedModel(PreTrainedModel):
@@ -115,6 +50,8 @@ class MultimodalFerPreTrainedModel(PreTrainedModel):
         # FSDP raises if a class to wrap is not in the model.
         built = {type(part).__name__ for part in self.modules()}
         self._no_split_modules = sorted(built & set(self._no_split_modules))
+        if "audio" not in self.config.modalities:
+            self.main_input_name = "visual_features" if self.config.visual_feature_size else "pixel_values"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -232,9 +169,22 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
-    def get_input_embeddings(self) -> None:
-        """There are none: LFM2 is fed `inputs_embeds`."""
-        return None
+    def get_input_embeddings(self) -> nn.Module:
+        """The first layer that the sound meets, or, in a model without sound, the frames; there are no tokens."""
+        holder, name = self._first_layer()
+        return getattr(holder, name)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another in the place of the layer of `get_input_embeddings`."""
+        setattr(*self._first_layer(), value)
+
+    def _first_layer(self) -> tuple[nn.Module, str]:
+        """The module that has the layer of `get_input_embeddings`, and its name there."""
+        if "audio" in self.config.modalities:
+            return self.audio_encoder, "subsampling"
+        if self.config.visual_feature_size:
+            return self, "visual_feature_projection"
+        return self.vision_encoder.embeddings, "patch_embedding"
 
     def parts(self) -> dict[str, nn.Module]:
         """The encoders that can be frozen or loaded by name."""
@@ -243,41 +193,66 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
 
     def encode_sound(self, input_features: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mels `(B, T, mel_bins)` and mask `(B, T)` -> the encoder's frames `(B, T', D_a)` and mask `(B, T')`."""
-        input_features = in_half(input_features, self.audio_encoder.dtype)
-        encoded = self.audio_encoder(input_features=input_features, attention_mask=attention_mask.bool())
+        encoded = self._hear(input_features, attention_mask)
         return encoded.last_hidden_state, encoded.attention_mask
 
-    def encode_audio(
-        self, input_features: Tensor | None, attention_mask: Tensor | None, audio_hidden_states: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mels or their encoded frames, with a mask -> tokens `(B, S, D)`, gate `(B, S)`, present `(B,)`."""
+    def _hear(self, input_features: Tensor, attention_mask: Tensor, **record: Any) -> ModelOutput:
+        """The audio encoder's whole output; see `encode_sound` and `recorded`."""
+        input_features = in_half(input_features, self.audio_encoder.dtype)
+        return self.audio_encoder(input_features=input_features, attention_mask=attention_mask.bool(), **record)
+
+    def _encode_audio(
+        self,
+        input_features: Tensor | None,
+        attention_mask: Tensor | None,
+        audio_hidden_states: Tensor | None,
+        **record: Any,
+    ) -> tuple[Tensor, Tensor, Tensor, ModelOutput]:
+        """
+        Log-mels or their encoded frames, with a mask -> tokens `(B, S, D)`, gate `(B, S)`, present `(B,)`.
+
+        Also the encoder's output, with what `record` asks it for.
+        """
         given = input_features if audio_hidden_states is None else audio_hidden_states
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         present = attention_mask.any(dim=-1)
+        encoded = ModelOutput()
         if audio_hidden_states is None:
-            audio_hidden_states, attention_mask = self.encode_sound(input_features, attention_mask)
+            encoded = self._hear(input_features, attention_mask, **record)
+            audio_hidden_states, attention_mask = encoded.last_hidden_state, encoded.attention_mask
         states = audio_hidden_states.to(self.dtype)
         tokens, gate = self.audio_projection(self.audio_pooling(states, attention_mask.sum(dim=-1)))
-        return tokens, gate, present
+        return tokens, gate, present, encoded
 
     def encode_pictures(self, pixel_values: Tensor) -> Tensor:
         """Frames of any clips `(M, 3, height, width)` -> the encoder's patches `(M, N, D_v)`."""
+        return self._see(pixel_values).last_hidden_state
+
+    def _see(self, pixel_values: Tensor, **record: Any) -> ModelOutput:
+        """The vision encoder's whole output; see `encode_pictures` and `recorded`."""
         resized = pixel_values.shape[-1] != self.config.vision_config.image_size
         pixel_values = in_half(pixel_values, self.vision_encoder.dtype)
-        return self.vision_encoder(pixel_values=pixel_values, interpolate_pos_encoding=resized).last_hidden_state
+        return self.vision_encoder(pixel_values=pixel_values, interpolate_pos_encoding=resized, **record)
 
-    def encode_video(
+    def _encode_video(
         self,
         pixel_values: Tensor | None,
         frame_mask: Tensor | None,
         visual_features: Tensor | None,
         roi_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames or their patch features -> tokens `(B, S, D)`, gate `(B, S)`, kept `(B, F, K)`, present `(B,)`."""
+        **record: Any,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, ModelOutput]:
+        """
+        Frames or their patch features -> tokens `(B, S, D)`, gate `(B, S)`, kept `(B, F, K)`, present `(B,)`.
+
+        Also the encoder's output, with what `record` asks it for.
+        """
+        encoded = ModelOutput()
         if visual_features is None:
             batch, frames = pixel_values.shape[:2]
-            visual_features = self.encode_pictures(pixel_values.flatten(0, 1))
+            encoded = self._see(pixel_values.flatten(0, 1), **record)
+            visual_features = encoded.last_hidden_state
         else:
             batch, frames = visual_features.shape[:2]
             visual_features = visual_features.flatten(0, 1).to(self.dtype)
@@ -290,7 +265,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         tokens, kept = self.roi_compression(visual_features, None if roi_mask is None else roi_mask.flatten(0, 1))
         tokens = self.temporal_encoder(tokens.unflatten(0, (batch, frames)), frame_mask.bool())
         tokens, gate = self.video_projection(tokens)
-        return tokens, gate, kept.unflatten(0, (batch, frames)), frame_mask.any(dim=-1)
+        return tokens, gate, kept.unflatten(0, (batch, frames)), frame_mask.any(dim=-1), encoded
 
     def visible(self, present: dict[str, Tensor]) -> dict[str, Tensor]:
         """Apply modality dropout: in training, hide one modality of an example that has both."""
@@ -304,17 +279,18 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
             "video": present["video"] & ~(hide & ~hide_audio),
         }
 
-    def fuse(self, tokens: dict[str, Tensor], visible: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Per-modality tokens `(B, S, D)` -> fused, interleaved `(B, S * modalities, D)` and their mask."""
+    def fuse(self, tokens: dict[str, Tensor], visible: dict[str, Tensor], **record: Any) -> tuple[ModelOutput, Tensor]:
+        """Per-modality tokens `(B, S, D)` -> LFM2's output, interleaved `(B, S * modalities, D)`, and their mask."""
         sequence, masks = [], []
         for index, modality in enumerate(self.config.modalities):
             shown = visible.get(modality, torch.zeros_like(next(iter(visible.values()))))
             sequence.append(self.modality_embedding(index, tokens.get(modality), shown, self.config.num_segments))
             masks.append(shown[:, None].expand(-1, self.config.num_segments))
         hidden_states = self.dropout(torch.stack(sequence, dim=2).flatten(1, 2))
-        fused = self.fusion(inputs_embeds=hidden_states, use_cache=False).last_hidden_state
+        fused = self.fusion(inputs_embeds=hidden_states, use_cache=False, **record)
         return fused, torch.stack(masks, dim=2).flatten(1, 2)
 
+    @can_return_tuple
     def forward(
         self,
         input_features: Tensor | None = None,
@@ -324,7 +300,8 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         visual_features: Tensor | None = None,
         roi_mask: Tensor | None = None,
         audio_hidden_states: Tensor | None = None,
-        return_dict: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
     ) -> MultimodalFerModelOutput:
         """
         Args:
@@ -339,6 +316,10 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
             roi_mask (`torch.Tensor` of shape `(B, F, N)`): Region of interest, which raises the patch scores.
             audio_hidden_states (`torch.Tensor` of shape `(B, T', D_a)`): The audio encoder's frames, in place of
                 `input_features`; `attention_mask` is then `(B, T')`.
+            output_hidden_states (`bool`, `int` or `list[int]`): Also return the hidden states of LFM2 and of the
+                encoders, all or those of these indices.
+            output_attentions (`bool`): Also return their attention weights, which a model that was loaded with
+                `attn_implementation="eager"` has.
 
         Raises:
             ValueError: pixels have another shape, neither modality is given, or one that the model was built without,
@@ -352,19 +333,21 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
         check_pixels(pixel_values, self.config)
         if not (has_audio or has_video):
             raise ValueError(f"Give at least one of {self.config.modalities}: input_features or pixel_values.")
+        record = recorded(self.config, output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         tokens, present = {}, {}
         audio_gate = video_gate = kept = None
+        sound = pictures = ModelOutput()
         if has_audio:
-            tokens["audio"], audio_gate, present["audio"] = self.encode_audio(
-                input_features, attention_mask, audio_hidden_states
+            tokens["audio"], audio_gate, present["audio"], sound = self._encode_audio(
+                input_features, attention_mask, audio_hidden_states, **record
             )
         if has_video:
-            tokens["video"], video_gate, kept, present["video"] = self.encode_video(
-                pixel_values, frame_mask, visual_features, roi_mask
+            tokens["video"], video_gate, kept, present["video"], pictures = self._encode_video(
+                pixel_values, frame_mask, visual_features, roi_mask, **record
             )
-        fused, token_mask = self.fuse(tokens, self.visible(present))
-        output = MultimodalFerModelOutput(
-            last_hidden_state=fused,
+        fused, token_mask = self.fuse(tokens, self.visible(present), **record)
+        return MultimodalFerModelOutput(
+            last_hidden_state=fused.last_hidden_state,
             token_mask=token_mask,
             audio_tokens=tokens.get("audio"),
             video_tokens=tokens.get("video"),
@@ -373,8 +356,13 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
             audio_gate=audio_gate,
             video_gate=video_gate,
             kept_patches=kept,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+            audio_hidden_states=sound.get("hidden_states"),
+            audio_attentions=sound.get("attentions"),
+            video_hidden_states=pictures.get("hidden_states"),
+            video_attentions=pictures.get("attentions"),
         )
-        return output if return_dict is not False else output.to_tuple()
 
 
 class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
@@ -443,6 +431,7 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
                 loss = loss + self.config.contrastive_loss_weight * self.contrastive_loss(audio, video)
         return loss
 
+    @can_return_tuple
     def forward(
         self,
         input_features: Tensor | None = None,
@@ -453,7 +442,8 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
         roi_mask: Tensor | None = None,
         audio_hidden_states: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
     ) -> EmotionClassifierOutput:
         """
         Args:
@@ -469,11 +459,14 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
             visual_features,
             roi_mask,
             audio_hidden_states,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         logits = self.classifier(self.pooling(output.last_hidden_state, output.token_mask))
         segments = output.last_hidden_state.unflatten(1, (self.config.num_segments, -1)).mean(dim=2)
         auxiliary = self.auxiliary_logits(output)
-        result = EmotionClassifierOutput(
+        return EmotionClassifierOutput(
             loss=None if labels is None else self.total_loss(logits, auxiliary, output, labels),
             logits=logits,
             audio_logits=auxiliary.get("audio"),
@@ -482,8 +475,8 @@ class MultimodalFerForEmotionClassification(MultimodalFerPreTrainedModel):
             audio_gate=output.audio_gate,
             video_gate=output.video_gate,
             kept_patches=output.kept_patches,
+            **{name: getattr(output, name) for name in STATES},
         )
-        return result if return_dict is not False else result.to_tuple()
 
 
 __all__ = [

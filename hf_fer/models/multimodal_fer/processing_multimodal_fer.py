@@ -332,7 +332,7 @@ class MultimodalFerProcessor(ProcessorMixin):
         audio: AudioInput | Sequence[AudioInput | None] | None = None,
         videos: VideoInput | Sequence[VideoInput | None] | None = None,
         sampling_rate: int | None = None,
-        modalities: Sequence[str] = (),
+        modalities: Sequence[str] | None = None,
         video: VideoInput | Sequence[VideoInput | None] | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
@@ -372,7 +372,7 @@ class MultimodalFerProcessor(ProcessorMixin):
         for example, item in zip(examples, video_list, strict=False):
             if item is not None:
                 example.update(self.video_inputs(item))
-        return self.pad(examples, modalities)
+        return self.pad(examples, modalities or ())
 
     @property
     def model_input_names(self) -> list[str]:

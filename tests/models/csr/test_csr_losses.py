@@ -113,7 +113,7 @@ def test_stage_2_by_hand():
         model.prototypes.zero_()
         model.prototypes[0, 0, 0] = model.prototypes[0, 1, 1] = model.prototypes[1, 0, 1] = 2.0
         model.prototypes[1, 1, 0] = -1.0
-    found = model.concept_similarities(features, maps)[0]
+    found = model._concept_similarities(features, maps)[0]
 
     def pooled(weight: float) -> tuple[float, float]:
         x, y = 3 * weight, 4 * (1 - weight)
