@@ -113,6 +113,13 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def files_of(value: Any, predictor: type[Predictor]) -> list[str | Path]:
+    """The files that an input names; texts are none."""
+    values = value.values() if isinstance(value, dict) else [value]
+    kinds = Path if predictor.takes_texts else (str, Path)
+    return [one for one in values if isinstance(one, kinds) and "\0" not in str(one)]
+
+
 def number_items(items: Iterable[Any], predictor: type[Predictor]) -> Iterator[Input]:
     """What a Python program gives: a path keeps its name, anything else is named by its number, from 1."""
     for number, item in enumerate(items, 1):

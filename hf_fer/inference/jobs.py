@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from tqdm.auto import tqdm
 
 from hf_fer.data.loading import digest, file_facts
 from hf_fer.data.tables import TableFormat
-from hf_fer.inference.inputs import Input, groups, read_sources
+from hf_fer.inference import cluster
+from hf_fer.inference.inputs import Input, files_of, groups, read_sources
 from hf_fer.inference.loading import FoundModel, find_model, load_predictor
 from hf_fer.inference.outputs import Shards, check_output, schema_of
-from hf_fer.inference.predict import answer
-from hf_fer.recipe.arguments import RecipeError
+from hf_fer.inference.predict import Work, answer
+from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.recipe.ranges import out_of_range
 from hf_fer.runtime.failures import RunError
 
 SHOWN_ERRORS = 3
+ENGINES = ("processes", "ray")
 START_METHOD = "spawn"
 """Of processes: an accelerator that the first one has used does not survive a fork."""
 
@@ -42,6 +45,8 @@ class Settings:
         probabilities, timeline, batch_size, options: See `hf_fer.predict`.
         shard_size: Inputs that are written together: at most these are lost when a process is killed.
         num_processes: Each has its own copy of the model, on its own accelerator where there are several.
+        engine: What starts them: `processes` on this machine, or `ray` on a cluster.
+        address: Of the Ray cluster; see `hf_fer.inference.cluster.run`.
         form: How tables are written.
         overwrite: Replace what is there.
     """
@@ -54,6 +59,8 @@ class Settings:
     batch_size: int | None = None
     shard_size: int = 256
     num_processes: int = 1
+    engine: str = "processes"
+    address: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     form: TableFormat = field(default_factory=TableFormat)
     overwrite: bool = False
@@ -62,6 +69,11 @@ class Settings:
         for name in ("batch_size", "shard_size", "num_processes"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"--{name} must be at least 1, got {value}.")
+        check_choice("--engine", self.engine, ENGINES)
+        if self.engine == "ray":
+            cluster.check_installed()
+        elif self.address is not None:
+            raise RecipeError(f"--address {self.address} is of a Ray cluster: give --engine ray, too.")
         for name in ("encoding", "delimiter"):
             if problem := out_of_range(name, getattr(self.form, name)):
                 raise RecipeError(problem)
@@ -109,15 +121,9 @@ def fingerprint(settings: Settings, model: FoundModel, inputs: Sequence[Input]) 
     facts = [model.facts, given]
     seen = hashlib.sha256(digest(facts).encode())
     for given in inputs:
-        seen.update(repr([given, _files_of(given.value, model)]).encode("utf-8", "backslashreplace"))
+        facts = [file_facts(file) for file in files_of(given.value, model.predictor)]
+        seen.update(repr([given, facts]).encode("utf-8", "backslashreplace"))
     return seen.hexdigest()
-
-
-def _files_of(value: Any, model: FoundModel) -> list[Any]:
-    """What tells the present state of an input's files from another."""
-    values = value.values() if isinstance(value, dict) else [value]
-    kinds = Path if model.predictor.takes_texts else (str, Path)
-    return [file_facts(one) for one in values if isinstance(one, kinds) and "\0" not in str(one)]
 
 
 def _run(
@@ -128,12 +134,30 @@ def _run(
     done: Callable[[int], Any],
     with_target: bool,
 ) -> None:
-    """Predict the shards that are missing, here or in processes of their own."""
-    count = min(settings.num_processes, len(parts))
-    if count <= 1:
-        if parts:
-            _predict_shards(settings, model, shards, parts, done, with_target)
+    """Predict the shards that are missing: here, in processes of their own, or on a cluster."""
+    if not parts:
         return
+    load = partial(
+        load_predictor,
+        model,
+        probabilities=settings.probabilities,
+        timeline=settings.timeline,
+        options=settings.options,
+    )
+    work = Work(load, settings.batch_size, with_target)
+    count = min(settings.num_processes, len(parts))
+    if settings.engine == "ray":
+        cluster.run(work, shards, parts, done, address=settings.address, actors=count)
+    elif count == 1:
+        predict_shards(work, shards, parts, done)
+    else:
+        _run_processes(count, work, shards, parts, done)
+
+
+def _run_processes(
+    count: int, work: Work, shards: Shards, parts: dict[int, list[Input]], done: Callable[[int], Any]
+) -> None:
+    """Predict shards in processes of their own."""
     context = multiprocessing.get_context(START_METHOD)
     progress = context.Queue()
     numbers = list(parts)
@@ -141,7 +165,7 @@ def _run(
     for rank in range(count):
         own = {number: parts[number] for number in numbers[rank::count]}
         threads = max(torch.get_num_threads() // count, 1)
-        given = (rank, threads, progress, settings, model, shards, own, with_target)
+        given = (rank, threads, progress, work, shards, own)
         workers.append(context.Process(target=_worker, args=given, daemon=True))
     try:
         for worker in workers:
@@ -175,13 +199,12 @@ def _watch(workers: list[Any], progress: Any, done: Callable[[int], Any]) -> Non
             )
 
 
-def _worker(rank: int, threads: int, progress: Any, settings: Settings, model: FoundModel, *rest: Any) -> None:
+def _worker(rank: int, threads: int, progress: Any, work: Work, shards: Shards, parts: dict[int, list[Input]]) -> None:
     """One of several processes; what ends it is told to the first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     torch.set_num_threads(threads)
-    shards, parts, with_target = rest
     try:
-        _predict_shards(settings, model, shards, parts, progress.put, with_target, rank)
+        predict_shards(work, shards, parts, progress.put, rank)
     except (RecipeError, RunError) as error:
         progress.put(type(error)(str(error)))
         progress.close()
@@ -189,28 +212,17 @@ def _worker(rank: int, threads: int, progress: Any, settings: Settings, model: F
         sys.exit(1)
 
 
-def _predict_shards(
-    settings: Settings,
-    model: FoundModel,
-    shards: Shards,
-    parts: dict[int, list[Input]],
-    done: Callable[[int], Any],
-    with_target: bool,
-    rank: int = 0,
+def predict_shards(
+    work: Work, shards: Shards, parts: dict[int, list[Input]], done: Callable[[int], Any], rank: int = 0
 ) -> None:
-    predictor = load_predictor(
-        model,
-        rank=rank,
-        probabilities=settings.probabilities,
-        timeline=settings.timeline,
-        options=settings.options,
-    )
-    schema = schema_of(predictor, with_target)
+    """Answer shards in this process, and write each when it is whole."""
+    predictor = work.load(rank=rank)
+    schema = schema_of(predictor, work.with_target)
     parent = multiprocessing.parent_process()
     for number, inputs in parts.items():
         if parent is not None and not parent.is_alive():
             os._exit(1)  # the first process was killed, and nobody waits for this one
-        rows = answer(predictor, inputs, settings.batch_size or predictor.batch_size, done)
+        rows = answer(predictor, inputs, work.batch_size or predictor.batch_size, done)
         shards.write(number, rows, schema)
 
 

@@ -1,6 +1,7 @@
 """Rows of answers, one for each input, whatever becomes of it: `hf_fer.predict`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ from hf_fer.task.predictor import Predictor
 
 LOOK_AHEAD = 32
 """Batches that are read together, so that inputs of like length share one."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """
+    How all shards of a job are answered, in whichever process.
+
+    Args:
+        load: Makes the predictor; takes the `rank` of its process on a machine, 0 unless given.
+        batch_size: Inputs that go through the model together; `None` for the system's own number.
+        with_target: Whether rows have a column for the true answer.
+    """
+
+    load: Callable[..., Predictor]
+    batch_size: int | None
+    with_target: bool
 
 
 def predict(

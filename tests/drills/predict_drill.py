@@ -40,10 +40,10 @@ def make_clips(folder: Path, count: int, bad: int) -> list[Path]:
     return files
 
 
-def start(model: Path, clips: Path, output: Path, processes: int) -> subprocess.Popen:
-    """The command."""
+def start(model: Path, clips: Path, output: Path, processes: int, *more: str) -> subprocess.Popen:
+    """The command, with `more` options."""
     words = [sys.executable, "-m", "hf_fer.cli", "predict", str(model), str(clips), "--output", str(output)]
-    words += ["--num_processes", str(processes), "--shard_size", str(SHARD)]
+    words += ["--num_processes", str(processes), "--shard_size", str(SHARD), *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
