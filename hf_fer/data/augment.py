@@ -72,7 +72,7 @@ class Augmentation(Strengths):
         pitch_semitones: Largest change of pitch with unchanged tempo.
         resample: Largest change of speed, which changes tempo and pitch together.
         equalizer_db: Largest change of loudness of each of seven bands in dB, as by another microphone or room.
-        silence_seconds: Longest silence added before and after the clip, each; noise is added on top of it.
+        silence_seconds: Longest silence added before the clip, and after it; noise is added to the silence, too.
         audio_probability: Probability of each of gain, silence, shift, stretch, pitch, resample and equalizer.
         vocal_tract: Largest relative change of the length of the vocal tract (VTLP, Jaitly and Hinton 2013), which
             moves formants but neither pitch nor tempo.
@@ -174,7 +174,7 @@ class AudioAugmenter:
 
 
 def _place(widest: int, length: int) -> slice:
-    """Where a mask lies, by the draws of torchaudio's `mask_along_axis`, which masks with tensors and takes long."""
+    """Draw a mask's place as torchaudio's `mask_along_axis` does, which is slow because it masks with tensors."""
     if widest < 1:
         return slice(0, 0)
     share, shift = torch.rand(2).tolist()

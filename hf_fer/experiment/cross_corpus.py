@@ -1,10 +1,10 @@
-"""Train on each of several data sets and score on all of them: what a model of one is worth on another.
+"""Cross-corpus evaluation: train a model on each of several data sets, and score each model on all of them.
 
 hf-fer cross-corpus RECIPE DATASET DATASET ... --output_dir FOLDER [--any_field value ...]
 
-One model is trained on each data set, with its own splits, into a folder of its own, and scored on the test split (on
-validation where there is no test split) of each of the others, on the classes that both have. A training that is
-finished is kept. The table is `cross_corpus.csv`, and a page, `report.md`, beside it.
+Each model is trained with the splits of its own data set, and scored on the test split (or the validation split where
+there is no test split) of every other data set, on the classes that both have. Finished trainings are not repeated.
+The results are written to `cross_corpus.csv` and, as a page, to `report.md`.
 """
 
 import sys
@@ -30,21 +30,21 @@ USAGE = "Give a recipe and at least two data sets: hf-fer cross-corpus RECIPE DA
 
 def names_of(datasets: list[str]) -> list[str]:
     """
-    A name of each data set, for folders and the table.
+    Names of the data sets, for folders and the table.
 
     Raises:
-        RecipeError: fewer than two, or two that would have one name.
+        RecipeError: there are fewer than two data sets, or two have the same name.
     """
     names = [Path(dataset).stem or dataset for dataset in datasets]
     if len(datasets) < 2:
         raise RecipeError(USAGE)
     if same := sorted({name for name in names if names.count(name) > 1}):
-        raise RecipeError(f"Two data sets are called {', '.join(same)}: their folders would be one. Rename one.")
+        raise RecipeError(f"Two data sets are called {', '.join(same)}: they would share a folder. Rename one.")
     return names
 
 
 def score(metrics: dict[str, Any], metric: str) -> dict[str, Any]:
-    """A metric of a run on its test split, or on validation where there is none, with its interval and size."""
+    """A run's score on test, or on validation if there is no test split, with interval and number of samples."""
     split = "test" if metric in metrics["test"] else "validation"
     found = metrics[split]
     if metric not in found:
@@ -67,7 +67,7 @@ def evaluate_elsewhere(recipe: str, fields: list[str], trained: Path, dataset: s
 
 
 def page(table: pd.DataFrame) -> str:
-    """The table as a page: a row for each training set, a column for each data set that was scored."""
+    """The table in Markdown: a row for each training set, a column for each data set that was scored."""
     shown = table.assign(
         cell=[
             f"{value:.3f}" + ("" if pd.isna(low) else f" ({low:.3f} to {high:.3f})")
@@ -87,7 +87,13 @@ def page(table: pd.DataFrame) -> str:
 
 
 def cross_corpus(recipe: str, datasets: list[str], fields: list[str], folder: Path) -> pd.DataFrame:
-    """One row for each pair of a training set and a data set that is scored; see the module's text."""
+    """
+    Train on each data set and score on all of them.
+
+    Returns:
+        A row per pair of data sets: `trained_on`, `scored_on`, `split`, `samples`, `metric`, `score`, `ci95_low`,
+        `ci95_high` and `classes`.
+    """
     names, rows = names_of(datasets), []
     first = parse_task([recipe, *fields, "--dataset", datasets[0], "--output_dir", str(folder / names[0])])
     metric = first.primary_metric
@@ -118,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         if not recipe:
             raise RecipeError(USAGE)
         if taken := [word for word in fields if word.split("=")[0] in MINE]:
-            raise RecipeError(f"{', '.join(taken)}: cross-corpus sets this itself.")
+            raise RecipeError(f"{', '.join(taken)}: cross-corpus sets these fields itself; leave them out.")
         folder = Path(asked.output_dir)
         table = cross_corpus(recipe, datasets, fields, folder)
         text = page(table)

@@ -1,4 +1,4 @@
-"""Cross-validation: the folds of a protocol one after the other, each a run of its own, and what they come to."""
+"""Cross-validation: runs the folds of a protocol one after the other, each as a separate run, and summarises them."""
 
 import json
 import logging
@@ -27,16 +27,16 @@ RECIPE = "cross_validation.json"
 
 def train_folds(task: Task, run: Callable[..., None]) -> None:
     """
-    Run every fold into `output_dir/fold_<n>`, and keep a summary of those that are finished in `output_dir/report`.
+    Run every fold into `output_dir/fold_<n>`, and write a summary of the finished ones to `output_dir/report`.
 
     Args:
-        task: Its recipe has `fold: all`.
+        task: Task whose recipe has `fold: all`.
         run: Runs the task of one fold from start to end; its second argument is called once data and model have
             loaded.
 
     Raises:
-        RecipeError: `output_dir` holds an earlier cross-validation and nothing says what to do with it, or one that
-            is to be gone on with had another recipe.
+        RecipeError: `output_dir` holds an earlier cross-validation that the recipe neither resumes nor overwrites, or
+            the one to resume had another recipe.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
     folds = [of_fold(task, fold) for fold in range(num_folds(task))]
@@ -61,7 +61,7 @@ def train_folds(task: Task, run: Callable[..., None]) -> None:
 
 def prepare_folds(task: Task) -> list[int]:
     """
-    The folds that are finished already; changes nothing.
+    The numbers of the folds that are already finished; no file is changed.
 
     Raises:
         RecipeError: see `train_folds`.
@@ -77,20 +77,20 @@ def prepare_folds(task: Task) -> list[int]:
         return sorted(map(int, json.loads(summary.read_text(encoding="utf-8"))["folds"])) if summary.is_file() else []
     if used and not args.overwrite_output_dir:
         raise RecipeError(
-            f"{folder} holds an earlier cross-validation. Add --resume_from_checkpoint true to go on with it, "
-            "--overwrite_output_dir true to start again, or another --output_dir."
+            f"{folder} holds an earlier cross-validation. Add --resume_from_checkpoint true to continue it, "
+            "--overwrite_output_dir true to start over, or another --output_dir."
         )
     return []
 
 
 def replace_folds(task: Task, number: int, finished: list[int]) -> None:
     """
-    Before the first fold is trained, whose data and model have loaded: take away an earlier cross-validation.
+    Remove an earlier cross-validation; called once data and model of the first fold have loaded.
 
     Args:
-        task: Of all folds.
-        number: The fold that is about to be trained; what an earlier one left in its folder is its run's to replace.
-        finished: Folds that this cross-validation has, which stay.
+        task: Task of all folds.
+        number: Number of the fold that is about to be trained; its own run replaces the content of its folder.
+        finished: Folds that this cross-validation has finished; if there are any, nothing is removed.
     """
     args, folder = task.training_args, Path(task.training_args.output_dir)
     if args.should_save and not finished:
@@ -100,21 +100,21 @@ def replace_folds(task: Task, number: int, finished: list[int]) -> None:
                 if old.name != f"fold_{number}" and output_folder.is_ours(old):
                     output_folder.clear(old)
         output_folder.begin(folder)
-        if args.do_train:  # before the first fold, whose checkpoints are of this recipe
+        if args.do_train:  # written before the first fold, whose checkpoints belong to this recipe
             recipe = json.loads(json.dumps(shareable_recipe(task), default=str))
             write_json_atomically(folder / RECIPE, recipe, indent=2)
     args.distributed_state.wait_for_everyone()
 
 
 def check_recipe(task: Task) -> None:
-    """Raises `RecipeError` where the folds that are there are of another recipe."""
+    """Raises `RecipeError` where existing folds were trained with another recipe."""
     path = Path(task.training_args.output_dir, RECIPE)
     now = shareable_recipe(task)
     changed = recipe_changes(json.loads(path.read_text(encoding="utf-8")), now) if path.is_file() else []
     if changed:
         raise RecipeError(
-            f"{task.training_args.output_dir} holds folds of another recipe, different in {', '.join(changed)}. Folds "
-            "are only comparable under one: give it again, or add --overwrite_output_dir true instead of resuming."
+            f"{task.training_args.output_dir} holds folds of another recipe, different in {', '.join(changed)}. Only "
+            "folds of one recipe are comparable: give that recipe, or replace resuming by --overwrite_output_dir true."
         )
 
 
@@ -142,7 +142,7 @@ def write_summary(task: Task, finished: list[int]) -> None:
     report.mkdir(parents=True, exist_ok=True)
     table.to_csv(report / "folds.csv", index=False, float_format="%.4f")
     (report / "report.md").write_text(summary_page(summary, table), encoding="utf-8")
-    # Last: a fold counts as finished once it is in here.
+    # Written last: a fold counts as finished once it is in this file.
     write_json_atomically(report / "metrics.json", json.loads(json.dumps(summary, default=str)), indent=2)
 
 
@@ -152,12 +152,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def scores(metrics: dict[str, Any], split: str) -> dict[str, float]:
-    """The plain numbers of a split; none where it was not evaluated."""
+    """The numbers of a split by name; empty where it was not evaluated."""
     return {name: value for name, value in flat_numbers(metrics[split]).items() if not isinstance(value, str)}
 
 
 def fold_table(runs: dict[int, dict[str, Any]]) -> pd.DataFrame:
-    """One row per split and metric: `fold_<n>` of each, `mean` and `std` (over folds, n - 1; empty for one fold)."""
+    """A row per split and metric with columns `fold_<n>`, `mean` and `std` (over folds, n - 1; empty for one fold)."""
     rows = []
     for split in SPLITS:
         values = pd.DataFrame({f"fold_{fold}": scores(metrics, split) for fold, metrics in runs.items()})
@@ -168,7 +168,7 @@ def fold_table(runs: dict[int, dict[str, Any]]) -> pd.DataFrame:
 
 
 def by_split(table: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
-    """One column of the table as split -> metric -> value, without what is missing."""
+    """One column of the table as split -> metric -> value, without missing values."""
     known = table.dropna(subset=[column])
     return {
         split: dict(zip(part["metric"], part[column], strict=True))
@@ -180,7 +180,7 @@ def pooled_test(task: Task, folders: list[Path]) -> dict[str, Any]:
     """
     Figures of the test examples of all folds together, each predicted by the model that has not seen its group.
 
-    Empty where a run has no `predictions.csv`, or the system says nothing of several.
+    Empty where a run has no `predictions.csv` or the system has no `pool_folds`.
     """
     files = [folder / "report" / "predictions.csv" for folder in folders]
     if task.pool_folds is None or not all(file.is_file() for file in files):
@@ -191,7 +191,7 @@ def pooled_test(task: Task, folders: list[Path]) -> dict[str, Any]:
 
 
 def summary_page(summary: dict[str, Any], table: pd.DataFrame) -> str:
-    """The summary as a page."""
+    """The summary in Markdown."""
     folds = ", ".join(f"{fold} (`{facts['folder']}/`)" for fold, facts in summary["folds"].items())
     parts = [f"# {summary['task']}, protocol {summary['protocol']}, {summary['num_folds']} folds"]
     parts += [f"> {note}" for note in summary["notes"]]

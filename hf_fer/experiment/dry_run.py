@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: recipe, data, model and an estimate of its memory."""
+"""Dry run: shows the recipe, data and model of a run and an estimate of its memory, without training."""
 
 import json
 from typing import Any
@@ -16,14 +16,14 @@ from hf_fer.task.base import Task
 
 def saved_activations(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> int:
     """
-    Bytes that autograd keeps for the backward pass of one batch, found with fake tensors, without computing.
+    Bytes that autograd keeps for the backward pass of one batch, found with fake tensors and without computation.
 
-    Parameters do not count; a tensor saved twice counts once.
+    Parameters are not counted; a tensor that is saved twice is counted once.
     """
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # A transposed weight is a view of a parameter and no tensor of its own.
+        # A transposed weight is a view of a parameter, and needs no memory.
         if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
@@ -38,17 +38,20 @@ def estimate_memory(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], batch_size: int, half_precision: bool
 ) -> dict[str, float]:
     """
-    Peak training memory in MiB, reckoned and not measured.
+    Estimate the peak training memory in MiB.
 
-    Weights and gradients in fp32, two Adam moments per trainable parameter, activations of one micro-batch scaled
-    from `batch`; under fp16 or bf16 these are halved, and there is a copy of the weights for autocast. What frozen
-    parts need in passing, the allocator, cuDNN and the data loader is not in it.
+    The estimate has weights and gradients in fp32, two Adam moments per trainable parameter, and the activations of
+    one micro-batch scaled from `batch`. With fp16 or bf16 the activations are halved, and a copy of the weights for
+    autocast is added. Temporary tensors of frozen parts, the allocator, cuDNN and the data loader are not included.
 
     Args:
         model: The model, on any device; nothing is computed.
         batch: A collated batch of any size.
         batch_size: Examples per device and step.
         half_precision: Whether autocast is on.
+
+    Returns:
+        `weights`, `gradients`, `optimizer`, `activations`, with autocast `half-precision weights`, and `total`.
     """
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     trainable = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -79,7 +82,7 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
         markdown_table(counts),
         *(f"No {split} split: {reason}." for split, reason in data.absent.items()),
         *data.notes,
-        f"Left out: {len(data.skipped)}",
+        f"Skipped examples: {len(data.skipped)}",
         *(f"  {entry['path']}: {entry['reason']}" for entry in data.skipped[:20]),
         *(["# Caches", *caches.plan(model)] if (caches := task.caches(data, processor)) else []),
         "# Parameters",

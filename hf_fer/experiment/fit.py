@@ -1,4 +1,4 @@
-"""One training that survives what can be survived: bad steps, signals, too large a batch."""
+"""Training that survives non-finite steps, signals, and batches that are too large for memory."""
 
 import logging
 import time
@@ -21,21 +21,21 @@ logger = logging.getLogger(__name__)
 
 def fit(new_trainer: Callable[[], Trainer], args: TrainingArguments, resume: bool | str) -> Trainer:
     """
-    Train; with `auto_find_batch_size`, again with a smaller batch each time that memory runs out.
+    Train. With `auto_find_batch_size`, repeat with a smaller batch whenever memory runs out.
 
-    The effective batch size stays as it is, because accumulation rises as the batch falls. Training goes on from the
-    last checkpoint, or starts again from the same initial weights.
+    Gradient accumulation rises as the batch shrinks, so that the effective batch size does not change. Each attempt
+    resumes from the last checkpoint of this run or, without one, starts from the same initial weights.
 
     Args:
         new_trainer: Builds the model and its Trainer; called once for each attempt.
-        args: The Trainer's arguments; batch size and accumulation end as what fitted.
-        resume: A checkpoint, or False.
+        args: The Trainer's arguments; batch size and accumulation are set to the values that fit into memory.
+        resume: Checkpoint folder to resume from, or False.
 
     Raises:
-        RecipeError: `auto_find_batch_size` with several processes.
-        Interrupted: a signal came; a checkpoint is saved.
-        RunError: too many steps in a row were bad.
-        RuntimeError: memory ran out, and there is nothing left to lower.
+        RecipeError: `auto_find_batch_size` is used with several processes.
+        Interrupted: a signal ended training; a checkpoint is saved.
+        RunError: too many consecutive steps were skipped.
+        RuntimeError: memory ran out and the batch size cannot be lowered.
     """
     automatic, args.auto_find_batch_size = args.auto_find_batch_size, False
     if automatic and args.world_size > 1:
@@ -52,16 +52,16 @@ def fit(new_trainer: Callable[[], Trainer], args: TrainingArguments, resume: boo
         del trainer
         clear_device_cache(garbage_collection=True)
         newest = newest_whole(args.output_dir)
-        if newest and read_manifest(newest)["completed"] >= started:  # an older one is of another run
+        if newest and read_manifest(newest)["completed"] >= started:  # older checkpoints belong to another run
             resume = str(newest)
 
 
 def train_watched(trainer: Trainer, resume: bool | str) -> None:
-    """`Trainer.train` with what looks after it; the order of the callbacks matters and is theirs to say."""
+    """`Trainer.train` with the guards of `runtime`; each callback's docstring gives its place in the order."""
     args = trainer.args
     guard = NonFiniteGuard(args.skip_grad_norm, args.max_skipped_steps)
     checkpoints, stop = WholeCheckpoints(), StopOnSignal()
-    # Loggers write what is in the log when their turn comes.
+    # Callbacks that add numbers to the log must come before the loggers, which write it.
     trainer.callback_handler.callbacks[:0] = [guard, PeakMemoryCallback()]
     trainer.add_callback(checkpoints)
     trainer.add_callback(stop)
@@ -74,13 +74,13 @@ def train_watched(trainer: Trainer, resume: bool | str) -> None:
 
 
 def lower_batch_size(args: TrainingArguments, evaluating: bool) -> bool:
-    """Halve the batch of evaluation, or that of training with the effective batch kept; False where it is 1."""
+    """Halve the evaluation batch, or lower the training batch at the same effective size; False if that is 1."""
     if evaluating and args.per_device_eval_batch_size > 1:
         args.per_device_eval_batch_size //= 2
-        logger.warning("Out of memory in evaluation: again with batches of %d.", args.per_device_eval_batch_size)
+        logger.warning("Out of memory in evaluation: retrying with batches of %d.", args.per_device_eval_batch_size)
         return True
     smaller = None if evaluating else smaller_batch(args)
     if smaller:
         args.per_device_train_batch_size, args.gradient_accumulation_steps = smaller
-        logger.warning("Out of memory: again with batch %d x accumulation %d.", *smaller)
+        logger.warning("Out of memory: retrying with batch %d x accumulation %d.", *smaller)
     return smaller is not None

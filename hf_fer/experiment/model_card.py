@@ -1,4 +1,4 @@
-"""What a task and its run tell a model card."""
+"""Builds the model card of a run from its task, data and metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,29 @@ LOCAL_FIELDS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", 
 
 
 def shareable_recipe(task: Task) -> dict[str, Any]:
-    """The recipe without the folders of the machine it ran on."""
+    """The recipe without the folders of this machine."""
     recipe = {name: value for name, value in task.recipe.items() if name not in LOCAL_FIELDS}
     named = {name: Path(recipe[name]).name for name in task.file_fields if recipe.get(name)}
     return {**without_folders(recipe), **named, "dataset": Path(task.data_args.dataset).name}
 
 
 def how_scored(task: Task, metrics: dict[str, Any]) -> str:
-    """What this run did to choose the checkpoint and to score it, and nothing that it did not."""
+    """Sentences on how this run chose and scored the checkpoint."""
     runtime, sentences = metrics["runtime"], []
     if "steps" not in runtime:
-        sentences.append("This run trained nothing; it scored a model that was there.")
+        sentences.append("This run did not train; it scored an existing model.")
     elif task.training_args.load_best_model_at_end and runtime.get("best_metric") is not None:
         name = task.training_args.metric_for_best_model.removeprefix("eval_")
         sentences.append(f"The checkpoint was chosen on the validation split, by {name}.")
     else:
-        sentences.append("The model is that of the last step; none was chosen on a validation split.")
+        sentences.append("The model is that of the last step; it was not chosen on a validation split.")
     if metrics["test"].get("samples"):
         sentences.append("This run scored the test split once, at its end.")
     return " ".join(sentences)
 
 
 def example_name(task: Task, repo_id: str) -> str:
-    """What the card's example loads: the repository, or the folder as the recipe has it, without folders above it."""
+    """Name that the card's example loads: the repository if it is pushed, else the folder without absolute path."""
     output_dir = Path(task.training_args.output_dir)
     if task.training_args.push_to_hub:
         return repo_id
@@ -44,7 +44,7 @@ def example_name(task: Task, repo_id: str) -> str:
 
 
 def facts_of(task: Task, data: LoadedData) -> DataFacts:
-    """What is known of the data; the demos are the package's own, and under its licence."""
+    """Facts about the data; demo data is drawn by this package and has its licence."""
     return DataFacts(license="apache-2.0") if task.data_args.dataset == "demo" else data.facts
 
 
@@ -53,11 +53,11 @@ def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, An
     Write `README.md`.
 
     Args:
-        folder: The model's folder, which has its `report/` already.
-        task: What was trained or scored.
-        data: Of which the task knows licence and limits.
-        metrics: As in `metrics.json`.
-        repo_id: The model's name.
+        folder: The model's folder, in which `report/` is already written.
+        task: Task that was trained or scored.
+        data: Data of the run, with licence and limits where they are known.
+        metrics: Content of `metrics.json`.
+        repo_id: Name of the model.
     """
     facts = facts_of(task, data)
     Card(

@@ -53,7 +53,7 @@ def make_trainer(
     origin: provenance.Provenance,
     clock: EpochClock,
 ) -> Trainer:
-    """The stock Trainer with what the task brings; raises `DataError` where a split that it needs is missing."""
+    """The stock Trainer with the task's data, collator, metrics and callbacks; `DataError` if a split is missing."""
     args = task.training_args
     if args.do_train and "train" not in splits:
         raise DataError(f"There is nothing to train on: {data.absent.get('train', 'no train split')}.")
@@ -78,7 +78,7 @@ def make_trainer(
     if args.early_stopping_patience is not None:
         callbacks.append(ResumedEarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
     if args.world_size > 1 and args.ddp_find_unused_parameters is None:
-        # The Trainer's own default is False under gradient checkpointing; parts may be frozen, or see no input.
+        # The Trainer's default is False with gradient checkpointing, but parts may be frozen or unused in a step.
         args.ddp_find_unused_parameters = True
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -101,15 +101,15 @@ def make_trainer(
 
 
 def check_checkpointing(model: PreTrainedModel, args: TrainingArguments) -> None:
-    """Raises `RecipeError` where `gradient_checkpointing` is asked of layers that cannot."""
+    """Raises `RecipeError` where the recipe has `gradient_checkpointing` and the model does not support it."""
     if (args.gradient_checkpointing or args.activation_checkpointing) and not model.supports_gradient_checkpointing:
         raise RecipeError(CANNOT_CHECKPOINT.format(type(model).__name__))
 
 
 def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
-    """Save the best checkpoint's model with its processor, and return what there is to say of the training."""
+    """Save the best checkpoint's model with its processor; returns figures of the training for the report."""
     adapters.merge(trainer, lora_settings(task))
-    # Not pushed here: the one push, with card and report, comes last.
+    # `_internal_call` keeps the Trainer from pushing: one push follows, with card and report.
     trainer.save_model(_internal_call=True)
     args, state = trainer.args, trainer.state
     if args.should_save:
@@ -130,16 +130,16 @@ def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
 
 
 def nothing() -> None:
-    """What is done once data and model have loaded, unless a caller has something."""
+    """Default of `run`'s `loaded`: do nothing once data and model have loaded."""
 
 
 def run(task: Task, loaded: Callable[[], None] = nothing) -> None:
     """
-    One run, start to end; a cross-validation is several.
+    Run a task from start to end; a cross-validation consists of several runs.
 
     Args:
-        task: What to run.
-        loaded: Called in every process when data and model have loaded, before anything earlier is replaced.
+        task: Task to run.
+        loaded: Called in every process when data and model have loaded, before an earlier run is replaced.
     """
     args = task.training_args
     check_sources(task.model_args, task.data_args.dataset)
@@ -165,7 +165,7 @@ def dry_run(task: Task) -> None:
 
 
 def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
-    """The task's data and where it comes from, by one process of each machine first; seeds and cores are set."""
+    """Set seed and threads, and load data and provenance; the main process is first, so that others use its caches."""
     set_seed(task.training_args.seed)
     share_cores(task.training_args)
     with task.training_args.main_process_first(local=False, desc="reading the data"):
@@ -174,7 +174,7 @@ def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
 
 
 def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
-    """The task's model, drawn by its seed."""
+    """Build the task's model, initialised by its seed."""
     set_seed(task.training_args.seed)
     model = task.build_model(data, processor)
     check_checkpointing(model, task.training_args)
@@ -182,10 +182,10 @@ def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
 
 
 def run_once(task: Task, loaded: Callable[[], None]) -> None:
-    """One run of one model, or one search."""
+    """Train and evaluate one model, or run one hyperparameter search."""
     args = task.training_args
     check_hub_access(args)
-    cache_dir()  # every system writes there sooner or later
+    cache_dir()  # fails early if the cache is not writable
     if args.hp_trials:
         prepare_search(args)
     start = prepare_output(args, task.model_args.model_name_or_path)
@@ -198,13 +198,13 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
     processor = task.build_processor(data)
     build = partial(new_model, task, data, processor)
     if start.replaces:
-        build()  # before anything is lost for a model that cannot be had
+        build()  # fails before the earlier run is removed if the model cannot be built
     loaded()
     replace_earlier(args, start)
     task.replaces_report = False
 
     def encoding_model() -> PreTrainedModel:
-        """With the encoders that training will go on with: the checkpoint's, whatever the seed draws now."""
+        """The model whose encoders fill the caches, with the checkpoint's weights if the run resumes."""
         return load_weights(build(), resume) if resume and args.do_train else build()
 
     with explained(args, task.memory_hints(), task.can_checkpoint()):

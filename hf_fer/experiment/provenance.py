@@ -1,4 +1,4 @@
-"""What a model was trained and chosen on, as digests: kept beside it, and compared with what it meets later."""
+"""Digests of the data that a model was trained and chosen on, saved with it and compared with later test splits."""
 
 import json
 from dataclasses import dataclass, field
@@ -29,33 +29,33 @@ class Contents:
     Digests of one split.
 
     Args:
-        groups: Of its groups' names (`clean_name`); empty where the data has none.
-        examples: Of its examples' bytes or texts.
+        groups: Digests of the names of its groups (`clean_name`); empty where the data has none.
+        examples: Digests of its examples' files and texts.
     """
 
     groups: set[str] = field(default_factory=set)
     examples: set[str] = field(default_factory=set)
 
     def to_json(self) -> dict[str, list[str]]:
-        """Sorted, so that the order says nothing of the data."""
+        """Digests as sorted lists, so that their order reveals nothing about the data."""
         return {"groups": sorted(self.groups), "examples": sorted(self.examples)}
 
     @classmethod
     def from_json(cls, fields: dict[str, list[str]]) -> "Contents":
-        """What `to_json` made."""
+        """Inverse of `to_json`."""
         return cls(set(fields["groups"]), set(fields["examples"]))
 
 
 @dataclass
 class Provenance:
     """
-    Where a run's model comes from.
+    Data that a run's model was trained and chosen on.
 
     Args:
-        own: What this run trains and chooses on: `task`, `protocol`, `split_seed`, `labels` in order, `order` (a
-            digest of the training examples with their targets, in order), and `train` and `validation` as `Contents`.
-        earlier: The same of every training that its starting points have behind them, the first one first.
-        apart: Whether it is established that nothing was trained or chosen on the groups of the present test split.
+        own: Data of this run: `task`, `protocol`, `split_seed`, `labels` in order, `order` (digest of the training
+            examples with their targets, in order), and `train` and `validation` as `Contents`.
+        earlier: The same for every earlier training of the models that this run starts from, oldest first.
+        apart: Whether it is known that the model was not trained or chosen on the groups of the present test split.
     """
 
     own: dict[str, Any]
@@ -63,19 +63,19 @@ class Provenance:
     apart: bool = False
 
     def write(self, folder: str | Path) -> None:
-        """Write `provenance.json` beside a model."""
+        """Write `provenance.json` into a model's folder."""
         write_json_atomically(Path(folder, FILE), {"trainings": [*self.earlier, self.own]})
 
 
 def contents(task: "Task", split: Dataset) -> tuple[Contents, pd.Series]:
-    """A split's digests, and those of each row."""
+    """Digests of a split, and the list of digests of each of its rows."""
     columns = {*task.file_columns, *task.text_columns, task.group_column, "path"} & set(split.column_names)
     rows = split.select_columns(sorted(columns)).to_pandas()
     digests = content_digests(rows, task.file_columns, task.text_columns)
     groups: set[str] = set()
     if task.group_column in rows:
         named = rows[task.group_column].dropna()
-        # A text without a source has its own place for one, which tells nothing of where it is from.
+        # A text without a source has its own path as group, which is no speaker or source.
         named = named[named != rows["path"]] if "path" in rows else named
         groups = {text_digest(clean_name(name)) for name in named.unique()}
     return Contents(groups, {part for parts in digests for part in parts}), digests
@@ -83,10 +83,11 @@ def contents(task: "Task", split: Dataset) -> tuple[Contents, pd.Series]:
 
 def establish(task: "Task", data: LoadedData) -> Provenance:
     """
-    Find out what a run's model has seen, before and now, and compare it with the splits that are scored.
+    Collect the data that a run's model has seen, and compare it with the splits that are scored.
 
-    Validation and test must hold nothing that an earlier training trained on, and test nothing that one was chosen on.
-    A note is added to the data where this cannot be told and, under a protocol that leaks by name, where it is not so.
+    Validation and test must not share groups or examples with the training split of an earlier training, nor test
+    with its validation split. A note is added to the data if this is unknown, or if it is violated under a leaky
+    protocol.
 
     Raises:
         DataError: a starting point has seen the present validation or test split.
@@ -114,7 +115,7 @@ def establish(task: "Task", data: LoadedData) -> Provenance:
         if earlier is None and path == task.model_args.model_name_or_path:
             unknown = True
             data.notes.append(
-                f"{display_name(path)} has no {FILE}: nothing says whether it was trained on what it is tested on."
+                f"{display_name(path)} has no {FILE}: it is unknown whether it was trained on the test examples."
             )
         compare(display_name(path), earlier or [], present, data)
     test = present.get("test", Contents())
@@ -125,16 +126,16 @@ def establish(task: "Task", data: LoadedData) -> Provenance:
 
 def compare(name: str, trainings: list[dict[str, Any]], present: dict[str, Contents], data: LoadedData) -> None:
     """
-    Compare what a model has seen with the splits that are scored.
+    Compare the data that a model has seen with the splits that are scored.
 
     Args:
-        name: What messages call the model.
-        trainings: From its `provenance.json`.
-        present: The run's splits.
-        data: Gets the note of a leaky protocol.
+        name: Name of the model in messages.
+        trainings: Trainings from its `provenance.json`.
+        present: Split -> digests of this run's data.
+        data: Data of this run; under a leaky protocol, an overlap is added to its notes.
 
     Raises:
-        DataError: they overlap, and the protocol is not one that leaks by name.
+        DataError: they overlap, and the protocol is not leaky.
     """
     train, chosen = seen(trainings, "train"), seen(trainings, "validation")
     for split, before, how in (
@@ -155,25 +156,25 @@ def compare(name: str, trainings: list[dict[str, Any]], present: dict[str, Conte
             continue
         last = trainings[-1]
         raise DataError(
-            f"{what}, by the digests in its {FILE}: a score there would be of what it has seen. Use the splits that "
-            f"it was trained with (protocol {last['protocol']!r}, split_seed {last['split_seed']}), start from "
+            f"{what}, by the digests in its {FILE}: a score there would be inflated. Use the splits that it was "
+            f"trained with (protocol {last['protocol']!r}, split_seed {last['split_seed']}), start from "
             "another model, or ask by name for a protocol that ends in _leaky; reports then say so. If these are "
             "other people who have the same names, give the groups other names."
         )
 
 
 def seen(trainings: list[dict[str, Any]], split: str) -> Contents:
-    """Everything that a split held in any of the trainings."""
+    """Digests of a split, united over all trainings."""
     parts = [Contents.from_json(training[split]) for training in trainings]
     return Contents(set().union(*(part.groups for part in parts)), set().union(*(part.examples for part in parts)))
 
 
 def read(path: str | Path) -> list[dict[str, Any]] | None:
     """
-    The trainings behind a model; `None` where nothing tells.
+    The trainings that a model has gone through, or `None` where it has no `provenance.json`.
 
     Args:
-        path: A folder, a file of weights, or a Hub repository.
+        path: Folder, file of weights, or Hub repository.
 
     Raises:
         RecipeError: its `provenance.json` cannot be read.
@@ -199,31 +200,31 @@ def read(path: str | Path) -> list[dict[str, Any]] | None:
         return trainings
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(
-            f"{file}: cannot be read ({error!r}), so nothing says what this model was trained on. Restore it, or "
-            "remove it to go on without; reports then say so."
+            f"{file}: cannot be read ({error!r}), so it is unknown what this model was trained on. Restore it, or "
+            "remove it to continue without it; reports then say so."
         ) from error
 
 
 def display_name(path: str) -> str:
-    """A Hub repository as it is, of a path on this machine its last part."""
+    """The name of a Hub repository as it is, or the last component of a local path."""
     return Path(path).name if Path(path).exists() else path
 
 
 def check_resumption(checkpoint: str | Path, own: dict[str, Any], max_lost: float) -> None:
     """
-    Make sure that a run goes on with what it began with.
+    Check that a resumed run has the data that it began with.
 
     Args:
-        checkpoint: What it resumes from.
+        checkpoint: Checkpoint that the run resumes from.
         own: `Provenance.own` of the present run.
-        max_lost: Part of the examples that may have become unusable since.
+        max_lost: Fraction of the examples that may have become unusable since.
 
     Raises:
-        RecipeError: another task, protocol, split_seed, order of classes, or other examples.
+        RecipeError: task, protocol, split_seed, order of classes or examples are different.
     """
     trainings = read(checkpoint)
     if not trainings:
-        warned(f"{checkpoint} has no {FILE}: nothing says whether it was trained on this data.")
+        warned(f"{checkpoint} has no {FILE}: it is unknown whether it was trained on this data.")
         return
     before = trainings[-1]
     reasons = [
@@ -238,24 +239,24 @@ def check_resumption(checkpoint: str | Path, own: dict[str, Any], max_lost: floa
     if reasons:
         raise RecipeError(
             f"resume_from_checkpoint: {checkpoint} was trained on other data: {'; '.join(reasons)}. Resume with the "
-            "recipe and data that it began with, or start anew in another output_dir (--model_name_or_path takes its "
-            "weights)."
+            "recipe and data that it began with, or start a new run in another output_dir (--model_name_or_path takes "
+            "its weights)."
         )
 
 
 def changed_examples(
     split: str, before: dict[str, list[str]], now: dict[str, list[str]], max_lost: float
 ) -> list[str]:
-    """What to say of examples that a split has gained, or has lost more of than may become unusable."""
+    """A clause on the examples of a split, if any are new or more than the fraction `max_lost` is missing."""
     old, new = set(before["examples"]), set(now["examples"])
     lost, gained = len(old - new), len(new - old)
     if not gained and lost <= max_lost * len(old):
         return []
-    return [f"of {len(old)} files or texts of {split} {lost} are gone, and {gained} are new"]
+    return [f"of {len(old)} files or texts of {split}, {lost} are missing and {gained} are new"]
 
 
 class ProvenanceCallback(TrainerCallback):
-    """Puts `provenance.json` into every checkpoint, before it is declared whole."""
+    """Writes `provenance.json` into every checkpoint, before the checkpoint's manifest."""
 
     def __init__(self, provenance: Provenance):
         self.provenance = provenance

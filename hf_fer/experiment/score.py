@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def evaluate(
     trainer: Trainer, task: Task, data: LoadedData, splits: DatasetDict, processor: Any
 ) -> dict[str, SplitReport]:
-    """What the task says of each split that was asked for; validation comes before test."""
+    """Split -> report of the splits that the recipe evaluates; validation is scored before test."""
     wanted = {"validation": task.training_args.do_eval, "test": task.training_args.do_predict}
     reports: dict[str, SplitReport] = {}
 
@@ -86,7 +86,7 @@ def finish(
     *,
     apart: bool,
 ) -> None:
-    """Write report and model card, and push all of it where the recipe says so."""
+    """Write report and model card, and push the model if the recipe says so."""
     args, skipped = task.training_args, skipped_file(task)
     folder = skipped.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +114,16 @@ def finish(
 
 
 def push(task: Task, repo_id: str) -> None:
-    """Upload what may leave; raises `RunError`, which says how to do it later, where the Hub does not take it."""
+    """
+    Upload the files that may leave the machine.
+
+    Raises:
+        RunError: the upload failed; the message has the command to upload later.
+    """
     folder, token = task.training_args.output_dir, task.training_args.hub_token
     try:
         upload(folder, repo_id, token, shared_patterns(task), "Model, processor, card and report")
-    except Exception as error:  # of the Hub, of the HTTP client, or of the disk
+    except Exception as error:  # raised by the Hub client, the HTTP client or the disk
         later = shlex.join(["hf-fer", "push", str(folder), repo_id])
         raise RunError(
             f"The model is in {folder}, but it was not uploaded ({' '.join(str(error).split())}). "
@@ -128,12 +133,12 @@ def push(task: Task, repo_id: str) -> None:
 
 
 def contents(reports: dict[str, SplitReport]) -> dict[str, dict[str, Any]]:
-    """Split -> what `metrics.json` says of it."""
+    """Split -> its content of `metrics.json`."""
     return {split: report.content() for split, report in reports.items()}
 
 
 def scores_to_log(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The plain numbers of each split as `split/name`; trackers group them by what stands before the slash."""
+    """The numbers of each split as `split/name`; trackers group them by the prefix."""
     return {
         f"{split}/{name}": value
         for split, metrics in results.items()
@@ -143,13 +148,13 @@ def scores_to_log(results: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
-    """The score to read first: the system's own, or the one that chose the checkpoint where a stage lacks it."""
+    """The main score: the primary metric or, where a stage lacks it, the metric that chose the checkpoint."""
     chosen = (task.training_args.metric_for_best_model or "").removeprefix("eval_")
     return report.headline(results, task.primary_metric, chosen)
 
 
 def closing_lines(task: Task, results: dict[str, dict[str, Any]]) -> str:
-    """The last words of a run: its headline, where report and model are, and the lines that use the model."""
+    """Lines that end a run's output: headline, paths of report and model, and Python lines that use the model."""
     folder, first = Path(task.training_args.output_dir), headline(task, results)
     lines = [*([first] if first else []), f"Report: {skipped_file(task).parent / 'report.html'}"]
     if not task.training_args.do_train:

@@ -1,4 +1,4 @@
-"""Hyperparameter search with Optuna, through `Trainer.hyperparameter_search`: a study that can be gone on with."""
+"""Hyperparameter search with Optuna through `Trainer.hyperparameter_search`, in a study that can be resumed."""
 
 import json
 import logging
@@ -34,43 +34,44 @@ STUDY_NAME = "search"
 
 
 def study_file(args: TrainingArguments) -> Path:
-    """Where Optuna keeps the study."""
+    """Path of the database of the Optuna study."""
     return Path(args.output_dir, "study.db")
 
 
 def prepare_search(args: TrainingArguments) -> None:
     """
-    Look at what is there, and have the trials save nothing: the best of them is trained again, by its recipe.
+    Turn off saving, because the best trial is trained again by its recipe, and check for an earlier study.
 
     Raises:
-        RecipeError: there is an earlier study and nothing says what to do with it.
+        RecipeError: there is an earlier study that the recipe neither resumes nor overwrites.
     """
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
     if not study_file(args).is_file() or args.resume:
         return
     if not args.overwrite_output_dir:
         raise RecipeError(
-            f"{study_file(args)} is an earlier search. Add --resume_from_checkpoint true to go on with it, "
-            "--overwrite_output_dir true to start again, or another --output_dir."
+            f"{study_file(args)} is an earlier search. Add --resume_from_checkpoint true to continue it, "
+            "--overwrite_output_dir true to start over, or another --output_dir."
         )
 
 
 def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> None:
     """
-    Try settings until `hp_trials` trials are finished, and write what came of it.
+    Run trials until `hp_trials` of them are finished, and write the results.
 
-    The objective is the best value of `metric_for_best_model` on validation during a trial. Trials that are worse
-    than half of the earlier ones at the same step are pruned (Optuna's `MedianPruner`), on one process. Steps that
-    are not finite are skipped as in any run; a trial of which too many are counts as failed, on one process.
+    The objective is the best value of `metric_for_best_model` on validation during a trial. With one process, trials
+    that are worse than half of the earlier ones at the same step are pruned (Optuna's `MedianPruner`), and a trial
+    with too many consecutive non-finite steps fails. Non-finite steps are skipped as in any run. Failed trials are
+    replaced; the search ends when every trial of a round fails.
 
     Args:
-        trainer: Its data, callbacks and arguments are those of every trial.
-        task: Its recipe has `hp_trials` and `hp_space`.
-        data, processor: What models are built for.
+        trainer: Trainer with the data, callbacks and arguments of every trial.
+        task: Task whose recipe has `hp_trials` and `hp_space`.
+        data, processor: Data and processor that the models are built for.
 
     Raises:
-        RecipeError: a setting that no model can be built with, an earlier study with another recipe, or no trial that
-            could be trained to its end.
+        RecipeError: a model cannot be built with a setting, an earlier study had another recipe, or no trial could be
+            trained to its end.
     """
     args = task.training_args
     check_settings(task, data, processor)
@@ -78,7 +79,7 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
     guard = NonFiniteGuard(args.skip_grad_norm, args.max_skipped_steps)
     trainer.callback_handler.callbacks.insert(0, guard)
     before, remaining = None, trials_left(study, args)
-    # A trial that failed is made up for, until a whole round of them fails.
+    # Failed trials are replaced, until every trial of a round fails.
     while remaining > 0 and remaining != before:
         try:
             with guard.watching(trainer):
@@ -87,8 +88,8 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
             if study is None or finished(study):
                 raise
             raise RecipeError(
-                "No trial came to its end: memory ran out in each, too many steps in a row were not finite, or the "
-                "objective was not. Change hp_space."
+                "No trial was completed: in each, memory ran out, too many consecutive steps were not finite, or the "
+                "objective was not finite. Change hp_space."
             ) from error
         before, remaining = remaining, trials_left(study, args)
     if study:
@@ -96,14 +97,14 @@ def search(trainer: Trainer, task: Task, data: LoadedData, processor: Any) -> No
 
 
 def trials_left(study: "optuna.Study | None", args: TrainingArguments) -> int:
-    """Trials that are still to finish, the same in all processes; only the first has the study."""
+    """Number of trials still to finish, the same in all processes; only the first process has the study."""
     left = [args.hp_trials - len(finished(study)) if study else 0]
     broadcast_object_list(left)
     return left[0]
 
 
 def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num_trials: int) -> None:
-    """Run trials; their models are built anew, and their training fields are put into the Trainer's arguments."""
+    """Run trials: build the model of each, and set its training fields in the Trainer's arguments."""
     import optuna
 
     args = trainer.args
@@ -116,7 +117,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0
-        # As in a run of its own, where making the Trainer sets the seed once more.
+        # A separate run would set the seed again when it creates the Trainer.
         set_seed(args.seed)
         return in_processes(model, args)
 
@@ -141,9 +142,9 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
             "study_name": STUDY_NAME,
             "storage": storage(args),
             "load_if_exists": True,
-            # Drawing the same values again after a restart would be no search.
+            # With the same seed, a resumed search would draw the same values again.
             "sampler": optuna.samplers.TPESampler(seed=args.seed + len(study.trials)),
-            # Pruned by one process alone, the others would wait for it forever.
+            # If one process pruned a trial, the others would wait for it forever.
             "pruner": optuna.pruners.MedianPruner() if single else optuna.pruners.NopPruner(),
             "catch": (torch.OutOfMemoryError, RunError) if single else (),
         }
@@ -159,17 +160,17 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
 
 
 def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:
-    """A trial's settings, by the names of the dimensions."""
+    """Name of each dimension -> its value in a trial."""
     return {dimension.name: dimension.suggest(trial) for dimension in search_space(task)}
 
 
 def build(settings: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
-    """The model of a trial's settings."""
+    """Build the model of a trial's settings."""
     return adapted(settings, settings.build_model(data, processor))
 
 
 def check_settings(task: Task, data: LoadedData, processor: Any) -> None:
-    """Make sure that every end of the space is a recipe, and a model can be built with it."""
+    """Check that the ends of every dimension give a valid recipe with which a model can be built."""
     for dimension in search_space(task):
         for value in dimension.extremes():
             settings = with_fields(task, **recipe_fields(task.recipe, {dimension.name: value}))
@@ -178,7 +179,7 @@ def check_settings(task: Task, data: LoadedData, processor: Any) -> None:
 
 
 def storage(args: TrainingArguments) -> "optuna.storages.RDBStorage":
-    """SQLite: a kill leaves no half-written trial."""
+    """SQLite storage of the study, in which a killed process leaves no half-written trial."""
     import optuna
 
     return optuna.storages.RDBStorage(f"sqlite:///{study_file(args)}")
@@ -193,12 +194,12 @@ def load_study(args: TrainingArguments) -> "optuna.Study":
 
 def open_study(task: Task) -> "optuna.Study":
     """
-    The study of `output_dir`, new or gone on with.
+    Create or resume the study of `output_dir`.
 
-    A trial that a kill cut short counts as failed, and its settings are tried first, once.
+    A trial that was killed counts as failed, and its settings are tried again, once.
 
     Raises:
-        RecipeError: it had another recipe.
+        RecipeError: the study had another recipe.
     """
     import optuna
 
@@ -210,8 +211,8 @@ def open_study(task: Task) -> "optuna.Study":
     changed = recipe_changes(study.user_attrs.get("recipe", recipe), recipe)
     if changed:
         raise RecipeError(
-            f"{study_file(args)} is a search with another recipe, different in {', '.join(changed)}. Trials are only "
-            "comparable under one: give it again, or add --overwrite_output_dir true instead of resuming."
+            f"{study_file(args)} is a search with another recipe, different in {', '.join(changed)}. Only trials of "
+            "one recipe are comparable: give that recipe, or replace resuming by --overwrite_output_dir true."
         )
     study.set_user_attr("recipe", json.loads(json.dumps(recipe, default=str)))
     states = optuna.trial.TrialState
@@ -224,14 +225,14 @@ def open_study(task: Task) -> "optuna.Study":
 
 
 def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """Trials that were trained to their end or pruned."""
+    """Trials that were completed or pruned."""
     import optuna
 
     return study.get_trials(states=[optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED])
 
 
 def write_results(study: "optuna.Study", task: Task, data: LoadedData) -> str:
-    """Write trials as table, plot and page, and the best settings as a recipe; returns the page."""
+    """Write the trials as table, plot and page, and the best settings as a recipe; returns the page."""
     folder = Path(task.training_args.output_dir)
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
@@ -280,7 +281,7 @@ def plot_trials(path: Path, table: pd.DataFrame, task: Task) -> None:
     Args:
         path: PNG to write.
         table: From `trial_table`.
-        task: What was searched for.
+        task: Task whose recipe has the search space.
     """
     space = search_space(task)
     metric = task.training_args.metric_for_best_model.removeprefix("eval_")
@@ -306,14 +307,14 @@ def plot_trials(path: Path, table: pd.DataFrame, task: Task) -> None:
 
 
 def draw_values(axes: Any, part: pd.DataFrame, dimension: Dimension, metric: str, style: str) -> None:
-    """The objective over one field."""
+    """Draw the objective over one field."""
     values = part[dimension.name]
     axes.plot(values.map(str) if dimension.choices else values, part[metric], style)
     axes.set(xlabel=dimension.name, ylabel=metric, xscale="log" if dimension.log else axes.get_xscale())
 
 
 def best_recipe(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
-    """The recipe that trains with the best settings, into a folder of its own."""
+    """The recipe that trains with the best settings into the folder `best`."""
     left_out = ("hp_trials", "hp_space", "resume_from_checkpoint", "overwrite_output_dir")
     best = {"task": task.name(), **recipe_with(task, recipe_fields(task.recipe, settings))}
     return {
@@ -323,16 +324,16 @@ def best_recipe(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def results_page(study: "optuna.Study", task: Task, data: LoadedData, table: pd.DataFrame) -> str:
-    """The search as a page."""
+    """The results of the search in Markdown."""
     args = task.training_args
     metric = args.metric_for_best_model.removeprefix("eval_")
     shown = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else value)
     parts = [f"# {task.name()}, hyperparameter search, protocol {data.protocol}"]
     parts += [f"> {note}" for note in data.notes]
     parts += [
-        f"Best {metric} on validation: {study.best_value:.4f} in trial {study.best_trial.number}, of {len(table)}. It "
-        "was chosen among them on validation, and is optimistic for that; test was not looked at. No trial's model "
-        "was kept: `best_recipe.json` trains the best.",
+        f"Best {metric} on validation: {study.best_value:.4f} in trial {study.best_trial.number}, of {len(table)}. "
+        "This value is optimistic, because the trial was chosen by it; test was not scored. No trial's model was "
+        "kept: `best_recipe.json` trains the best one.",
         markdown_table(shown.astype(object).where(table.notna(), "")),
         "![Objective by trial and by field](search.png)",
     ]

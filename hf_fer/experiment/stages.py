@@ -1,10 +1,10 @@
-"""Run recipes one after the other, each starting from the output of the one before; finished ones are skipped:
+"""Run recipes one after the other, each starting from the output of the previous one; finished ones are skipped:
 
 accelerate launch --config_file accelerate_configs/cpu.yaml -m hf_fer.stages training_args/demo/csr_*.json \
     [--any_field value ...]
 
-A stage that was stopped goes on from its newest checkpoint. Fields given here count for every stage, and
-`--2.num_train_epochs 10` for the second one alone. `--experiment NAME` puts the whole chain into `outputs/NAME/`.
+A stage that was stopped resumes from its newest checkpoint. Fields given here apply to every stage, and
+`--2.num_train_epochs 10` only to the second one. `--experiment NAME` puts all stages into `outputs/NAME/`.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ RECORD = "stage.json"
 MODEL_FILES = ("model.safetensors", "config.json")
 STAGE_FIELD = re.compile(r"--(\d+)\.(.+)")
 
-# What may change between two calls without making another model of the recipe.
+# Fields that may change between two calls without changing the model that the recipe makes.
 PASSING = ("resume_from_checkpoint", "overwrite_output_dir", "disable_tqdm", "report_to", "logging_steps")
 
 
 def fingerprint(task: Task) -> dict:
-    """What a stage's result depends on: its recipe, the files that the recipe names, and the model it starts from."""
+    """Everything that a stage's result depends on: recipe, files that the recipe names, model that it starts from."""
     recipe = {name: value for name, value in task.recipe.items() if name not in PASSING}
     start = task.model_args.model_name_or_path
     folders = sorted(Path(start).glob("fold_*")) if has_folds(start) else [Path(start or "")]
@@ -45,16 +45,16 @@ def fingerprint(task: Task) -> dict:
 
 
 def input_paths(task: Task) -> dict[str, str]:
-    """The `input_fields` that the recipe sets, with their paths; one of a Hub repository is not on this machine."""
+    """Field -> path of the `input_fields` that the recipe sets; a Hub repository is not a path on this machine."""
     fields = {**vars(task.model_args), **vars(task.data_args)}
     return {name: fields[name] for name in task.input_fields if isinstance(fields[name], str) and fields[name]}
 
 
 def contents(path: Path) -> str | None:
     """
-    A digest of a file's bytes, or of a folder's names, sizes and times of change; `None` where there is neither.
+    Digest of a file's bytes, or of a folder's file names, sizes and modification times; `None` where neither exists.
 
-    The bytes of a folder of images would take minutes to read.
+    Reading the bytes of a folder of images would take minutes.
     """
     if path.is_file():
         with path.open("rb") as file:
@@ -70,19 +70,19 @@ def contents(path: Path) -> str | None:
 
 def progress(task: Task, now: dict) -> str:
     """
-    How far the stage has come: "new", "stopped" or "finished".
+    State of a stage: "new", "stopped" or "finished".
 
     Raises:
-        RecipeError: what is in its folder is of another recipe, other data or other weights to start from, and
-            nothing allows to overwrite it.
+        RecipeError: its folder has the output of another recipe, other data or other starting weights, and the recipe
+            does not say to overwrite it.
     """
     args = task.training_args
     path = Path(args.output_dir, RECORD)
     if not path.is_file():
         if checkpoint_folders(args.output_dir) and not args.overwrite_output_dir:
             raise RecipeError(
-                f"{args.output_dir} holds the checkpoints of an earlier run that was not started here: nothing says "
-                "of what recipe. Give only the recipes after it, or add --overwrite_output_dir true."
+                f"{args.output_dir} holds the checkpoints of a run that was not started as a stage, so its recipe is "
+                "unknown. Give only the recipes after it, or add --overwrite_output_dir true."
             )
         return "new"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -91,16 +91,16 @@ def progress(task: Task, now: dict) -> str:
     if args.overwrite_output_dir:
         return "new"
     raise RecipeError(
-        f"{args.output_dir} is of another recipe, of other data, or started from another model than there is now. Add "
+        f"{args.output_dir} is the output of another recipe, of other data, or of another model to start from. Add "
         "--overwrite_output_dir true to run it again, or set another output_dir in the recipe."
     )
 
 
 def run_stage(path: str, overrides: list[str]) -> None:
-    """One recipe: skipped if it is finished, resumed if it was stopped, else run."""
+    """Run one recipe, resume it if it was stopped, or skip it if it is finished."""
     state, task = PartialState(), parse_task([path, *overrides])
     if task.training_args.hp_trials:
-        raise RecipeError(f"{path}: hp_trials makes no model for a next stage. Search with hf_fer/run.py.")
+        raise RecipeError(f"{path}: hp_trials saves no model for a next stage. Search with hf_fer/run.py.")
     if task.training_args.dry_run:
         run(task)
         return
@@ -125,11 +125,14 @@ def run_stage(path: str, overrides: list[str]) -> None:
 
 def fields_of(overrides: list[str], number: int) -> list[str]:
     """
-    The fields that a stage gets from the command line: `--2.name value` goes to the second stage alone.
+    The fields of the command line that apply to a stage; `--2.name value` applies only to the second one.
 
     Args:
-        overrides: All of them; those of one stage follow those of every stage, so that they stand above these.
-        number: Of the stage, from 1.
+        overrides: Words of the command line after the recipes.
+        number: Number of the stage, from 1.
+
+    Returns:
+        Fields of every stage, then those of this stage alone, so that the latter take precedence.
     """
     shared, own, chosen = [], [], None
     for word in overrides:
@@ -142,7 +145,7 @@ def fields_of(overrides: list[str], number: int) -> list[str]:
 
 
 def check_fields(overrides: list[str], count: int) -> None:
-    """Raises `RecipeError` where a field names a stage that there is not, or is of one stage and given to all."""
+    """Raises `RecipeError` where a field names a stage that does not exist, or `--output_dir` is given for all."""
     for word in overrides:
         of_stage = STAGE_FIELD.match(word)
         if of_stage and not 1 <= int(of_stage[1]) <= count:
@@ -155,16 +158,16 @@ def check_fields(overrides: list[str], count: int) -> None:
 
 def chain_fields(recipes: list[str], experiment: str) -> list[list[str]]:
     """
-    Fields that put the stages of one experiment into `outputs/<experiment>/`, each into a folder of its own.
+    Fields for each stage that put an experiment into `outputs/<experiment>/`, each stage into its own folder.
 
-    A stage that starts from the output of another one starts from that of the experiment.
+    A stage that starts from the output of an earlier stage starts from the output of that stage in the experiment.
 
     Args:
-        recipes: Of the stages, in their order.
-        experiment: A name without folders.
+        recipes: Recipes of the stages, in order.
+        experiment: Name without folders.
 
     Raises:
-        RecipeError: the name has folders, or two stages would share one.
+        RecipeError: the name has folders, or two stages would share a folder.
     """
     if not experiment or Path(experiment).name != experiment:
         raise RecipeError(f"--experiment {experiment!r}: give a name; its folder is outputs/NAME.")

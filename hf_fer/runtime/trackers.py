@@ -1,4 +1,4 @@
-"""The report's scores and pictures in the experiment tracker of the run."""
+"""Logs the report's scores and pictures to the experiment trackers of the run."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -11,14 +11,14 @@ from transformers.integrations import TensorBoardCallback, WandbCallback
 
 def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shareable: tuple[str, ...]) -> None:
     """
-    Add the final scores, and pictures of the report, to TensorBoard and Weights & Biases where the run logs there.
+    Add final scores and pictures of the report to TensorBoard and Weights & Biases, where the run logs there.
 
-    The Trainer's own callbacks log training and evaluation, and stop when training ends; the report comes after that.
+    The Trainer's own callbacks stop logging when training ends, before the report is written.
 
     Args:
-        trainer: After `train`; in the main process.
-        scores: By `split/name`.
-        report: The folder of the report.
+        trainer: The Trainer after `train`, in the main process.
+        scores: `split/name` -> score.
+        report: Folder of the report.
         shareable: Glob patterns of the files that may leave the machine; no other picture is logged.
     """
     pictures = [
@@ -35,7 +35,7 @@ def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shar
 def _to_tensorboard(
     callback: TensorBoardCallback, scores: Mapping[str, float], pictures: list[Path], step: int
 ) -> None:
-    """Into the folder of the training's own events: the callback has closed its writer."""
+    """Open a new writer in the folder of the run's events, because the callback has closed its own."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(log_dir=callback.logging_dir) as writer:
@@ -46,7 +46,7 @@ def _to_tensorboard(
 
 
 def _to_wandb(scores: Mapping[str, float], pictures: list[Path]) -> None:
-    """Into the run that the callback has opened, if it is still open."""
+    """Log to the run that the callback has opened, if it is still open."""
     import wandb
 
     if wandb.run is not None:

@@ -69,7 +69,7 @@ def split_by_protocol(task: Task, rows: pd.DataFrame, protocol: str | None = Non
         task: Task whose recipe names protocol, seed and fold.
         rows: One row per example, with `group` and `split` where the data has them, and with `label` where there are
             classes to stratify by.
-        protocol: In the place of the recipe's.
+        protocol: Protocol that replaces the recipe's.
 
     Raises:
         DataError: the protocol is unknown, a group is in two splits, or the folds cannot be drawn.

@@ -145,7 +145,7 @@ def test_trials_that_come_apart_do_not_count(recipe, tmp_path, capsys):
     fields = {"hp_trials": 1, "hp_space": {"learning_rate": [1e30]}, "max_grad_norm": 0.0, "num_train_epochs": 1}
     with pytest.raises(SystemExit):
         main([recipe(**fields, max_train_samples=8)])
-    assert "No trial came to its end" in capsys.readouterr().err
+    assert "No trial was completed" in capsys.readouterr().err
     assert [trial.state.name for trial in study_of(tmp_path / "out").trials] == ["FAIL"]
 
 
@@ -166,7 +166,7 @@ def test_a_trial_of_skipped_steps_is_a_failed_one(recipe, tmp_path, monkeypatch,
     two_processes.spoil(5)
     with pytest.raises(SystemExit):
         main([recipe(hp_trials=1, hp_space={"learning_rate": [0.001]}, max_skipped_steps=1, max_train_samples=None)])
-    assert "No trial came to its end" in capsys.readouterr().err
+    assert "No trial was completed" in capsys.readouterr().err
     assert [trial.state.name for trial in study_of(tmp_path / "out").trials] == ["FAIL"]
 
 

@@ -70,7 +70,7 @@ def test_says_how_the_checkpoint_was_chosen_only_where_it_was():
     assert "of the last step" in last
     assert chosen not in last
     evaluated = scored(("--do_train", "false"), {"cpu_mib": 5}, {"samples": 4})
-    assert "trained nothing" in evaluated
+    assert "did not train" in evaluated
     assert chosen not in evaluated
 
 

@@ -84,7 +84,7 @@ class TestStages:
         Path("out/1/config.json").write_text(json.dumps({**config, "margin": 0.3}))
         with pytest.raises(SystemExit):
             run_stages([recipe])
-        assert "started from another model" in capsys.readouterr().err
+        assert "of another model to start from" in capsys.readouterr().err
 
     def test_what_another_entry_trained_is_not_gone_on_with(self, tmp_path, monkeypatch, capsys):
         recipe = write_recipes(tmp_path, num_train_epochs=1)[0]
@@ -94,7 +94,7 @@ class TestStages:
         main([recipe, "--learning_rate", "0.5"])
         with pytest.raises(SystemExit):
             run_stages([recipe])
-        assert "holds the checkpoints of an earlier run" in capsys.readouterr().err
+        assert "holds the checkpoints of a run that was not started as a stage" in capsys.readouterr().err
         assert not Path("out/1/stage.json").exists()
         before = load_file("out/1/model.safetensors")["concept_head.weight"]
         run_stages([recipe, "--overwrite_output_dir", "true"])
