@@ -31,9 +31,9 @@ class SpeechToTextModelArguments(ModelArguments):
     features: Literal[FEATURES] = field(
         default="parakeet",
         metadata={
-            "help": "Log-mel features of a model from scratch: parakeet, each band at mean 0 and deviation 1 over the "
-            "recording; lasr, or nemotron at any sampling_rate, as they are, for recordings of a word or two, whose "
-            "mean is much of what was said."
+            "help": "Log-mel features of a model from scratch: parakeet normalises each band over the recording. lasr "
+            "(or nemotron, for any sampling_rate) does not: it suits recordings of a word or two, whose mean depends "
+            "much on the words."
         },
     )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})

@@ -38,9 +38,9 @@ EXTRACTORS = {
 }
 FEATURES = tuple(EXTRACTORS)
 LASR_HERTZ = 7500
-"""Highest frequency of LASR's mel filters, whatever the rate."""
+"""Highest frequency of LASR's mel filters in Hz, at any sampling rate."""
 SCALES = {"lasr": (-5.0, 4.0), "nemotron": (-12.0, 4.0)}
-"""Of speech, about, where the extractor leaves mean and deviation; the first layer of a new model takes them off."""
+"""Approximate mean and deviation of log-mels that are not normalised, for a new model's first layer to normalise."""
 SUBSAMPLING = 4
 PADDED = -1e4
 EDGE_WEIGHT = 0.1
@@ -116,7 +116,7 @@ def new_extractor(sampling_rate: int, features: str) -> Extractor:
 
 
 def mel_hertz(extractor: Extractor) -> np.ndarray:
-    """Frequency of each mel bin: the mean of what its filter lets through."""
+    """Mean frequency of each mel bin's filter in Hz, `(mel_bins,)`."""
     filters = np.asarray(extractor.mel_filters, dtype=np.float64)
     filters = filters if len(filters) == extractor.feature_size else filters.T
     hertz = np.linspace(0, extractor.sampling_rate / 2, filters.shape[1])

@@ -142,7 +142,7 @@ def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, worker
 
 
 def rates_of(paths: Sequence[str], workers: int, most: int = LOOKED_AT) -> list[int]:
-    """Sampling rates in Hz of the files, or of `most` of them, evenly spread, as their headers tell."""
+    """Sampling rates in Hz from the headers of the files, or of at most `most` of them, evenly spread."""
 
     def rate(path: str) -> int:
         with open_media(path) as container:

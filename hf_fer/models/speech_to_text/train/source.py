@@ -41,7 +41,7 @@ def load_recordings(task: Task) -> LoadedData:
 
 
 def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
-    """What to say where a new model is to hear frequencies that no training recording has."""
+    """A note if a new model's sampling rate is higher than that of every training recording; empty otherwise."""
     wanted, train = task.data_args.sampling_rate, list(rows["audio"][rows["split"] == "train"])
     if task.model_args.model_name_or_path or not train:
         return []
@@ -49,8 +49,8 @@ def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
     if not 0 < highest < wanted:
         return []
     return warned(
-        f"The training recordings have {highest} samples a second or fewer, and the model takes {wanted}: above "
-        f"{highest // 2} Hz it hears what resampling leaves. Give --sampling_rate {highest}."
+        f"The training recordings have sampling rates of at most {highest} Hz, below the model's {wanted} Hz: they "
+        f"have no sound above {highest // 2} Hz. Set --sampling_rate {highest}."
     )
 
 
