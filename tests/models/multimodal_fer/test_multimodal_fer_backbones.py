@@ -115,7 +115,7 @@ def test_dropouts_are_the_configurations_own(config, backbones):
 
 class TestWhatDoesNotFit:
     def test_another_kind(self, config, backbones):
-        with pytest.raises(ValueError, match="siglip' checkpoint; the audio part needs one with a 'parakeet_encoder'"):
+        with pytest.raises(ValueError, match="siglip' checkpoint; the audio encoder needs a 'parakeet_encoder'"):
             build(config, {"audio": backbones["vision"]})
 
     def test_a_part_that_is_not_there(self, backbones):

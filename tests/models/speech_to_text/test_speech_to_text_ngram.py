@@ -106,7 +106,7 @@ def test_characters_and_text_files(tmp_path):
 
 
 def test_what_cannot_be_a_model_is_refused():
-    for sentences, message in (([[]], "no text"), ([[BEGIN]], "marks")):
+    for sentences, message in (([[]], "no text"), ([[BEGIN]], "reserved")):
         with pytest.raises(DataError, match=message):
             build_model(sentences, 2)
     assert main(["text.txt", "--output_file", "lm.arpa", "--order", "1"]) == 2

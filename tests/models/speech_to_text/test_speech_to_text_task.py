@@ -193,7 +193,7 @@ class TestRun:
         [
             ({"beam_width": -1}, "0 or more"),
             ({"lm": "train"}, "needs a beam search"),
-            ({"lm": "absent.arpa", "beam_width": 4}, "absent.arpa is no file"),
+            ({"lm": "absent.arpa", "beam_width": 4}, "absent.arpa is neither a file nor"),
         ],
     )
     def test_decoders_that_cannot_be_are_refused_at_once(self, manifest, tmp_path, fields, said):
