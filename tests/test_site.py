@@ -10,6 +10,8 @@ import pytest
 from pages import ROOT
 from test_architecture import ROOMS
 
+from hf_fer.task.base import Task
+
 HOOKS = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
 ADDRESS = "https://github.com/somebody/some_name"
 
@@ -64,6 +66,8 @@ def test_the_drawing_has_the_rooms_in_the_order_of_their_imports():
     drawing = re.search(r"```mermaid\n(.*?)```", page, re.DOTALL)[1]
     assert not [room for room in ROOMS if not re.search(rf'"(models/x/)?{room}:', drawing)]
     assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == ROOMS
+    hooks = re.search(r'-- "(\w+(?:, \w+)+)" --> experiment', drawing)[1].split(", ")
+    assert not [hook for hook in hooks if not hasattr(Task, hook)]
 
 
 def test_readme_and_notebook_have_the_address_of_the_setting():

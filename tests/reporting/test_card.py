@@ -78,4 +78,4 @@ def test_names_only_the_files_of_the_report_that_are_there(tmp_path):
     (tmp_path / "report").mkdir()
     for file in ("report.md", "per_class.csv", "predictions.csv"):
         (tmp_path / "report" / file).write_text("x")
-    assert "In `report/`: `report.md`, `per_class.csv`." in card_of(tmp_path, "language_id", **TRAINED)
+    assert "The folder `report/` has `report.md`, `per_class.csv`." in card_of(tmp_path, "language_id", **TRAINED)
