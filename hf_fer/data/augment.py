@@ -12,9 +12,13 @@ from functools import cached_property
 import audiomentations
 import numpy as np
 import torch
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+EQUALIZER_HERTZ = 60.0
+"""Middle of the equaliser's lowest band; that of its highest is half the sampling rate."""
 
 
 @contextmanager
@@ -135,8 +139,6 @@ class AudioAugmenter:
             steps.append(audiomentations.PitchShift(-a.pitch_semitones, a.pitch_semitones, p=p))
         if a.shift_fraction:
             steps.append(audiomentations.Shift(-a.shift_fraction, a.shift_fraction, rollover=False, p=p))
-        if a.equalizer_db:
-            steps.append(audiomentations.SevenBandParametricEQ(-a.equalizer_db, a.equalizer_db, p=p))
         if a.gain_db:
             steps.append(audiomentations.Gain(-a.gain_db, a.gain_db, p=p))
         if a.noise_probability:
@@ -146,7 +148,7 @@ class AudioAugmenter:
 
     def waveform(self, samples: np.ndarray) -> np.ndarray:
         """Mono `float32` samples -> samples, possibly of another length."""
-        samples = self._in_silence(samples)
+        samples = self._equalized(self._in_silence(samples))
         if not self._waveform.transforms or not len(samples):
             return samples
         return self._waveform(samples=np.ascontiguousarray(samples), sample_rate=self.sampling_rate)
@@ -157,6 +159,19 @@ class AudioAugmenter:
             return samples
         longest = round(a.silence_seconds * self.sampling_rate)
         return np.pad(samples, (random.randint(0, longest), random.randint(0, longest)))
+
+    def _equalized(self, samples: np.ndarray) -> np.ndarray:
+        """Not by audiomentations: its filters are unstable where a band lies above half the sampling rate."""
+        a = self.augmentation
+        if not a.equalizer_db or random.random() >= a.audio_probability:
+            return samples
+        size = next_fast_len(len(samples), real=True)
+        bands = np.geomspace(EQUALIZER_HERTZ, self.sampling_rate / 2, 7)
+        gains = [random.uniform(-a.equalizer_db, a.equalizer_db) for _ in bands]
+        hertz = np.maximum(rfftfreq(size, 1 / self.sampling_rate), EQUALIZER_HERTZ)
+        decibels = np.interp(np.log(hertz), np.log(bands), gains)
+        equalized = irfft(rfft(samples, size) * 10 ** (decibels / 20), size)
+        return equalized[: len(samples)].astype(np.float32)
 
     def features(self, log_mel: Tensor) -> Tensor:
         """Log-mel features `(mel_frames, mel_bins)` with VTLP and SpecAugment masks, filled with the clip's mean."""

@@ -103,6 +103,22 @@ def test_masks_are_those_of_torchaudio():
             assert torch.equal(augmenter.features(features), expected[0].T)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_an_equaliser_changes_bands_within_bounds_at_any_rate(rate):
+    """Filters of bands above half the rate would grow without end."""
+    augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "audio_probability": 1.0, "equalizer_db": 12}), rate)
+    noise = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
+    gains = set()
+    for seed in range(30):
+        with seeded(seed):
+            out = augmenter.waveform(noise)
+        change = 20 * np.log10(np.abs(np.fft.rfft(out)) / np.abs(np.fft.rfft(noise)))
+        assert len(out) == len(noise)
+        assert np.abs(change[::100]).max() < 13
+        gains.add(round(change[rate // 4]))
+    assert len(gains) > 5
+
+
 def test_silence_lies_around_the_clip(wave):
     augmenter = AudioAugmenter(Augmentation(**{**NOTHING, "audio_probability": 1.0, "silence_seconds": 0.5}), 16000)
     befores = set()

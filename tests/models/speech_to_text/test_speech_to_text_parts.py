@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from scipy.io import wavfile
 from transformers import AutoTokenizer, ParakeetFeatureExtractor, ParakeetProcessor, TrainerControl, TrainerState
 
+from hf_fer.data.augment import seeded
 from hf_fer.data.loading import DataError
 from hf_fer.models.multimodal_fer import decoding_multimodal_fer, limits_multimodal_fer, sound_multimodal_fer
 from hf_fer.models.speech_to_text import sound_speech_to_text
 from hf_fer.models.speech_to_text.alignment_speech_to_text import best_tokens, text_of, timed, words_of
 from hf_fer.models.speech_to_text.train.blanks import BlankWatch
 from hf_fer.models.speech_to_text.train.demo import make_demo, spoken
+from hf_fer.models.speech_to_text.train.joining import Companions
 from hf_fer.models.speech_to_text.train.recordings import (
     RecordingCollator,
     RecordingTransform,
@@ -165,6 +168,32 @@ class TestRecordings:
         assert made["labels"] == [[]]
         assert torch.isfinite(made["inputs"][0]).all()
         assert "file not found" in (tmp_path / "skipped.jsonl").read_text()
+
+    def test_recordings_of_one_speaker_are_joined(self, tmp_path):
+        """A recording's samples are all of one value, which tells the speaker."""
+        files = [write_wav(tmp_path / f"{i}.wav", np.full(8000, (0.2, 0.6)[i % 2])) for i in range(6)]
+        said = [("một", "hai")[i % 2] for i in range(6)]
+        rows = Dataset.from_dict({"audio": files, "transcript": said, "seconds": [0.5] * 6, "group": list("ab") * 3})
+        processor = ParakeetProcessor(ParakeetFeatureExtractor(), build_tokenizer(said, "nfc", 60))
+        companions = Companions(rows, 2, 30.0)
+        transform = RecordingTransform(processor, tmp_path / "skipped.jsonl", 30.0, companions=companions)
+        heard = set()
+        for index in range(20):
+            with seeded(index):
+                samples, transcript = transform.said(rows[1])
+            count = transcript.count("hai")
+            assert transcript == " ".join(["hai"] * count)
+            assert (np.abs(samples - 0.6) < 0.01).sum() == count * 8000
+            assert len(samples) <= count * 8000 + (count - 1) * 3200
+            heard.add(count)
+        assert heard == {1, 2, 3}
+
+    def test_joined_recordings_are_no_longer_than_allowed(self):
+        columns = {"audio": ["a", "b"], "transcript": ["a", "b"], "seconds": [2.0, 2.0]}
+        companions = Companions(Dataset.from_dict(columns), 5, 6.5)
+        for index in range(20):
+            with seeded(index):
+                assert len(companions.draw({"seconds": 2.0})) <= 2
 
 
 COPIES = {

@@ -68,6 +68,13 @@ class SpeechToTextDataArguments(DataArguments):
     augmentation: dict | str | None = field(
         default=None, metadata={"help": "JSON object of strengths; its fields are those of hf_fer.data.augment."}
     )
+    join_recordings: int = field(
+        default=0,
+        metadata={
+            "help": "How many further recordings of the same speaker (of any, where speakers are not known) follow a "
+            "training recording at most."
+        },
+    )
     blank_steps: int = field(
         default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )
@@ -89,6 +96,8 @@ class SpeechToTextDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.check_decoders()
+        if self.join_recordings < 0:
+            raise RecipeError(f"join_recordings must be 0 or more, got {self.join_recordings}.")
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))

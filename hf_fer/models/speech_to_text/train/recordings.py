@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio, open_media, sound_track
+from .joining import Companions
 from .model import mel_hertz
 from .vocabulary import encode
 
@@ -40,6 +42,8 @@ ACCENT_COLUMNS = ("accent", "accents", "dialect", "region")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
 MIN_SECONDS = 0.05
 LOOKED_AT = 1000
+PAUSE = 0.2
+"""Longest silence between joined recordings, in seconds."""
 
 # Marks between letters or digits belong to the word: don't, mother-in-law, 3.5.
 _PUNCTUATION = re.compile(r"(?<!\w)[^\w\s]+|[^\w\s]+(?!\w)")
@@ -193,11 +197,12 @@ class RecordingTransform:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         clock: EpochClock | None = None,
+        companions: Companions | None = None,
     ):
         self.extractor, self.tokenizer = processor.feature_extractor, processor.tokenizer
         self.input_name = self.extractor.model_input_names[0]
         self.skipped_file, self.limits = skipped_file, MediaLimits(max_seconds)
-        self.seed, self.clock = seed, clock
+        self.seed, self.clock, self.companions = seed, clock, companions
         self.augmenter = None
         if augmentation:
             hertz = mel_hertz(self.extractor) if hasattr(self.extractor, "mel_filters") else None
@@ -210,19 +215,31 @@ class RecordingTransform:
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         """Turns a row into `inputs`, `attention_mask` and `labels`, the tokens of its transcript."""
-        rate = self.extractor.sampling_rate
-        try:
-            samples = load_audio(row["audio"], rate, self.limits)
-        except UnusableMediaError as error:
-            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
-            return {**self.features(np.zeros(rate // 10, np.float32)), "labels": []}
         with seeded(self.seed, self.clock.epoch if self.clock else 0, row["index"]):
+            samples, transcript = self.said(row)
+            if not len(samples):
+                silence = np.zeros(self.extractor.sampling_rate // 10, np.float32)
+                return {**self.features(silence), "labels": []}
             if self.augmenter:
                 samples = self.augmenter.waveform(samples)
             example = self.features(samples)
             if self.augmenter and example["inputs"].ndim == 2:
                 example["inputs"] = self.augmenter.features(example["inputs"])
-        return {**example, "labels": encode(self.tokenizer, row["transcript"])}
+        return {**example, "labels": encode(self.tokenizer, transcript)}
+
+    def said(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:
+        """Samples and transcript of a row and its companions, with pauses, without those whose file went bad."""
+        sounds, transcripts, rate = [], [], self.extractor.sampling_rate
+        for part in [row, *(self.companions.draw(row) if self.companions else [])]:
+            try:
+                samples = load_audio(part["audio"], rate, self.limits)
+            except UnusableMediaError as error:
+                append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            else:
+                pause = random.uniform(0, PAUSE) if sounds else 0
+                sounds += [np.zeros(round(pause * rate), np.float32), samples]
+                transcripts.append(part["transcript"])
+        return np.concatenate([np.zeros(0, np.float32), *sounds]), " ".join(transcripts)
 
     def features(self, samples: np.ndarray) -> dict[str, torch.Tensor]:
         """Turns samples `(samples,)` into the model's inputs, without a batch dimension."""

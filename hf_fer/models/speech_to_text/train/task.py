@@ -17,6 +17,7 @@ from hf_fer.task.settings import skipped_file
 from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
 from .blanks import BlankWatch
 from .building import make_model, processor_for
+from .joining import Companions
 from .model import best_frames
 from .recordings import RecordingCollator, Recordings, RecordingTransform, measure, read_recordings, written
 from .score import Answers, SpeechReport, score_split
@@ -78,8 +79,11 @@ class SpeechToTextTask(Task):
         args, skipped = self.data_args, skipped_file(self)
         plain = RecordingTransform(processor, skipped, args.max_seconds)
         augmentation = Augmentation(**args.augmentation) if args.augment else None
+        companions = None
+        if args.join_recordings and "train" in data.splits:
+            companions = Companions(data.splits["train"], args.join_recordings, args.max_seconds)
         augmented = RecordingTransform(
-            processor, skipped, args.max_seconds, augmentation, self.training_args.seed, clock
+            processor, skipped, args.max_seconds, augmentation, self.training_args.seed, clock, companions
         )
         return DatasetDict(
             {
