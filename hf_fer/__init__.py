@@ -1,8 +1,9 @@
 """
 Train, evaluate, share and serve four model systems with one entry point.
 
-Importing it registers every model with transformers' Auto classes and `pipeline`. The models are imported when
-transformers is, so that a command that needs neither starts at once. `hf_fer.predict` is loaded when it is used.
+Importing this package registers every model with transformers' Auto classes and `pipeline`. The models are imported
+together with transformers, so that a command that needs neither starts fast. `hf_fer.predict` is imported on first
+use.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""LoRA (arXiv 2106.09685) through peft: adapters on the frozen layers that a pattern names.
+"""LoRA (arXiv 2106.09685) through peft: adapters on the frozen layers whose paths match a regular expression.
 
-The whole model is wrapped, so that a checkpoint holds the adapters and every part that trains beside them.
+The whole model is wrapped, so that a checkpoint has the adapters and all other trained modules.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ class LoraSettings:
 
     Args:
         rank: Rank of the update.
-        alpha: Its scale is `alpha / rank`.
-        dropout: On the adapter's input.
-        targets: Regular expression that the full path of an adapted linear layer matches; the system's own if unset.
-        save: `merged`, an ordinary model, or `adapter`, the trained weights and the name of what they are added to.
+        alpha: Scaling factor; the update is multiplied by `alpha / rank`.
+        dropout: Dropout probability on the adapter's input.
+        targets: Regular expression for the full paths of the adapted linear layers; the system's own if unset.
+        save: `merged` for an ordinary model, or `adapter` for the trained weights and the name of the base model.
     """
 
     rank: int = 16
@@ -48,7 +48,7 @@ class LoraSettings:
         Check the recipe's object.
 
         Raises:
-            RecipeError: an unknown field, an impossible value, or no targets.
+            RecipeError: a field is unknown, a value is invalid, or there are no targets.
         """
         names = [item.name for item in dataclasses.fields(cls)]
         for name in fields:
@@ -68,10 +68,10 @@ class LoraSettings:
 
 def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     """
-    Put adapters on the targets. What trains now goes on training, and is saved with them.
+    Add adapters to the targets. Modules that already train keep training and are saved with the adapters.
 
     Args:
-        model: With the parts frozen that do not train in full, those of the targets among them.
+        model: Model in which the targets, and all other parts that do not train, are frozen.
         settings: See `LoraSettings`.
 
     Raises:
@@ -97,7 +97,7 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
 
 def trained_modules(module: nn.Module, path: str, targets: set[str]) -> Iterator[str]:
-    """Paths of the largest modules that train and hold no target; raises `RecipeError` for what peft cannot save."""
+    """Paths of the largest trainable modules without targets; `RecipeError` for parameters that peft cannot save."""
     own = [name for name, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
     if own:
         raise RecipeError(
@@ -107,7 +107,7 @@ def trained_modules(module: nn.Module, path: str, targets: set[str]) -> Iterator
         below = f"{path}.{name}" if path else name
         if below in targets:
             continue
-        # peft does not wrap containers, which have no forward
+        # peft does not wrap containers, which have no `forward`
         container = isinstance(child, nn.ModuleDict | nn.ModuleList)
         if container or any(target.startswith(f"{below}.") for target in targets):
             yield from trained_modules(child, below, targets)
@@ -116,32 +116,32 @@ def trained_modules(module: nn.Module, path: str, targets: set[str]) -> Iterator
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """The model itself, without peft's wrapper."""
+    """The model without peft's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def merge(trainer: Trainer, settings: LoraSettings | None) -> None:
-    """After training: add the adapters to their weights, so that an ordinary model is evaluated, saved and pushed."""
+    """After training, merge adapters into the weights, so that an ordinary model is evaluated, saved and pushed."""
     if settings is not None and settings.save == "merged":
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a folder or a Hub repository holds adapters and not a whole model."""
+    """Whether a folder or a Hub repository holds adapters instead of a complete model."""
     return find_adapter_config_file(path) is not None
 
 
 def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
     """
-    The model that was saved with `save: adapter`: its base is loaded anew, the adapters merged into it.
+    Load a model that was saved with `save: adapter`: load its base model, and merge the adapters into it.
 
     Args:
-        path: The folder, or the Hub repository that it was pushed to.
-        overrides: Fields of the configuration, as `from_pretrained` takes them.
+        path: Folder or Hub repository of the adapters.
+        overrides: Configuration fields, as `from_pretrained` takes them.
 
     Raises:
-        RecipeError: a file is missing, the model is not one of ours, the base cannot be found again, or weights of
-            the adapters are missing or left over.
+        RecipeError: a file is missing, the model class is neither of hf_fer nor of transformers, the base model cannot
+            be loaded, or the names of the adapters' weights do not match the model.
     """
     try:
         adapter, config = PeftConfig.from_pretrained(path), AutoConfig.from_pretrained(path, **overrides)
@@ -151,16 +151,18 @@ def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
     names = adapter.auto_mapping
     if not names or names["parent_library"].split(".")[0] not in ("hf_fer", "transformers"):
         library = (names or {}).get("parent_library", "a library that it does not name")
-        raise RecipeError(f"{path}: its model class is of {library}, which is not loaded from here.")
+        raise RecipeError(
+            f"{path}: its model class is of {library}; only those of hf_fer and transformers are loaded."
+        )
     model_class = getattr(importlib.import_module(names["parent_library"]), names["base_model_class"])
     try:
         base = load_base(model_class, adapter, config)
     except RecipeError as error:
-        raise RecipeError(f"{path}: the model that its adapters belong to cannot be loaded ({error})") from error
+        raise RecipeError(f"{path}: the base model of its adapters cannot be loaded ({error})") from error
     model = PeftModel.from_pretrained(base, path)
     left = set(load_peft_weights(path, device="cpu")) ^ set(get_peft_model_state_dict(model))
     if left:
-        raise RecipeError(f"{path}: its adapters do not fit the model that they belong to: {sorted(left)}.")
+        raise RecipeError(f"{path}: its adapters do not fit their base model: {sorted(left)}.")
     merged = model.merge_and_unload()
     check_finite(merged, path)
     return merged
@@ -168,10 +170,10 @@ def load_adapter_model(path: str, **overrides: Any) -> PreTrainedModel:
 
 def load_base(model_class: type, adapter: PeftConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """
-    The model that adapters belong to, with all its weights but those that the adapters bring along.
+    Load the base model of adapters; only weights that are saved with the adapters may be missing.
 
     Raises:
-        RecipeError: it cannot be loaded whole.
+        RecipeError: it cannot be loaded completely.
     """
     brought = tuple(f"{name}." for name in adapter.modules_to_save or ())
     if adapter.base_model_name_or_path:

@@ -1,7 +1,7 @@
 """
-The command `hf-fer`: one verb for each thing that the package does.
+The command `hf-fer`, with one verb for each task of the package.
 
-Everything heavy is imported inside the verb that needs it, so that help and completion come at once.
+Heavy modules are imported inside the verb that needs them, so that help and completion are fast.
 """
 
 import importlib
@@ -96,24 +96,26 @@ def demo(context: typer.Context) -> None:
     (run.main if len(chosen) == 1 else stages.main)([*chosen, *fields])
 
 
-@app.command(short_help="Answers of a model over files, folders, tables.")
+@app.command(short_help="Predict files, folders and tables with a model.")
 def predict(
     model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, tables without labels, Hub data sets.")],
-    output: Annotated[str, typer.Option(help="A .parquet, .csv, .json or .jsonl; of one input .srt, .vtt or .png.")],
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Each class's probability, too.")] = False,
-    timeline: Annotated[bool, typer.Option("--timeline", help="What is where in each input.")] = False,
-    batch_size: Annotated[int | None, typer.Option("--batch_size", help="Inputs together.")] = None,
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, tables, Hub data sets; labels are optional.")],
+    output: Annotated[str, typer.Option(help="A .parquet, .csv, .json or .jsonl; for one input .srt, .vtt or .png.")],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add the probability of every class.")
+    ] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Add segments with start, end and label.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", help="Number of inputs in a batch.")] = None,
     num_processes: Annotated[int, typer.Option("--num_processes", help="Over cores or GPUs.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, or ray for a cluster.")] = "processes",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; auto for this machine's.")] = None,
-    shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs that a kill may lose.")] = 256,
-    option: Annotated[list[str] | None, typer.Option(help="Of the pipeline: name=value, more than once.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of tables.")] = "utf-8",
-    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster; auto for this machine's.")] = None,
+    shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs per shard; a kill loses one shard.")] = 256,
+    option: Annotated[list[str] | None, typer.Option(help="Pipeline argument, name=value; repeatable.")] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of tables.")] = "utf-8",
+    delimiter: Annotated[str | None, typer.Option(help="Column delimiter of a CSV.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
 ) -> None:
-    """Answer every input with a model; the same command goes on where a killed one stopped."""
+    """Predict every input with a model. If the command was killed, run it again to continue."""
     from hf_fer.data.tables import TableFormat
     from hf_fer.inference import command
 
@@ -135,42 +137,44 @@ def predict(
     raise typer.Exit(status)
 
 
-@app.command(short_help="Models over HTTP and in a browser.")
+@app.command(short_help="Serve models over HTTP and in a browser.")
 def serve(
     models: Annotated[list[str], typer.Argument(help="Folders of saved models or Hub names; or name=folder.")],
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of the machine's.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    token: Annotated[str | None, typer.Option(help="That requests must bring; or HF_FER_SERVE_TOKEN.")] = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="The page for browsers at /.")] = True,
-    max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Of an upload (104857600).")] = None,
-    max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Of a recording (300).")] = None,
-    max_pixels: Annotated[int | None, typer.Option("--max_pixels", help="Of a picture or frame (33554432).")] = None,
-    max_frames: Annotated[int | None, typer.Option("--max_frames", help="Of a video (20000).")] = None,
-    queue: Annotated[int | None, typer.Option(help="Requests at a time; more get status 429 (64).")] = None,
+    token: Annotated[str | None, typer.Option(help="Token that requests must send; or HF_FER_SERVE_TOKEN.")] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve a page for browsers at /.")] = True,
+    max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Largest upload (104857600).")] = None,
+    max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Longest recording (300).")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max_pixels", help="Largest picture, in pixels (33554432).")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option("--max_frames", help="Longest video (20000).")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests at a time; others get status 429 (64).")] = None,
 ) -> None:
-    """Serve models: typed routes under /v1, their description at /docs, health at /healthz and /readyz."""
+    """Serve models: typed routes under /v1, their documentation at /docs, health at /healthz and /readyz."""
     from hf_fer.inference.serve import command
 
     limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
     raise typer.Exit(command.main(models, host=host, port=port, token=token, page=page, queue=queue, **limits))
 
 
-@app.command(short_help="A finished run to the Hub, or a Space.")
+@app.command(short_help="Upload a finished run to the Hub.")
 def push(
     model: Annotated[str, typer.Argument(help="Folder of a finished run.")],
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hub; made where there is none.")],
-    space: Annotated[bool, typer.Option("--space", help="A page that runs the model, ready to run.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Where the repository is new.")] = False,
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hub; created if it does not exist.")],
+    space: Annotated[bool, typer.Option("--space", help="Upload a Space: a page that runs the model.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
-    """Upload what may leave of a finished run: model, code, card and figures. Only what has changed is sent."""
+    """Upload model, code, card and figures of a finished run. Only files that have changed are sent."""
     from hf_fer.inference import push as pushing
 
     raise typer.Exit(pushing.main(model, repo, space=space, private=private))
 
 
-@app.command(context_settings=FIELDS, short_help="What is in a folder or table, and what is wrong.")
+@app.command(context_settings=FIELDS, short_help="Check the data in a folder or table.")
 def check(context: typer.Context) -> None:
-    """PATH [--task SYSTEM]: what is in a folder or table, and what is wrong with it."""
+    """PATH [--task SYSTEM]: show what is in a folder or table, and what is wrong with it."""
     from hf_fer.data import check
 
     raise typer.Exit(check.main(context.args))
@@ -178,15 +182,15 @@ def check(context: typer.Context) -> None:
 
 @app.command(context_settings=FIELDS, short_help="List or clear decoded media and features.")
 def cache(context: typer.Context) -> None:
-    """[list | clear NAME ...]: decoded media and features kept for later runs."""
+    """[list | clear NAME ...]: list or clear decoded media and features that are kept for later runs."""
     from hf_fer.data import cache
 
     raise typer.Exit(cache.main(context.args))
 
 
-@app.command(short_help="Versions, devices and missing extras.")
+@app.command(short_help="Show versions, devices, missing extras.")
 def env() -> None:
-    """Versions, devices and missing extras, for bug reports."""
+    """Show versions, devices and missing extras, for bug reports."""
     from hf_fer.reporting import report
 
     typer.echo(report.environment_page())
@@ -194,7 +198,7 @@ def env() -> None:
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """Names that `train`, `dry-run` and `stages` take."""
+    """List the names that `train`, `dry-run` and `stages` take."""
     for name in shipped_recipes():
         typer.echo(name)
 
@@ -217,7 +221,7 @@ def copy_recipe(
 
 
 def _add_verbs_of_systems() -> None:
-    """Each system's own verbs, which its folder lists in `verbs.toml`; no module of it is imported for the help."""
+    """Add the verbs that a system's folder lists in `verbs.toml`; the system is imported only when a verb runs."""
     for file in sorted(file for folder in models.__path__ for file in Path(folder).glob("*/verbs.toml")):
         for name, verb in tomllib.loads(file.read_text(encoding="utf-8")).items():
             _add_verb(name, f"hf_fer.models.{file.parent.name}.{verb['module']}", verb["help"])

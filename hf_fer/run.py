@@ -13,10 +13,10 @@ from hf_fer.task.find import general_help, parse_task
 
 def main(argv: list[str] | None = None) -> None:
     """
-    Command line. What the user can mend is one message; a traceback is our fault.
+    Command line. Errors that the user can fix are one message; a traceback is a bug.
 
-    Exit status 2 for a recipe or data that cannot be run, 3 for a run that could not go on (memory, disk, a training
-    that came apart), 143 and 130 for one that SIGTERM or Ctrl-C ended; see docs/robustness.md.
+    The exit status is 2 for a recipe or data that cannot be run, 3 for a run that could not continue (memory, disk,
+    too many skipped steps), and 143 or 130 for one that SIGTERM or Ctrl-C ended; see docs/robustness.md.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""The command `python -m hf_fer.stages`; see `hf_fer.experiment.stages`."""
+"""Entry point of `python -m hf_fer.stages`; see `hf_fer.experiment.stages`."""
 
 from hf_fer.experiment.stages import main
 

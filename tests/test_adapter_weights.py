@@ -75,7 +75,7 @@ def test_a_classifier_that_the_adapters_bring_may_be_missing_in_the_base(adapter
 def test_a_base_that_is_gone(adapter):
     (adapter.parent / "base" / "config.json").unlink()
     (adapter.parent / "base" / "model.safetensors").unlink()
-    with pytest.raises(RecipeError, match="belong to cannot be loaded"):
+    with pytest.raises(RecipeError, match="the base model of its adapters cannot be loaded"):
         load_adapter_model(str(adapter))
 
 

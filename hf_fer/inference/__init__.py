@@ -1,1 +1,1 @@
-"""What is done with a trained model: answers over files, tables and data sets."""
+"""Use of trained models: prediction over files, tables and data sets, serving, and uploads to the Hub."""

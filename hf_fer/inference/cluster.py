@@ -1,4 +1,4 @@
-"""Shards over the machines of a Ray cluster: Ray Data hands them to actors, and their rows come back to one writer."""
+"""Prediction on a Ray cluster: Ray Data distributes shards to actors, and this process writes the rows they return."""
 
 import importlib.util
 import logging
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ShardAnswer:
     """
-    What an actor sends back for one shard.
+    Result of an actor for one shard.
 
     Args:
-        rows: Of its inputs, in order.
-        schema: Their columns.
-        unseen: Files of inputs that are not there on the actor's machine.
+        rows: Rows of its inputs, in order.
+        schema: Columns and types of the rows.
+        unseen: Input files that do not exist on the actor's machine.
         machine: Address of that machine.
-        failure: Why there are no rows: what ended the actor's work, and would end it for every shard.
+        failure: Error that ended the actor's work, and would end it for every shard; there are then no rows.
     """
 
     rows: list[dict[str, Any]]
@@ -42,14 +42,14 @@ class ShardAnswer:
 
 
 class ShardPredictor:
-    """What one actor does; it loads the model once, at its first shard."""
+    """Predicts shards in one actor; the model is loaded once, at the first shard."""
 
     def __init__(self, work: Work):
         self.work = work
         self.predictor: Predictor | None = None
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """From `number` and pickled `inputs` of a shard to `number` and its pickled `answer`."""
+        """Predict a shard: `number` and pickled `inputs` -> `number` and a pickled `ShardAnswer` as `answer`."""
         return {"number": shard["number"], "answer": pickle.dumps(self._answer(pickle.loads(shard["inputs"])))}
 
     def _answer(self, inputs: list[Input]) -> ShardAnswer:
@@ -59,7 +59,7 @@ class ShardPredictor:
         try:
             self.predictor = self.predictor or self.work.load()
             rows = answer(self.predictor, inputs, self.work.batch_size or self.predictor.batch_size)
-        except (RecipeError, RunError) as error:  # an actor that raised would be started again and again
+        except (RecipeError, RunError) as error:  # Ray would restart an actor that raises, again and again
             return ShardAnswer([], None, [], machine, type(error)(str(error)))
         bad = [given for given, row in zip(inputs, rows, strict=True) if row["error"] is not None]
         files = [str(file) for given in bad for file in files_of(given.value, type(self.predictor))]
@@ -83,22 +83,23 @@ def run(
     actors: int,
 ) -> None:
     """
-    Predict shards on the actors of a Ray cluster, and write each here as it comes back.
+    Predict shards on the actors of a Ray cluster, and write each on this machine when it is returned.
 
-    Inputs, the model and this package must be there on every machine, under the same names. A shard whose machine is
-    lost is given to another one.
+    Inputs, the model and this package must exist on every machine, under the same paths. If a machine is lost, its
+    shards are given to others.
 
     Args:
-        work: What each actor does.
-        shards: Where the rows are written, on this machine.
-        parts: The inputs of the shards, by their numbers.
+        work: Model and settings of every actor.
+        shards: Shards to write, on this machine.
+        parts: Number of a shard -> its inputs.
         done: Called with the number of inputs of each shard that was written.
-        address: Of the cluster, or `auto` for the one that this machine is part of; `None` starts Ray here alone.
-        actors: How many, each with one GPU where the cluster has any, else with one core.
+        address: Address of the cluster, or `auto` for the one that this machine belongs to; `None` starts Ray on this
+            machine alone.
+        actors: Number of actors, each with one GPU if the cluster has any, else with one core.
 
     Raises:
-        RecipeError: there is no cluster at the address, or a machine of it cannot load the model.
-        RunError: a machine does not see the inputs, or the cluster is lost. Shards that were written are kept.
+        RecipeError: there is no cluster at the address, or one of its machines cannot load the model.
+        RunError: a machine cannot read the inputs, or the cluster is lost. Shards that were written are kept.
     """
     with _connected(address) as ray:
         context = ray.data.DataContext.get_current()
@@ -111,7 +112,7 @@ def run(
         answers = ray.data.from_items(given, override_num_blocks=len(given)).map(
             ShardPredictor,
             fn_constructor_args=(work,),
-            # From 1 on: actors of a machine that is lost are not waited for.
+            # A minimum of 1, so that the actors of a lost machine are not waited for.
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=max(min(actors, room), 1)),
             **({"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}),
         )
@@ -123,30 +124,32 @@ def run(
                 done(len(one.rows))
         except ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[-500:]
-            raise RunError(f"Ray gave up ({reason}). Finished shards are kept: the same command goes on.") from error
+            raise RunError(f"Ray failed ({reason}). Finished shards are kept; the same command resumes.") from error
 
 
 def check_answer(found: ShardAnswer) -> None:
-    """Raises what ended an actor's work, and `RunError` where its machine lacks a file that is there on this one."""
+    """Raises the error that ended an actor's work, and `RunError` if its machine lacks a file that exists on this."""
     if found.failure is not None:
         raise type(found.failure)(f"{found.failure} (on {found.machine})") from found.failure
     missing = next((file for file in found.unseen if os.path.exists(file)), None)
     if missing is not None:
         raise RunError(
             f"{missing} is on this machine, and not on {found.machine} of the cluster. Put inputs where every machine "
-            "finds them under one name: a file system that they share, or a bucket that each has mounted."
+            "finds them under the same path: on a shared file system, or in a bucket that each machine has mounted."
         )
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster or started on this machine; left as it was found where it ran here already."""
+    """Connect to a cluster or start Ray on this machine; a Ray that already runs in this process is kept."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # else it tells its plan
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # else it tells that it has no bar
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # INFO logs its execution plan
+    logging.getLogger("ray.data._internal.progress").setLevel(
+        logging.ERROR
+    )  # WARNING says that the progress bar is off
     if ray.is_initialized():
         yield ray
         return

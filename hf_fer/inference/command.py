@@ -1,4 +1,4 @@
-"""`hf-fer predict`: options to settings, and messages."""
+"""The command `hf-fer predict`: parses the pipeline's options, prints messages, returns the exit status."""
 
 import json
 import sys
@@ -15,25 +15,25 @@ def main(options: Sequence[str], **settings: Any) -> int:
     Predict into a file.
 
     Args:
-        options: Of the pipeline's call, as `name=value`.
-        settings: The rest of `Settings`.
+        options: Arguments of the pipeline's call, as `name=value`.
+        settings: The other fields of `Settings`.
 
     Returns:
-        The exit status: 1 where no input has an answer. What the user can mend ends the process with 2 or 3.
+        The exit status: 1 if no input has an answer. Errors that the user can fix end the process with 2 or 3.
     """
     with one_message():
         try:
             job = Settings(**settings, options=read_options(options))
             summary = predict_to_file(job)
         except KeyboardInterrupt:
-            print("hf_fer: interrupted; finished shards are kept, the same command goes on.", file=sys.stderr)
+            print("hf_fer: interrupted; finished shards are kept, the same command continues.", file=sys.stderr)
             sys.exit(130)
     print_summary(summary, job.output)
     return int(sum(summary["errors"].values()) == summary["inputs"])
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:
-    """`name=value` as values: JSON where it is JSON, else text; raises `RecipeError` where there is no `=`."""
+    """Parse `name=value` pairs; a value is JSON or else text. Raises `RecipeError` where there is no `=`."""
     found = {}
     for option in options:
         name, equals, value = option.partition("=")

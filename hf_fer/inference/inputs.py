@@ -1,4 +1,4 @@
-"""What is to be predicted: files, folders, tables and data sets of the Hub as one list, in their order."""
+"""Inputs of a prediction: files, folders, tables and Hub data sets as one ordered list."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class Input:
     """
-    One thing to predict.
+    One input to predict.
 
     Args:
-        name: File, or table and row, or number of a text; what the output calls it.
-        value: What the pipeline is given.
-        target: The true answer, where it is known.
-        error: Why there is nothing to give to the pipeline.
-        has_target: Whether its table has a column of true answers, which may be empty in this row.
+        name: Name in the output: the file, the table and row, or the number of a text.
+        value: Input of the pipeline.
+        target: True answer, where it is known.
+        error: Why the pipeline cannot be given this input.
+        has_target: Whether the input's table has a column of true answers, which may be empty in this row.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Input:
 
 def read_sources(sources: Iterable[str], predictor: type[Predictor], form: TableFormat | None = None) -> list[Input]:
     """
-    The inputs of files, folders, tables and Hub data sets, in the order in which they are given.
+    Read the inputs of files, folders, tables and Hub data sets, in the given order.
 
     Args:
         sources: Paths, or names of Hub data sets where there is no such path.
-        predictor: Of the system, which says what it takes.
-        form: How tables are written.
+        predictor: Predictor class of the system, which tells the inputs that it takes.
+        form: Encoding and delimiter of tables.
 
     Raises:
-        DataError: a source does not exist, does not parse, or has nothing that the system takes.
+        DataError: a source does not exist, does not parse, or has no input that the system takes.
     """
     return [found for source in sources for found in _read_source(source, predictor, form)]
 
@@ -82,7 +82,7 @@ def _file(path: Path, predictor: type[Predictor]) -> Input:
 
 
 def _table(table: pd.DataFrame, source: str, predictor: type[Predictor], finder: PathFinder | None) -> Iterator[Input]:
-    """The rows of a table; `finder` finds files that it names, and is `None` for a data set of the Hub."""
+    """Inputs of a table's rows; `finder` finds the files that it names, and is `None` for a Hub data set."""
     usual = [name for names in predictor.columns.values() for name in names]
     need_column(table, usual, "input", source)
     columns = {key: name for key, names in predictor.columns.items() if (name := find_column(table, names))}
@@ -121,7 +121,7 @@ def files_of(value: Any, predictor: type[Predictor]) -> list[str | Path]:
 
 
 def number_items(items: Iterable[Any], predictor: type[Predictor]) -> Iterator[Input]:
-    """What a Python program gives: a path keeps its name, anything else is named by its number, from 1."""
+    """Inputs of a Python iterable: a path is its own name, anything else is named by its number, from 1."""
     for number, item in enumerate(items, 1):
         if isinstance(item, Path) or (isinstance(item, str) and not predictor.takes_texts):
             yield Input(str(item), item)

@@ -1,4 +1,4 @@
-"""Predicting into a file: shards over processes, resumed where a run was killed, joined at the end."""
+"""Prediction into a file: shards are divided among processes, resumed after a kill, and joined at the end."""
 
 import hashlib
 import multiprocessing
@@ -30,7 +30,7 @@ from hf_fer.runtime.failures import RunError
 SHOWN_ERRORS = 3
 ENGINES = ("processes", "ray")
 START_METHOD = "spawn"
-"""Of processes: an accelerator that the first one has used does not survive a fork."""
+"""Start method of worker processes: an accelerator that the parent has used does not survive a fork."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,17 @@ class Settings:
     One call of `hf-fer predict`.
 
     Args:
-        model: A saved model's folder, or its name on the Hub.
+        model: Folder of a saved model, or its name on the Hub.
         sources: Files, folders, tables and Hub data sets.
-        output: The file to make; its ending says how.
+        output: File to write; its ending chooses the format.
         probabilities, timeline, batch_size, options: See `hf_fer.predict`.
-        shard_size: Inputs that are written together: at most these are lost when a process is killed.
-        num_processes: Each has its own copy of the model, on its own accelerator where there are several.
-        engine: What starts them: `processes` on this machine, or `ray` on a cluster.
-        address: Of the Ray cluster; see `hf_fer.inference.cluster.run`.
-        form: How tables are written.
-        overwrite: Replace what is there.
+        shard_size: Number of inputs per shard; a killed process loses at most one shard.
+        num_processes: Number of processes, each with its own copy of the model, on its own accelerator if there are
+            several.
+        engine: `processes` starts them on this machine, `ray` on a cluster.
+        address: Address of the Ray cluster; see `hf_fer.inference.cluster.run`.
+        form: Encoding and delimiter of tables.
+        overwrite: Whether to replace an existing output.
     """
 
     model: str
@@ -73,7 +74,7 @@ class Settings:
         if self.engine == "ray":
             cluster.check_installed()
         elif self.address is not None:
-            raise RecipeError(f"--address {self.address} is of a Ray cluster: give --engine ray, too.")
+            raise RecipeError(f"--address {self.address} names a Ray cluster: add --engine ray.")
         for name in ("encoding", "delimiter"):
             if problem := out_of_range(name, getattr(self.form, name)):
                 raise RecipeError(problem)
@@ -84,7 +85,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
     Predict all inputs of a call.
 
     Returns:
-        `inputs`, `errors` (reason -> how often), and `metrics` where inputs have a true answer.
+        `inputs` (their number), `errors` (reason -> count), and `metrics` where inputs have a true answer.
 
     Raises:
         RecipeError, DataError: model, inputs or output cannot be used.
@@ -116,7 +117,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
 
 
 def fingerprint(settings: Settings, model: FoundModel, inputs: Sequence[Input]) -> str:
-    """What tells the shards of one call from those of another."""
+    """Digest of model, settings and inputs, which identifies the shards of a call."""
     given = [getattr(settings, name) for name in ("probabilities", "timeline", "batch_size", "shard_size", "options")]
     facts = [model.facts, given]
     seen = hashlib.sha256(digest(facts).encode())
@@ -134,7 +135,7 @@ def _run(
     done: Callable[[int], Any],
     with_target: bool,
 ) -> None:
-    """Predict the shards that are missing: here, in processes of their own, or on a cluster."""
+    """Predict the missing shards: in this process, in worker processes, or on a cluster."""
     if not parts:
         return
     load = partial(
@@ -157,7 +158,7 @@ def _run(
 def _run_processes(
     count: int, work: Work, shards: Shards, parts: dict[int, list[Input]], done: Callable[[int], Any]
 ) -> None:
-    """Predict shards in processes of their own."""
+    """Predict shards in worker processes."""
     context = multiprocessing.get_context(START_METHOD)
     progress = context.Queue()
     numbers = list(parts)
@@ -180,7 +181,7 @@ def _run_processes(
 
 
 def _watch(workers: list[Any], progress: Any, done: Callable[[int], Any]) -> None:
-    """Pass on progress until all processes are finished; raises `RunError` when one has ended otherwise."""
+    """Report progress until all workers have finished; raises `RunError` when one fails."""
     while True:
         alive = any(worker.is_alive() for worker in workers)
         try:
@@ -194,13 +195,13 @@ def _watch(workers: list[Any], progress: Any, done: Callable[[int], Any]) -> Non
         failed = next((worker for worker in workers if worker.exitcode not in (None, 0)), None)
         if failed and progress.empty():
             raise RunError(
-                f"a process ended with status {failed.exitcode} (-9 is a lack of memory, most often). Finished shards "
-                "are kept: the same command goes on; lower --num_processes or --batch_size where memory was short."
+                f"a process ended with status {failed.exitcode} (-9 usually means out of memory). Finished shards are "
+                "kept: run the same command to continue; lower --num_processes or --batch_size if memory ran out."
             )
 
 
 def _worker(rank: int, threads: int, progress: Any, work: Work, shards: Shards, parts: dict[int, list[Input]]) -> None:
-    """One of several processes; what ends it is told to the first."""
+    """Main function of a worker process; it sends an error that ends it to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     torch.set_num_threads(threads)
     try:
@@ -215,19 +216,19 @@ def _worker(rank: int, threads: int, progress: Any, work: Work, shards: Shards, 
 def predict_shards(
     work: Work, shards: Shards, parts: dict[int, list[Input]], done: Callable[[int], Any], rank: int = 0
 ) -> None:
-    """Answer shards in this process, and write each when it is whole."""
+    """Predict shards in this process, and write each when it is complete."""
     predictor = work.load(rank=rank)
     schema = schema_of(predictor, work.with_target)
     parent = multiprocessing.parent_process()
     for number, inputs in parts.items():
         if parent is not None and not parent.is_alive():
-            os._exit(1)  # the first process was killed, and nobody waits for this one
+            os._exit(1)  # the parent was killed, so nobody waits for this worker
         rows = answer(predictor, inputs, work.batch_size or predictor.batch_size, done)
         shards.write(number, rows, schema)
 
 
 def summarise(shards: Shards, model: FoundModel) -> dict[str, Any]:
-    """What the rows say together; see `predict_to_file`."""
+    """Summarise the rows of all shards; see `predict_to_file`."""
     errors: Counter[str] = Counter()
     count, said, scored = 0, [], []
     for row in shards.rows():
@@ -242,7 +243,7 @@ def summarise(shards: Shards, model: FoundModel) -> dict[str, Any]:
 
 
 def print_summary(summary: dict[str, Any], output: str) -> None:
-    """What a call did, for its user."""
+    """Print the number of inputs, the most frequent errors and the metrics of a call."""
     errors = Counter(summary["errors"])
     print(f"{output}: {summary['inputs']} inputs, {errors.total()} without an answer")
     for reason, count in errors.most_common(SHOWN_ERRORS):

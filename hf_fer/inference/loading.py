@@ -1,4 +1,4 @@
-"""From a model's folder or Hub name to its system's pipeline."""
+"""Finds the system of a saved model, and loads the model in the system's pipeline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +23,19 @@ from hf_fer.weights.starting_points import check_folder, load_model, read
 
 FIELD = "model_name_or_path: "
 PARTS = {"processor": AutoProcessor, "tokenizer": AutoTokenizer, "feature_extractor": AutoFeatureExtractor}
-"""What a pipeline needs beside its model, by the name of `pipeline`'s argument."""
+"""Argument of `pipeline` -> Auto class of what a pipeline needs beside its model."""
 
 
 @dataclass(frozen=True)
 class FoundModel:
     """
-    A saved model whose system is known, not loaded yet.
+    A saved model whose system is known; it is not loaded yet.
 
     Args:
-        path: Its folder or name on the Hub.
-        predictor: Its system's.
+        path: Folder of the model, or its name on the Hub.
+        predictor: Predictor class of its system.
         labels: Class names in index order.
-        facts: What tells it from any other model.
+        facts: File facts or Hub commit, which identify the model.
     """
 
     path: str
@@ -46,10 +46,10 @@ class FoundModel:
 
 def find_model(path: str) -> FoundModel:
     """
-    A model's system, by the pipeline that its `config.json` names or its kind of model.
+    Find a model's system by the pipeline that its `config.json` names, or by its model type.
 
     Raises:
-        RecipeError: there is no such model, it is not whole, or no system has a pipeline for it.
+        RecipeError: there is no such model, it is incomplete, or no system has a pipeline for it.
     """
     try:
         return _find(path)
@@ -88,7 +88,7 @@ def _predictor_of(written: dict[str, Any], path: str) -> type[Predictor]:
             return predictor
     raise RecipeError(
         f"{path}: no system has a pipeline for {model_type} ({', '.join(kinds) or 'no architecture'}). Give a model "
-        f"that this package trained, or one of the kinds that its pipelines take: {', '.join(sorted(known))}."
+        f"that this package trained, or one for one of its pipelines: {', '.join(sorted(known))}."
     )
 
 
@@ -110,19 +110,19 @@ def load_predictor(
     options: dict[str, Any] | None = None,
 ) -> Predictor:
     """
-    The model in its pipeline, on the accelerator of a process's rank, or on the CPU where there is none.
+    Load a model in its pipeline, on the accelerator of the process's rank, or on the CPU without accelerators.
 
     Args:
         found: The model.
-        rank: Of this process, from 0.
+        rank: Rank of this process, from 0.
         probabilities, timeline, options: See `hf_fer.predict`.
 
     Raises:
-        RecipeError: weights or the processor are missing or damaged, or an option is not one of the pipeline.
+        RecipeError: weights or the processor are missing or damaged, or the pipeline does not have an option.
     """
     task = found.predictor.pipeline_task
     if timeline and found.predictor.timeline_options is None:
-        raise RecipeError(f"--timeline: an input of {task} has no parts that follow one another; leave it out.")
+        raise RecipeError(f"--timeline: answers of {task} have no segments; leave it out.")
     pipeline_class = PIPELINE_REGISTRY.supported_tasks[task]["impl"]
     wanted = {part: auto for part, auto in PARTS.items() if getattr(pipeline_class, f"_load_{part}")}
     try:
@@ -140,7 +140,7 @@ def load_predictor(
 
 
 def device(rank: int) -> torch.device:
-    """Where the process of a rank computes."""
+    """Device of the process with this rank."""
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if kind is None:
         return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Tables of answers: finished shards beside the output, and the one file that they become."""
+"""Output files of predictions: finished shards beside the output, and the one file that they are joined to."""
 
 import csv
 import json
@@ -26,12 +26,12 @@ class Shards:
     """
     The shards of one output, in the folder `<output>.parts` beside it until they are joined.
 
-    A shard is written under another name and renamed when it is whole, so that what a killed process leaves is either
-    finished or not there.
+    A shard is written to a temporary file and renamed when it is complete, so that a killed process leaves no partial
+    shard.
 
     Args:
-        output: The file to make.
-        count: How many shards there are.
+        output: File to write.
+        count: Number of shards.
     """
 
     def __init__(self, output: str | Path, count: int):
@@ -41,17 +41,17 @@ class Shards:
 
     def open(self, fingerprint: str, *, overwrite: bool) -> FileLock:
         """
-        Take the folder for this run.
+        Lock the folder and check that its shards belong to this run.
 
         Args:
-            fingerprint: Of model, inputs and settings: shards of others are not gone on with.
-            overwrite: Replace shards of another model or of other inputs.
+            fingerprint: Digest of model, inputs and settings; only shards with the same one are continued.
+            overwrite: Whether to remove shards with another fingerprint.
 
         Returns:
-            The lock that keeps other processes out until it is released or its process ends.
+            The lock, which keeps other processes out until it is released or its process ends.
 
         Raises:
-            RecipeError: the shards are of another model or other inputs, or in use.
+            RecipeError: the shards are of another model, other inputs or other settings, or another process uses them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -65,7 +65,7 @@ class Shards:
                 lock.release()
                 raise RecipeError(
                     f"{self.folder} has shards of another model, other inputs or other settings; give the same ones "
-                    "to go on, or --overwrite to begin again."
+                    "to continue, or --overwrite to start over."
                 )
             for shard in self.folder.glob("*.parquet"):
                 shard.unlink()
@@ -73,7 +73,7 @@ class Shards:
         return lock
 
     def path(self, number: int) -> Path:
-        """Where a shard is, or will be."""
+        """Path of a shard, whether it exists or not."""
         return self.folder / f"{number:06d}.parquet"
 
     def missing(self) -> list[int]:
@@ -81,7 +81,7 @@ class Shards:
         return [number for number in range(self.count) if not self.path(number).exists()]
 
     def write(self, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-        """Write a shard, whole or not at all."""
+        """Write a shard atomically."""
         part = self.folder / f"{number:06d}.{os.getpid()}.tmp"
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
         os.replace(part, self.path(number))
@@ -92,7 +92,7 @@ class Shards:
             yield from pq.read_table(self.path(number)).to_pylist()
 
     def join(self, predictor: type[Predictor]) -> None:
-        """Make the output of the shards; raises `DataError` where the only input of a plot or subtitles is bad."""
+        """Join the shards to the output; raises `DataError` if the only input of a plot or subtitles has an error."""
         ending = self.output.suffix.lower()
         joined = self.folder / f"joined{ending}"
         if ending in (*SUBTITLES, *PLOTS):
@@ -111,7 +111,7 @@ class Shards:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the first shard, which are those of all."""
+        """Columns and types, which all shards share."""
         return pq.read_schema(self.path(0))
 
     def _parquet(self, path: Path) -> None:
@@ -144,12 +144,12 @@ def _write_subtitles(path: Path, row: dict[str, Any], predictor: type[Predictor]
 
 
 def _cell(value: Any) -> Any:
-    """A CSV field: text as it is, nothing for what is missing, JSON for the rest."""
+    """A value of a CSV field: text and `None` as they are, JSON for other values."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def schema_of(predictor: Predictor, with_target: bool) -> pa.Schema:
-    """The columns of a run's rows."""
+    """Columns and types of a run's rows."""
     target = {"target": pa.string()} if with_target else {}
     return pa.schema({"input": pa.string(), **predictor.fields, **target, "error": pa.string()})
 
@@ -157,7 +157,7 @@ def schema_of(predictor: Predictor, with_target: bool) -> pa.Schema:
 def check_output(
     output: str | Path, inputs: Sequence[Any], predictor: type[Predictor], timeline: bool, options: dict[str, Any]
 ) -> None:
-    """Raises `RecipeError` where an output cannot be written as its ending says."""
+    """Raises `RecipeError` where the answers cannot be written in the format of the output's ending."""
     ending = Path(output).suffix.lower()
     check_choice("the ending of --output", ending, ENDINGS)
     if ending not in (*SUBTITLES, *PLOTS):
@@ -168,4 +168,4 @@ def check_output(
         remedy = "" if predictor.timeline_options is None else "; give --timeline"
         raise RecipeError(f"{output}: answers of {predictor.pipeline_task} have no segments{remedy}.")
     if len(inputs) != 1:
-        raise RecipeError(f"{output}: is for one input, and there are {len(inputs)}; give .jsonl for many.")
+        raise RecipeError(f"{output}: takes one input, and there are {len(inputs)}; give .jsonl for several.")

@@ -1,4 +1,4 @@
-"""A timeline as a picture: what is where, and how sure the model is of it."""
+"""Plots of timelines: segments with their confidence, and curves of the class probabilities."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from hf_fer.task.predictor import Predictor
 
 PLOTS = (".png", ".svg", ".pdf")
 CURVE = "p_"
-"""What the names of a curve's classes begin with."""
+"""Prefix of the class names in a curve."""
 
 
 def plot_timeline(path: Path, row: dict[str, Any], predictor: type[Predictor]) -> None:
     """
-    Draw one row's segments as bars as high as their confidence, below the curve of each class where it has one.
+    Draw the segments of a row as bars whose height is their confidence, below the curves of the classes if it has any.
 
     Args:
-        path: Of the picture; its ending says what kind.
-        row: With `segments`, and maybe `curve`.
-        predictor: Of the system.
+        path: Picture to write; its ending chooses the format.
+        row: Row with `segments` and, optionally, `curve`.
+        predictor: Predictor class of the system.
     """
     curve, segments = row.get("curve") or [], row["segments"] or []
     names = [name.removeprefix(CURVE) for name in curve[0] if name.startswith(CURVE)] if curve else []
@@ -56,6 +56,6 @@ def plot_timeline(path: Path, row: dict[str, Any], predictor: type[Predictor]) -
 
 
 def minutes(seconds: float) -> str:
-    """Minutes, seconds and tenths."""
+    """A time as minutes, seconds and tenths."""
     tenths = round(10 * seconds)
     return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"

@@ -1,4 +1,4 @@
-"""Rows of answers, one for each input, whatever becomes of it: `hf_fer.predict`."""
+"""`hf_fer.predict`: one row for each input, with its answer or the reason why it has none."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hf_fer.runtime.failures import RunError, is_out_of_memory
 from hf_fer.task.predictor import Predictor
 
 LOOK_AHEAD = 32
-"""Batches that are read together, so that inputs of like length share one."""
+"""Number of batches that are read at once, so that inputs of similar length can share a batch."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,22 @@ def predict(
     options: dict[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Answer inputs one after the other, reading no further ahead than a few batches.
+    Predict inputs in order, reading at most a few batches ahead.
 
     Args:
-        model: A saved model's folder, or its name on the Hub.
-        inputs: A list, generator or other iterable of what the system's pipeline takes; or one path, which may be a
-            file, a folder, a table, or (as a string) a Hub data set. To a system of texts a string is a text.
-        probabilities: Whether a row has every class's probability, as `p_<class>`.
-        timeline: Whether a row has `segments`, which say what is where in the input: emotions over time, languages of
-            a text's parts. With `probabilities` too, emotions have `curve`, every class's probability over time.
-        batch_size: Inputs that go through the model together.
-        options: Of the pipeline's call, such as `{"window_seconds": 2}`.
+        model: Folder of a saved model, or its name on the Hub.
+        inputs: A list, generator or other iterable of inputs of the system's pipeline; or one path, which may be a
+            file, a folder, a table, or (as a string) a Hub data set. For a system of texts, a string is a text.
+        probabilities: Whether a row has the probability of every class, as `p_<class>`.
+        timeline: Whether a row has `segments`: labels with start and end in the input, such as emotions over time or
+            languages of the passages of a text. With `probabilities`, emotions also have `curve`, the probability of
+            every class over time.
+        batch_size: Number of inputs in a batch; the system's default if `None`.
+        options: Arguments of the pipeline's call, such as `{"window_seconds": 2}`.
 
     Yields:
-        One dictionary an input, in order: `input`, the system's columns, and `error`, the reason why it has no answer.
+        One dictionary per input, in order: `input`, the system's columns, and `error`, the reason why it has no
+        answer.
 
     Raises:
         RecipeError: the model cannot be loaded.
@@ -77,11 +79,11 @@ def answer(
     predictor: Predictor, inputs: Sequence[Input], batch_size: int, done: Callable[[int], None] = lambda count: None
 ) -> list[dict[str, Any]]:
     """
-    Rows of inputs, in their order; those of like length go through the model together.
+    The rows of inputs, in order; inputs of similar length share a batch.
 
     Args:
-        predictor: With the model loaded.
-        inputs: Some of them may be bad; each such one is a row with its reason.
+        predictor: Predictor with the model loaded.
+        inputs: Inputs; an unusable one gets a row with the reason in `error`.
         batch_size: See `predict`.
         done: Called with the number of inputs that were answered since the last call.
 
@@ -101,14 +103,14 @@ def answer(
 
 
 def _answers(predictor: Predictor, values: list[Any], batch_size: int) -> list[dict[str, Any]]:
-    """Rows of one call; where it fails, of its halves, until a bad input is alone."""
+    """Rows of one call of the pipeline; if it fails, each half is tried alone, until the bad inputs are isolated."""
     try:
         found = predictor.pipe(values, batch_size=batch_size, **predictor.options)
         return [predictor.row(one) for one in found]
-    except Exception as error:  # whatever a file or text brings about in decoders and models
+    except Exception as error:  # decoders and models may raise anything for a bad file or text
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise RunError(f"Out of memory with {len(values)} inputs together; lower --batch_size.") from error
-        if isinstance(error, torch.AcceleratorError):  # after which the device answers nothing any more
+        if isinstance(error, torch.AcceleratorError):  # the device cannot be used any more
             raise RunError(f"The accelerator failed: {error}") from error
         if len(values) == 1:
             return [{"error": " ".join(str(error).split()) or type(error).__name__}]
@@ -123,5 +125,5 @@ def _whole(predictor: Predictor, given: Input, row: dict[str, Any]) -> dict[str,
 
 
 def _printable(value: Any) -> Any:
-    """Text with bytes of a file's name that are not UTF-8 as escapes, which no table could hold."""
+    """Escape bytes of a file's name that are not UTF-8, which a table cannot hold."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value

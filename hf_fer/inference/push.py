@@ -1,4 +1,4 @@
-"""`hf-fer push`: a finished run to the Hub, as a model or as a Space that runs it."""
+"""`hf-fer push`: uploads a finished run to the Hub, as a model or as a Space that runs it."""
 
 import ast
 import importlib.metadata
@@ -28,16 +28,16 @@ from hf_fer.weights.starting_points import check_folder
 CARD = "README.md"
 SPACE_FILES = Path(__file__).parent / "space"
 GRADIO = "6.31.0"
-"""The version that a Space is built with; that of `constraints.txt`."""
+"""Gradio version of a Space; the same as in `constraints.txt`."""
 OPTIONAL = ("flashlight", "kenlm")
-"""Modules of the extra `lm`, which a page does not use."""
+"""Modules of the extra `lm`, which a Space's page does not use."""
 SPACE_PACKAGE = b'"""The part of hf_fer that the model of this Space needs."""\n'
 PINNED = ("torch", "torchaudio", "torchvision", "transformers")
-"""Libraries whose version decides whether a model loads; the others are left to what a Space's Gradio needs."""
+"""Libraries whose version decides whether a model loads; the versions of others depend on the Space's Gradio."""
 
 
 def main(model: str, repo_id: str, *, space: bool, private: bool) -> int:
-    """Push, and print where to; returns the exit status. What the user can mend ends the process with 2 or 3."""
+    """Push and print the address; returns the exit status. Errors that the user can fix exit with status 2 or 3."""
     with one_message():
         print((push_space if space else push_model)(Path(model), repo_id, private=private or None))
     return 0
@@ -45,19 +45,19 @@ def main(model: str, repo_id: str, *, space: bool, private: bool) -> int:
 
 def push_model(folder: Path, repo_id: str, *, private: bool | None = None) -> str:
     """
-    Upload what may leave of a finished run; files that the repository has already are not sent.
+    Upload the files of a finished run that may leave the machine; files that have not changed are not sent.
 
     Args:
-        folder: Of the run, with its model.
-        repo_id: `owner/name`; made where there is none.
-        private: Of a new repository; the account's default if `None`.
+        folder: Output folder of the run, with its model.
+        repo_id: `owner/name`; the repository is created if it does not exist.
+        private: Whether a new repository is private; the account's default if `None`.
 
     Returns:
-        The repository's address.
+        The repository's URL.
 
     Raises:
-        RecipeError: the folder has no whole model, or the Hub cannot be reached or does not let the account in.
-        RunError: the upload failed, also when it was tried again.
+        RecipeError: the folder has no complete model, the Hub cannot be reached, or it refuses the account.
+        RunError: the upload failed after all retries.
     """
     system = system_of(folder)
     files = {name: shared_content(folder / name) for name in shared_files(folder, shared_patterns(load_task(system)))}
@@ -68,9 +68,9 @@ def push_model(folder: Path, repo_id: str, *, private: bool | None = None) -> st
 
 def push_space(folder: Path, repo_id: str, *, private: bool | None = None) -> str:
     """
-    Upload a Space that runs a finished run's model: a page, the model, and the code that it needs, without hf_fer.
+    Upload a Space with the model of a finished run, a page for it, and the code that it needs without hf_fer.
 
-    Args, returns, raises: as `push_model`; `RecipeError`, too, where the system has no page.
+    Args, returns and errors are those of `push_model`; `RecipeError` is also raised where the system has no page.
     """
     system = system_of(folder)
     predictor = next((one for one in predictors().values() if system_name(one) == system), None)
@@ -82,13 +82,13 @@ def push_space(folder: Path, repo_id: str, *, private: bool | None = None) -> st
 
 def system_of(folder: Path) -> str:
     """
-    The system of a finished run, by its report or else by its model.
+    The system of a finished run, read from its report or, without one, from its model.
 
     Raises:
-        RecipeError: there is no such folder, or no whole model in it.
+        RecipeError: the folder does not exist, or has no complete model.
     """
     if not folder.is_dir():
-        raise RecipeError(f"{folder}: there is no such folder; give that of a finished run.")
+        raise RecipeError(f"{folder}: there is no such folder; give the folder of a finished run.")
     report = folder / "report" / "metrics.json"
     if not report.is_file():
         return system_name(find_model(str(folder)).predictor)
@@ -99,12 +99,12 @@ def system_of(folder: Path) -> str:
 
 
 def system_name(predictor: type[Predictor]) -> str:
-    """The system that a predictor is of, from the folder that it is defined in."""
+    """Name of a predictor's system, from the module that defines it."""
     return predictor.__module__.removeprefix(f"{models.__name__}.").partition(".")[0]
 
 
 def card_of(folder: Path, name: str) -> bytes:
-    """The model's card, whose lines of Python load `name` in place of the run's folder."""
+    """The model's card, with Python examples that load `name` instead of the run's folder."""
     card = (folder / CARD).read_text(encoding="utf-8")
     written = re.compile(rf'"(?:[^"\s]*/)?{re.escape(folder.resolve().name)}"')
     parts = re.split(r"(^```python\n.*?^```$)", card, flags=re.MULTILINE | re.DOTALL)
@@ -112,7 +112,7 @@ def card_of(folder: Path, name: str) -> bytes:
 
 
 def space_files(folder: Path, system: str, predictor: type[Predictor], repo_id: str) -> dict[str, str | bytes]:
-    """What a Space is made of, by path: see `push_space`."""
+    """Path in the Space -> local file or content; see `push_space`."""
     code = sorted(file for place in models.__path__ for file in Path(place, system).glob("*.py"))
     patterns = [
         pattern for pattern in shared_patterns(load_task(system)) if "/" not in pattern and not pattern.endswith(".py")
@@ -134,8 +134,8 @@ def space_files(folder: Path, system: str, predictor: type[Predictor], repo_id: 
 
 
 def requirements(code: Iterable[Path]) -> list[str]:
-    """The distributions of what files import; with the present version where it decides whether a model loads."""
-    names = {"torch", "torchvision", "transformers"}  # image processors of the last need the second
+    """Requirements of the files' imports; the installed version is pinned if it decides whether a model loads."""
+    names = {"torch", "torchvision", "transformers"}  # image processors of transformers need torchvision
     for file in code:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -149,7 +149,7 @@ def requirements(code: Iterable[Path]) -> list[str]:
 
 
 def version(distribution: str) -> str:
-    """The installed version, without the part that names a build."""
+    """The installed version without its local build label, such as `+cu126`."""
     return importlib.metadata.version(distribution).partition("+")[0]
 
 
@@ -159,31 +159,29 @@ def _upload(
     if reason := unreachable():
         raise RecipeError(f"{reason}. Connect this machine.")
     api = HfApi()
-    _told(
-        api.whoami, "the Hub does not let this account in ({}): run `hf auth login` with a write token.", RecipeError
-    )
+    _told(api.whoami, "the Hub refuses this account ({}): run `hf auth login` with a write token.", RecipeError)
     try:
         made = _told(
             lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **options),
-            f"{repo_id} cannot be made or written to ({{}}).",
+            f"{repo_id} cannot be created or written to ({{}}).",
             RecipeError,
         )
     except HFValidationError as error:
-        raise RecipeError(f"{repo_id}: no name of a repository ({error}).") from error
+        raise RecipeError(f"{repo_id}: not a valid repository name ({error}).") from error
     operations = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
     _told(
         lambda: create_commit(api, made.repo_id, operations, "Pushed by hf-fer", repo_type=kind),
-        "the upload failed ({}). What was sent is kept: the same command goes on.",
+        "the upload failed ({}). Files that were sent are kept: run the same command to continue.",
         RunError,
     )
     return str(made)
 
 
 def _told(call: Callable[[], Any], message: str, kind: type[Exception]) -> Any:
-    """What a call gives, or its error in our words."""
+    """The result of a call; its error is raised as `kind` with the message."""
     try:
         return call()
     except HFValidationError:
         raise
-    except Exception as error:  # of the Hub, of the HTTP client, or of the disk
+    except Exception as error:  # raised by the Hub client, the HTTP client or the disk
         raise kind(message.format(" ".join(str(error).split()) or type(error).__name__)) from error

@@ -1,4 +1,4 @@
-"""Starting from a model folder strictly: all of its weights, finite, in the shapes that its configuration says."""
+"""Loads checkpoints strictly: all weights of a model must be present, finite, and of the configured shapes."""
 
 import json
 from collections.abc import Callable
@@ -21,26 +21,25 @@ from hf_fer.recipe.arguments import RecipeError
 
 INDEX_NAME = f"{SAFE_WEIGHTS_NAME}.index.json"
 NOT_LOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
-REMEDY = "Copy it anew, give another checkpoint, or train it again."
+REMEDY = "Copy it again, give another checkpoint, or train it again."
 
 
 def nothing_anew(name: str) -> bool:
-    """No weight may be drawn anew."""
+    """Default of `load_model`'s `anew`: no weight may be initialised randomly."""
     return False
 
 
 def check_folder(path: str, model_type: str | None, systems: list[str]) -> None:
     """
-    Look at the files of a local model folder, before anything else is read; a path that is no folder is left to who
-    loads it.
+    Check the files of a local model folder before anything else is read; any other path is not checked.
 
     Args:
-        path: The folder.
-        model_type: What `config.json` has to say, or `None` for any that no system of this house has.
+        path: Folder of the model.
+        model_type: Model type that `config.json` must have, or `None` for any that is not a system of hf_fer.
         systems: Names of all systems, which are the model types of their models.
 
     Raises:
-        RecipeError: a file is missing, cannot be read, or is of another system.
+        RecipeError: a file is missing, unreadable, or belongs to another system.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -59,12 +58,12 @@ def check_folder(path: str, model_type: str | None, systems: list[str]) -> None:
     elif (folder / INDEX_NAME).is_file():
         for name in sorted(set(read_object(folder / INDEX_NAME).get("weight_map", {}).values())):
             check_weights(folder / name)
-    elif model_type is not None or not (folder / WEIGHTS_NAME).is_file():  # other libraries' may be a pickle
+    elif model_type is not None or not (folder / WEIGHTS_NAME).is_file():  # models of other libraries may be a pickle
         check_weights(folder / SAFE_WEIGHTS_NAME)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object; raises `RecipeError` where there is none."""
+    """Read a JSON file with one object; raises `RecipeError` where there is none."""
     if not path.is_file():
         raise RecipeError(f"model_name_or_path: {path.parent} has no model: no {path.name}. {REMEDY}")
     try:
@@ -77,7 +76,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def check_weights(path: Path) -> None:
-    """Raises `RecipeError` where a file is missing or no whole safetensors file."""
+    """Raises `RecipeError` where a file is missing or is no complete safetensors file."""
     if not path.is_file():
         raise RecipeError(f"model_name_or_path: {path.parent} has no weights: no {path.name}. {REMEDY}")
     try:
@@ -85,12 +84,12 @@ def check_weights(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise RecipeError(
-            f"model_name_or_path: {path} is no whole safetensors file ({error}); other formats are not read. {REMEDY}"
+            f"model_name_or_path: {path} is no complete safetensors file ({error}); no other format is read. {REMEDY}"
         ) from error
 
 
 def read(load: Callable[..., Any], path: str, **options: Any) -> Any:
-    """What `load(path, **options)` gives, a configuration say; raises `RecipeError` where it cannot be read."""
+    """Return `load(path, **options)`, such as a configuration; raises `RecipeError` where that fails."""
     try:
         return load(path, **options)
     except (*NOT_LOADABLE, StrictDataclassError) as error:
@@ -104,13 +103,13 @@ def load_model(
     model_class: type, path: str, *, anew: Callable[[str], bool] = nothing_anew, **options: Any
 ) -> PreTrainedModel:
     """
-    A model with all weights from its checkpoint.
+    Load a model with all weights of its checkpoint.
 
     Args:
-        model_class: With `from_pretrained`.
+        model_class: Class with `from_pretrained`.
         path: Folder or Hub repository.
-        anew: Whether a weight, by its name, may be missing or have another shape, and is drawn anew.
-        options: For `from_pretrained`.
+        anew: Whether the weight of this name may be missing or have another shape; it is then initialised randomly.
+        options: Arguments of `from_pretrained`.
 
     Raises:
         RecipeError: weights are missing, of another shape or not finite, or nothing can be loaded.

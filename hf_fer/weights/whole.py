@@ -1,7 +1,7 @@
-"""Weights that are put into a model: all of them, or a message that lists what would be left.
+"""Loads all weights of a model from a checkpoint, or fails with a list of the weights that do not match.
 
-transformers saves some layers under other names than `state_dict()` has (those of ViT), which `from_pretrained`
-translates, and the Trainer, which loads its checkpoints with `load_state_dict(strict=False)`, does not.
+transformers saves some layers (those of ViT) under other names than `state_dict()` has. `from_pretrained` translates
+the names; the Trainer, which loads its checkpoints with `load_state_dict(strict=False)`, does not.
 """
 
 import copy
@@ -21,12 +21,13 @@ LISTED = 20
 @contextmanager
 def whole_loads(model: nn.Module) -> Iterator[None]:
     """
-    Meanwhile, `load_state_dict` on the model gives it every weight, under whichever name it was saved.
+    Inside the block, `load_state_dict` on the model loads every weight, under whichever name it was saved.
 
-    Of a model with adapters, every weight that trains. FSDP and DeepSpeed load in their own ways, which are strict.
+    For a model with adapters, these are the weights that train. FSDP and DeepSpeed load checkpoints strictly by
+    themselves.
 
     Raises:
-        RecipeError: in the block, by the load that would leave weights of the model as they are or has others.
+        RecipeError: a load inside the block lacks weights of the model, or has others.
     """
     handle = model.register_load_state_dict_pre_hook(_make_whole)
     try:
@@ -36,7 +37,7 @@ def whole_loads(model: nn.Module) -> Iterator[None]:
 
 
 def _make_whole(model: nn.Module, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """A hook of `load_state_dict`: put the names of a state right in place."""
+    """Hook of `load_state_dict`: translate the names of a state dict in place, and check them."""
     if isinstance(model, PreTrainedModel) and set(state) != set(model.state_dict()):
         renamed = in_own_names(model, state)
         state.clear()
@@ -45,7 +46,7 @@ def _make_whole(model: nn.Module, state: dict[str, Tensor], prefix: str, *args: 
 
 
 def in_own_names(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names that `save_pretrained` writes -> those that `state_dict()` of the model has."""
+    """Translate the names that `save_pretrained` writes to those of the model's `state_dict()`."""
     loaded, info = type(model).from_pretrained(
         None, config=copy.deepcopy(model.config), state_dict=dict(state), output_loading_info=True
     )
@@ -56,10 +57,10 @@ def in_own_names(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, 
 
 def check_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
     """
-    Compare the names of a state with those of a model.
+    Compare the names of a state dict with those of a model.
 
     Raises:
-        RecipeError: the model has weights that the state lacks, or lacks some that the state has; it lists them.
+        RecipeError: the state dict lacks weights of the model, or has others; the message lists them.
     """
     own = set(model.state_dict())
     if isinstance(model, PeftModel):
@@ -70,8 +71,8 @@ def check_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
     if any(problems.values()):
         listed = "".join(f"\n{kind}: {_short(names)}" for kind, names in problems.items() if names)
         raise RecipeError(
-            f"The weights do not fit the model {type(model).__name__}, of which a part would stay as it was. Load "
-            f"them into a model of the recipe that they were trained with.{listed}"
+            f"The weights do not fit the model {type(model).__name__}: some would be missing or unused. Load them "
+            f"into a model of the recipe that they were trained with.{listed}"
         )
 
 

@@ -97,7 +97,7 @@ def test_without_ray_the_message_names_the_extra(monkeypatch):
 
 
 def test_engine_and_address_are_checked():
-    with pytest.raises(RecipeError, match="--engine ray, too"):
+    with pytest.raises(RecipeError, match="add --engine ray"):
         Settings("model", ["a.wav"], "out.csv", address="auto")
     with pytest.raises(RecipeError, match="processes"):
         Settings("model", ["a.wav"], "out.csv", engine="spark")

@@ -92,7 +92,7 @@ def test_a_hub_that_fails_for_now_is_asked_again(hub, finished):
     assert len([path for method, path in hub.requests if method == "PUT"]) == 1  # the weights, once
     hub.faults += [500] * 3
     (finished / "config.json").write_text((finished / "config.json").read_text() + "\n")
-    with pytest.raises(RunError, match="the same command goes on"):
+    with pytest.raises(RunError, match="run the same command to continue"):
         push_model(finished, REPO)
     hub.faults[:] = [403]
     with pytest.raises(RunError):
@@ -162,7 +162,7 @@ def test_what_cannot_be_pushed_is_one_message(hub, finished, monkeypatch, damage
 
 
 def test_no_hub_and_no_name_are_told_of(hub, finished, monkeypatch):
-    with pytest.raises(RecipeError, match="no name of a repository"):
+    with pytest.raises(RecipeError, match="not a valid repository name"):
         push_model(finished, "a/b/c")
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RecipeError, match="cannot be reached"):

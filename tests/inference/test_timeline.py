@@ -42,7 +42,7 @@ def test_languages_of_a_text_and_words_of_a_recording_have_the_same_form(systems
 @pytest.mark.parametrize(
     ("name", "output", "fields", "message"),
     [
-        ("csr", "out.csv", {"timeline": True}, "has no parts"),
+        ("csr", "out.csv", {"timeline": True}, "have no segments"),
         ("csr", "out.png", {}, "have no segments"),
         ("language_id", "out.png", {}, "give --timeline"),
         ("language_id", "out.vtt", {"timeline": True}, "have no times"),
@@ -51,5 +51,5 @@ def test_languages_of_a_text_and_words_of_a_recording_have_the_same_form(systems
 def test_what_has_no_timeline_is_refused(systems, tmp_path, name, output, fields, message):
     with pytest.raises(RecipeError, match=message):
         run(systems[name], systems[name].files[:1], tmp_path / output, **fields)
-    with pytest.raises(RecipeError, match="is for one input"):
+    with pytest.raises(RecipeError, match="takes one input"):
         run(systems["speech_to_text"], systems["speech_to_text"].files[:2], tmp_path / "out.png")

@@ -67,12 +67,15 @@ HARM = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
-        "no whole safetensors file",
+        "no complete safetensors file",
     ),
-    "corrupt": (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 999), "no whole safetensors file"),
+    "corrupt": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 999),
+        "no complete safetensors file",
+    ),
     "pickle": (
         lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1})),
-        "no whole safetensors file",
+        "no complete safetensors file",
     ),
     "no classifier": (
         lambda folder: change_weights(

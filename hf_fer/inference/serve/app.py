@@ -1,4 +1,4 @@
-"""The application: routes of every model that is served, health, and errors in one form."""
+"""The web application: routes of the served models, health checks, and errors in one format."""
 
 from typing import Any
 
@@ -17,25 +17,25 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": said}
     for status, said in {
-        401: "no token, or another one",
-        404: "no such model here",
-        408: "the body came too slowly",
+        401: "the token is missing or wrong",
+        404: "there is no such model here",
+        408: "the body arrived too slowly",
         413: "the body or text is too large",
-        422: "a file or field that cannot be used; the message says why",
-        429: "too many requests wait",
+        422: "a file or field cannot be used; the message says why",
+        429: "too many requests are waiting",
         503: "the answer took too long",
     }.items()
 }
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The state of the server."""
 
     status: str = "ok"
 
 
 class ModelEntry(BaseModel):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: str = "model"
@@ -45,7 +45,7 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Models that are served, in the form of OpenAI's clients."""
+    """The served models, in the format of OpenAI's API."""
 
     object: str = "list"
     data: list[ModelEntry]
@@ -63,17 +63,17 @@ def new_app(
     The application that serves loaded models.
 
     Args:
-        hosts: The models, by system.
-        limits: Of a request.
-        token: That requests must bring, if there is one.
-        is_local: Whether only this machine can reach it. Then pages of other sites cannot either, under any name that
-            they give to this machine's address.
+        hosts: The models of each system.
+        limits: Limits of a request.
+        token: Token that requests must send; `None` for no token.
+        is_local: Whether only this machine can reach the server. Requests are then accepted only under a local host
+            name, which keeps out other sites whose names resolve to this machine (DNS rebinding).
         with_page: Whether there is a page for browsers at `/`.
     """
     app = FastAPI(
         title="hf_fer", version=__version__, description="Emotion, language, speech and concept models over HTTP."
     )
-    bearer = [Depends(HTTPBearer(auto_error=False))] if token else []  # the guard checks it; this describes it
+    bearer = [Depends(HTTPBearer(auto_error=False))] if token else []  # for the OpenAPI description; `Guard` checks it
     router = APIRouter(responses=REFUSALS, dependencies=bearer)
     for host in hosts:
         host.service.add_route(router, host)
@@ -82,7 +82,7 @@ def new_app(
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, told_of_field)
     if with_page:
-        from hf_fer.inference.serve.pages import mount_page  # which imports Gradio
+        from hf_fer.inference.serve.pages import mount_page  # imports Gradio
 
         mount_page(app, hosts, limits)
     app.add_middleware(Guard, limits=limits, token=token, hosts=LOOPBACK if is_local else None)
@@ -90,35 +90,35 @@ def new_app(
 
 
 def add_health(app: FastAPI, hosts: list[SystemHost], dependencies: list[Any]) -> None:
-    """Routes that say how the server is."""
+    """Add the routes for health checks and the list of models."""
 
     @app.get("/healthz")
     async def health() -> Health:
-        """The process lives."""
+        """Whether the process runs."""
         return Health()
 
     @app.get("/readyz", responses={503: {"model": ErrorAnswer}})
     async def ready() -> Health:
-        """Models are loaded, and a file would be decoded."""
+        """Whether the models are loaded and files can be decoded."""
         if not all(model.is_ready for host in hosts for model in host.models.values()):
             raise HTTPException(503, "models are still being prepared.")
         return Health(status="ready")
 
     @app.get("/v1/models", dependencies=dependencies)
     async def list_models() -> ModelList:
-        """Models that are served."""
+        """List the served models."""
         return ModelList(
             data=[ModelEntry(id=name, task=host.service.pipeline_task) for host in hosts for name in host.names()]
         )
 
 
 async def told(request: Request, error: HTTPException) -> Response:
-    """A refusal in the one form of errors."""
+    """The response for an `HTTPException`."""
     body = error_body(error.status_code, str(error.detail))
     return Response(body, error.status_code, error.headers, "application/json")
 
 
 async def told_of_field(request: Request, error: RequestValidationError) -> Response:
-    """Which fields are wrong and why, without what was sent."""
+    """The response for invalid fields: their names and the reasons, without the values that were sent."""
     problems = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
     return Response(error_body(422, "; ".join(problems)), 422, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Requests that arrive together go through a model together."""
+"""Batches requests that arrive at about the same time."""
 
 import asyncio
 import json
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 GATHER_SECONDS = 0.005
-"""How long the first request of a batch waits for others; while the model is busy, others gather anyway."""
+"""How long the first request of a batch waits for others; while the model is busy, requests gather anyway."""
 
 
 @dataclass
 class Job:
-    """One request's input, and where its answer goes."""
+    """One request: its input, its options and the future of its answer."""
 
     value: Any
     options: dict[str, Any]
@@ -22,17 +22,17 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The same for jobs that can share a batch."""
+        """Key of the options; jobs with the same key can share a batch."""
         return json.dumps(self.options, sort_keys=True)
 
 
 class Batcher:
     """
-    A model in a thread of its own, which answers batch after batch.
+    Runs a model in its own thread, batch by batch.
 
     Args:
-        answer: Called with values and options; answers in the values' order.
-        size: Values that go through the model together.
+        answer: Called with values and options; returns one answer per value, in order.
+        size: Largest number of values in a batch.
     """
 
     def __init__(self, answer: Callable[[list[Any], dict[str, Any]], list[Any]], size: int):
@@ -44,10 +44,10 @@ class Batcher:
 
     async def ask(self, value: Any, options: dict[str, Any]) -> Any:
         """
-        The answer to one value, whatever else is in its batch.
+        The answer to one value; errors of other values in its batch do not affect it.
 
         Raises:
-            Exception: what the model raises for this value alone.
+            Exception: the model raises it for this value alone.
         """
         loop = asyncio.get_running_loop()
         job = Job(value, options, loop.create_future())
@@ -67,7 +67,7 @@ class Batcher:
                 self.thread, self._answers, [job.value for job in batch], batch[0].options
             )
             for job, one in zip(batch, found, strict=True):
-                if job.answer.done():  # nobody waits for it any more
+                if job.answer.done():  # the request was cancelled
                     continue
                 if isinstance(one, Exception):
                     job.answer.set_exception(one)
@@ -75,7 +75,7 @@ class Batcher:
                     job.answer.set_result(one)
 
     def _take(self) -> list[Job]:
-        """The jobs that have waited longest and have the same options; the others stay in their order."""
+        """Take the next batch: the longest-waiting job and others with the same options; the rest keep their order."""
         batch: list[Job] = []
         rest: list[Job] = []
         for job in self.waiting:
@@ -87,14 +87,14 @@ class Batcher:
         return batch
 
     def _answers(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
-        """Answers, or what was raised for a value; a batch that fails is answered one by one."""
+        """An answer or an exception for each value; the values of a failing batch are answered one by one."""
         try:
             return self.answer(values, options)
-        except Exception as error:  # whatever an input brings about in a model
+        except Exception as error:  # a model may raise anything for a bad input
             if len(values) == 1:
                 return [error]
         return [one for value in values for one in self._answers([value], options)]
 
     def close(self) -> None:
-        """End the thread when its batch is through."""
+        """End the thread after its current batch."""
         self.thread.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""`hf-fer serve`: from names of models to a server that answers."""
+"""The command `hf-fer serve`: loads models and starts the server."""
 
 import os
 import sys
@@ -21,17 +21,17 @@ def main(
     models: Sequence[str], *, host: str, port: int, token: str | None, page: bool = True, **limits: float | None
 ) -> int:
     """
-    Serve models until the process is told to end.
+    Serve models until the process gets a signal to end.
 
     Args:
         models: Folders or Hub names, or `name=folder`.
-        host, port: Where to listen.
-        token: That requests must bring; `HF_FER_SERVE_TOKEN` by default.
+        host, port: Address and port to listen at.
+        token: Token that requests must send; `HF_FER_SERVE_TOKEN` by default.
         page: Whether there is a page for browsers.
-        limits: Of `Limits`, those that are not `None`.
+        limits: Fields of `Limits`; `None` leaves the default.
 
     Returns:
-        The exit status. What the user can mend ends the process with 2.
+        The exit status. Errors that the user can fix end the process with status 2.
     """
     with one_message():
         try:
@@ -66,14 +66,14 @@ def main(
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
         log("start", host=host, port=port, models=[name for one in hosts for name in one.names()])
-        with suppress(KeyboardInterrupt, SystemExit):  # how uvicorn passes on the signal that has ended it
+        with suppress(KeyboardInterrupt, SystemExit):  # uvicorn raises the signal that ended it again
             uvicorn.Server(config).run()
         log("end")
     return 0
 
 
 def read_limits(given: dict[str, float | None]):
-    """`Limits` of options; raises `RecipeError` where one is not positive."""
+    """Build `Limits` from options; raises `RecipeError` where one is not positive."""
     from hf_fer.task.service import Limits
 
     wanted = {name: value for name, value in given.items() if value is not None}
@@ -85,7 +85,7 @@ def read_limits(given: dict[str, float | None]):
 
 def find_all(models: Sequence[str]) -> dict:
     """
-    Saved models by the names that requests call them: the folder's own name, or the one given as `name=folder`.
+    Name in requests -> saved model; the name is that of the folder, or the one given as `name=folder`.
 
     Raises:
         RecipeError: there is no such model, or two have the same name.

@@ -1,4 +1,4 @@
-"""Connections that do not say what they want are closed: uvicorn itself waits for a request's head without end."""
+"""Closes connections that do not send the head of a request in time; uvicorn alone would wait forever."""
 
 import asyncio
 from functools import partial
@@ -9,10 +9,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 class TimedHeads(H11Protocol):
     """
-    HTTP/1.1 with a limit on how long a connection may take over the head of a request.
+    HTTP/1.1 with a time limit for receiving the head of a request.
 
     Args:
-        head_seconds: From the connection, or from the first byte after an answer, to the end of the head.
+        head_seconds: Time limit from the start of the connection, or from the first byte after an answer, to the end
+            of the head.
     """
 
     def __init__(self, *args: Any, head_seconds: float, **kwargs: Any):
@@ -21,12 +22,12 @@ class TimedHeads(H11Protocol):
         self.head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """A connection begins."""
+        """Start the timer with a new connection."""
         super().connection_made(transport)
         self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes come: of a head, as long as no request is being answered."""
+        """Start the timer with the first bytes of a head, and stop it when the head is complete."""
         waits = self.cycle is None or self.cycle.response_complete
         if waits and self.head_timer is None:
             self._start()
@@ -36,7 +37,7 @@ class TimedHeads(H11Protocol):
             self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A connection ends."""
+        """Stop the timer when the connection ends."""
         self._stop()
         super().connection_lost(exc)
 
@@ -50,5 +51,5 @@ class TimedHeads(H11Protocol):
 
 
 def timed_heads(head_seconds: float) -> Any:
-    """The class as uvicorn's `http` setting takes it."""
+    """`TimedHeads` in the form that uvicorn's `http` setting takes."""
     return partial(TimedHeads, head_seconds=head_seconds)

@@ -1,4 +1,4 @@
-"""Uploads are decoded in processes of their own, which may crash, hang or run out of memory without harm."""
+"""Decodes uploads in separate processes, which may crash, hang or run out of memory without harm to the server."""
 
 import asyncio
 import json
@@ -23,19 +23,19 @@ LONGEST_MESSAGE = 2**16
 
 
 class UnusableUploadError(ValueError):
-    """A file that cannot be used, with the reason in words a person can act on."""
+    """An upload that cannot be used; the message has the reason."""
 
 
 class Decoding:
     """
-    Decodes files in processes that are forked from one which has the decoders imported and nothing else.
+    Decodes files in processes forked from a fork server that has imported only the decoders.
 
-    A process has one file, a limit of memory and of time, and hands back plain arrays in a file without pickles.
+    Each process decodes one file within limits of memory and time, and returns arrays in a file without pickles.
 
     Args:
-        limits: Of time and memory.
-        modules: Names of those that decoders come from.
-        workers: Files that are decoded at the same time.
+        limits: Limits of time and memory.
+        modules: Names of the modules that define the decoders.
+        workers: Number of files that are decoded at the same time.
     """
 
     def __init__(self, limits: Limits, modules: list[str], workers: int | None = None):
@@ -48,14 +48,14 @@ class Decoding:
         self.threads.submit(self._prepare)
 
     def _prepare(self) -> None:
-        """Start the process that has the decoders imported."""
+        """Start the fork server, which imports the decoders."""
         process = self.context.Process(target=int, daemon=True)
         self._start(process)
         process.join()
         self.is_ready = process.exitcode == 0
 
     def _start(self, process: BaseProcess) -> None:
-        """Start a process without the main module, which multiprocessing would run anew in each."""
+        """Start a process without the main module, which multiprocessing would import again in each process."""
         with self.starting:
             main = sys.modules["__main__"]
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -66,10 +66,10 @@ class Decoding:
 
     async def decode(self, decoder: Decoder, path: Path) -> Arrays:
         """
-        The arrays of a file. Beside it, in its folder, is room for them.
+        Decode a file to arrays, which are written to a file in the same folder.
 
         Raises:
-            UnusableUploadError: the file cannot be decoded, or not within the limits.
+            UnusableUploadError: the file cannot be decoded within the limits.
         """
         return await asyncio.get_running_loop().run_in_executor(self.threads, self._decode, decoder, path)
 
@@ -87,7 +87,7 @@ class Decoding:
         except (EOFError, OSError, ValueError) as error:
             if isinstance(error, UnusableUploadError):
                 raise
-            raise UnusableUploadError("the decoder gave up on it: damaged, or made to use up memory.") from error
+            raise UnusableUploadError("the decoder crashed: the file is damaged or needs too much memory.") from error
         finally:
             process.kill()
             process.join()
@@ -99,26 +99,26 @@ class Decoding:
             return dict(arrays)
 
     def close(self) -> None:
-        """Wait for no file any more."""
+        """Stop without waiting for files that are being decoded."""
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _decode_alone(sender: Connection, decoder: Decoder, path: str, limits: Limits) -> None:
-    """What the process does: an empty message stands for arrays in the file beside the upload."""
+    """Main function of the process; sends the reason of a failure, or an empty text once the arrays are written."""
     reason = ""
     try:
         _limit(limits)
         np.savez(Path(path).with_name(DECODED), **decoder(path))
     except MemoryError:
         reason = f"it needs more than {limits.decode_bytes / 2**20:.0f} MiB to decode."
-    except Exception as error:  # whatever a damaged file brings about in decoders
+    except Exception as error:  # decoders may raise anything for a damaged file
         reason = " ".join(getattr(error, "reason", str(error)).replace(path, "the file").split())
         reason = reason[:1000] or type(error).__name__
     sender.send_bytes(json.dumps(reason).encode())
 
 
 def _limit(limits: Limits) -> None:
-    """Memory beyond that of the imported libraries, processor time, and what may be written."""
+    """Limit memory (beyond that of the imported libraries), processor time, and the size of written files."""
     memory = psutil.Process().memory_info().vms + limits.decode_bytes
     seconds = int(limits.decode_seconds) + 1
     for name, value in (

@@ -1,7 +1,7 @@
-"""Which kind of file an upload is, by its first bytes and never by its name."""
+"""Tells the kind of an upload by its first bytes, never by its name."""
 
 HEAD = 512
-"""Bytes that are looked at."""
+"""Number of bytes that are read."""
 
 SIGNATURES: dict[str, tuple[tuple[int, bytes], ...]] = {
     "sound": (
@@ -41,11 +41,11 @@ SIGNATURES: dict[str, tuple[tuple[int, bytes], ...]] = {
         (0, b"\x02\x00\x01\x00OB"),
     ),
 }
-"""Where in a file of each kind stands what. Playlists and other files that name further files are none of these."""
+"""Kind -> (offset, signature) of its formats. Playlists and other files that refer to further files are left out."""
 
 
 def kind_of(head: bytes) -> str | None:
-    """`sound`, `video` or `image`, or `None` for whatever is none of the formats that are taken."""
+    """`sound`, `video` or `image`, or `None` for a format that is not accepted."""
     for kind, signatures in SIGNATURES.items():
         if any(head[start:].startswith(mark) for start, mark in signatures):
             return kind

@@ -1,4 +1,4 @@
-"""What stands before every request: token, admission, limits on its body, and its line in the log."""
+"""Checks every request before the application sees it: token, queue, limits of the body; and logs it."""
 
 import asyncio
 import base64
@@ -17,16 +17,16 @@ from hf_fer.task.service import ErrorAnswer, ErrorBody, Limits
 
 API = "/v1/"
 OPEN_PATHS = ("/healthz", "/readyz")
-"""Paths that need no token, since those who watch over a server have none."""
+"""Paths that need no token, because monitoring has none."""
 
 FORM_BYTES = 2**16
-"""What a form has beside its file."""
+"""Bytes that a form may have in addition to its file."""
 JSON_BYTES = 2**20
-"""Of a body that is no form, beside its text."""
+"""Bytes that a JSON body may have in addition to its texts."""
 CHARACTER_BYTES = 12
 """Most bytes of a character: a surrogate pair in JSON's escapes."""
 LINGER_SECONDS = 1.0
-"""How long what a refused client still sends is thrown away, so that it comes to read the answer."""
+"""How long the remaining body of a refused request is read and discarded, so that the client reads the answer."""
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -39,13 +39,13 @@ def error_body(status: int, message: str) -> bytes:
 
 class Guard:
     """
-    Wraps the application.
+    ASGI middleware that checks and logs requests.
 
     Args:
-        app: The application.
-        limits: Of a request.
-        token: That requests must bring, if there is one.
-        hosts: Names by which the server may be called; all if `None`.
+        app: Application to wrap.
+        limits: Limits of a request.
+        token: Token that requests must send; `None` for no token.
+        hosts: Accepted names in the `Host` header; all if `None`.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, token: str | None, hosts: tuple[str, ...] | None = None):
@@ -56,7 +56,7 @@ class Guard:
         self.admitted = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request to the application, or refuse it."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
@@ -89,7 +89,7 @@ class Guard:
             raise HTTPException(429, f"{self.limits.queue} requests wait already; try again.", {"Retry-After": "1"})
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request has the token, as bearer, or as password, which a browser asks its user for."""
+        """Whether a request has the token, as bearer token or as the password that a browser asks its user for."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "basic":
             try:
@@ -111,8 +111,8 @@ class Exchange:
     One request and its answer.
 
     Args:
-        scope, receive, send: As the server calls an application.
-        limits: Of a request.
+        scope, receive, send: Arguments of an ASGI call.
+        limits: Limits of a request.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits):
@@ -129,27 +129,27 @@ class Exchange:
 
     @property
     def max_bytes(self) -> int:
-        """Of the body: of a form with its file, or of JSON with its texts."""
+        """Largest size of the body: of a form with its file, or of JSON with its texts."""
         if self.headers.get("content-type", "").startswith("multipart/"):
             return self.limits.max_bytes + FORM_BYTES
         return min(self.limits.max_bytes, JSON_BYTES + CHARACTER_BYTES * self.limits.max_characters)
 
     def check_length(self) -> None:
-        """Refuse a body by its header, before any of it has come."""
+        """Refuse a body that is too large by its `Content-Length`, before any of it is read."""
         length = self.headers.get("content-length", "")
         if length.isdecimal():
             self._check_bytes(int(length))
 
     def _check_bytes(self, count: int) -> None:
         if count > self.max_bytes:
-            raise HTTPException(413, f"the body has over {self.max_bytes} bytes, which is the most that is taken.")
+            raise HTTPException(413, f"the body has over {self.max_bytes} bytes, which is the most that is accepted.")
 
     async def receive(self) -> Message:
         """
-        The next part of the body.
+        Receive the next chunk of the body.
 
         Raises:
-            HTTPException: 413 where the body is too large, 408 where it comes too slowly.
+            HTTPException: 413 if the body is too large, 408 if it arrives too slowly.
         """
         if self.is_whole:
             return await self._receive()
@@ -158,7 +158,7 @@ class Exchange:
             async with asyncio.timeout(min(self.limits.idle_seconds, left)):
                 message = await self._receive()
         except TimeoutError as error:
-            raise HTTPException(408, "the body came too slowly.") from error
+            raise HTTPException(408, "the body arrived too slowly.") from error
         if message["type"] == "http.request":
             self.bytes += len(message.get("body", b""))
             self._check_bytes(self.bytes)
@@ -166,7 +166,7 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """A part of the answer; after it, a request whose body has not come whole loses its connection."""
+        """Send a part of the answer; the connection is closed after it if the request's body is incomplete."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             own = [(b"x-request-id", self.name.encode()), (b"x-content-type-options", b"nosniff")]
@@ -180,12 +180,12 @@ class Exchange:
 
     @property
     def _has_ended(self) -> bool:
-        """Whether the request has no more to send."""
+        """Whether the request's body is complete."""
         length, chunks = self.headers.get("content-length", "0"), self.headers.get("transfer-encoding")
         return self.is_whole or (length == "0" and not chunks)
 
     async def _linger(self) -> None:
-        """Throw away what still comes, for a short while."""
+        """Read and discard the rest of the body for `LINGER_SECONDS`."""
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 while (message := await self._receive())["type"] == "http.request" and message.get("more_body"):
@@ -194,7 +194,7 @@ class Exchange:
             pass
 
     async def refuse(self, error: HTTPException) -> None:
-        """Answer with an error, unless an answer has begun."""
+        """Answer with an error, unless an answer has already started."""
         if self.status is not None:
             return
         body = error_body(error.status_code, error.detail)
@@ -204,7 +204,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def log(self) -> None:
-        """Write the request's line: the route, since a path may hold anything."""
+        """Log the request by its route, because a path may contain anything."""
         route = getattr(self.scope.get("route"), "path", None) or ("page" if self.status != 404 else "unknown")
         seconds = round(time.monotonic() - self.started, 4)
         log(

@@ -1,4 +1,4 @@
-"""Models that are being served: from an upload to a pipeline's answer."""
+"""Served models: stores and decodes uploads, and asks the pipeline."""
 
 import asyncio
 import shutil
@@ -20,9 +20,9 @@ class HostedModel:
     One model behind HTTP; see `hf_fer.task.service.Hosted`.
 
     Args:
-        name: By which requests name it.
-        service: Its system's, with the model loaded.
-        decoding: Shared by all models.
+        name: Name in requests.
+        service: Service of its system, with the model loaded.
+        decoding: Decoding processes, which all models share.
     """
 
     def __init__(self, name: str, service: Service, decoding: Decoding):
@@ -34,18 +34,18 @@ class HostedModel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model would answer, and a file be decoded."""
+        """Whether the model can answer and, if it takes files, decode them."""
         return self.decoder is None or self.decoding.is_ready
 
     async def read(self, upload: UploadFile | str) -> Any:
         """
-        What the pipeline is given for an upload, whose name is not looked at.
+        Decode an upload to the pipeline's input; its name is ignored.
 
         Args:
-            upload: Of a request, or a file that the server itself has stored.
+            upload: Upload of a request, or path of a file that the server has stored.
 
         Raises:
-            HTTPException: 422 for a format that the model does not take, or a file that does not decode.
+            HTTPException: 422 if the model does not accept the format, or the file does not decode.
         """
         with tempfile.TemporaryDirectory(prefix="hf_fer_upload_") as folder:
             path = Path(folder) / "upload"
@@ -53,7 +53,7 @@ class HostedModel:
             with path.open("rb") as file:
                 kind = kind_of(file.read(HEAD))
             if kind not in self.service.kinds:
-                found = f"it is {kind}" if kind else "it is of no format that is taken, or empty"
+                found = f"it is {kind}" if kind else "its format is not accepted, or it is empty"
                 raise HTTPException(422, f"file: {found}; this model takes {' or '.join(self.service.kinds)}.")
             try:
                 return self.service.value(await self.decoding.decode(self.decoder, path))
@@ -62,10 +62,10 @@ class HostedModel:
 
     async def ask(self, value: Any, **options: Any) -> Any:
         """
-        The pipeline's answer; options that are `None` are left to the pipeline.
+        The pipeline's answer; options that are `None` keep the pipeline's default.
 
         Raises:
-            HTTPException: 422 where the pipeline refuses the input or an option, 503 where the answer takes too long.
+            HTTPException: 422 if the pipeline refuses the input or an option, 503 if the answer takes too long.
         """
         try:
             async with asyncio.timeout(self.service.limits.answer_seconds):
@@ -77,7 +77,7 @@ class HostedModel:
 
 
 def store(upload: UploadFile | str, path: Path) -> None:
-    """Copy an upload to a file of the server's own naming."""
+    """Copy an upload to `path`, a file named by the server."""
     source: BinaryIO = open(upload, "rb") if isinstance(upload, str) else upload.file  # noqa: SIM115
     with source, path.open("wb") as target:
         shutil.copyfileobj(source, target)
@@ -92,11 +92,11 @@ class SystemHost:
         self.models: dict[str, HostedModel] = {}
 
     def names(self) -> list[str]:
-        """Names of the models, the default first."""
+        """Names of the models, the default one first."""
         return list(self.models)
 
     def model(self, name: str | None) -> HostedModel:
-        """The model of a name, or the first; raises `HTTPException` 404 if there is none of that name."""
+        """The model of this name, or the default one if `None`; raises `HTTPException` 404 if there is none."""
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -106,10 +106,14 @@ class SystemHost:
 
 def load_hosts(found: dict[str, FoundModel], limits: Limits) -> list[SystemHost]:
     """
-    Load models, by the names that requests call them.
+    Load models and group them by system.
+
+    Args:
+        found: Name in requests -> model.
+        limits: Limits of a request.
 
     Raises:
-        RecipeError: one cannot be loaded.
+        RecipeError: a model cannot be loaded.
     """
     known = services()
     chosen = {name: known[model.predictor.pipeline_task] for name, model in found.items()}

@@ -1,4 +1,4 @@
-"""One line of JSON for each request and event, without content: no texts, file names, queries or addresses."""
+"""Logs one line of JSON per request and event, without content: no texts, file names, queries or addresses."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ logger = logging.getLogger("hf_fer.serve")
 
 
 class JsonLines(logging.Formatter):
-    """Records as JSON; of an exception only its type and where it was raised, because messages quote input."""
+    """Formats records as JSON; exceptions by type and place only, because their messages may quote input."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format a record as one line of JSON."""
         entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
@@ -27,7 +27,7 @@ class JsonLines(logging.Formatter):
 
 
 def described(error: BaseException) -> dict[str, str]:
-    """An exception's type, and the line that raised it."""
+    """An exception's type as `error`, and the file and line that raised it as `place`."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

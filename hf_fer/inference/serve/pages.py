@@ -1,9 +1,9 @@
-"""The page for browsers: one tab for each system that is served, mounted at `/`."""
+"""The page for browsers, mounted at `/`, with one tab for each served system."""
 
 import os
 from collections.abc import Sequence
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # which Gradio reads when it is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads this when it is imported
 
 import gradio
 from fastapi import FastAPI
@@ -12,13 +12,13 @@ from hf_fer.inference.serve.hosting import SystemHost
 from hf_fer.task.service import Limits
 
 KEPT_SECONDS = 3600
-"""How long Gradio keeps what was uploaded, so that a page can show it."""
+"""How long Gradio keeps uploads, so that the page can show them."""
 FONTS = ("system-ui", "sans-serif")
-"""Those of the browser: Gradio's own come from a server of Google's."""
+"""Fonts of the browser; Gradio's own fonts are loaded from a server of Google."""
 
 
 def mount_page(app: FastAPI, hosts: Sequence[SystemHost], limits: Limits) -> FastAPI:
-    """Put the page at `/`, behind every route of the application."""
+    """Mount the page at `/`; the application's routes take precedence."""
     with gradio.Blocks(title="hf_fer", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gradio.Markdown("# hf_fer")
         with gradio.Tabs():

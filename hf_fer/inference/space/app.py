@@ -1,4 +1,4 @@
-"""A page for one model: what one gives it, and what it answers."""
+"""A page for one model: an input and the model's answer."""
 
 import importlib
 import json
@@ -23,9 +23,9 @@ pipe = pipeline(SETTINGS["task"], model=str(HERE / "model"))
 
 
 def answer(given: str | None) -> Any:
-    """Probabilities by class, or what was said."""
+    """The probabilities of the classes, or the transcript of a recording."""
     if not given:
-        raise gradio.Error("Give something first.")
+        raise gradio.Error("Give an input first.")
     try:
         found = pipe(given) if SETTINGS["input"] in ("recording", "image") else pipe(given, top_k=SHOWN)
     except (ValueError, OSError, RuntimeError) as error:

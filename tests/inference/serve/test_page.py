@@ -108,7 +108,7 @@ def test_a_bad_file_has_its_message(browser, page_server, systems):
     page.set_default_timeout(30_000)
     page.goto(page_server.url)
     visit(page, "Concepts", systems["csr"].bad, "Diagnose")
-    page.get_by_text("of no format that is taken").first.wait_for()
+    page.get_by_text("its format is not accepted").first.wait_for()
     take_picture(page, "bad_file")
     page.close()
 

@@ -61,7 +61,7 @@ def post(server, route: str, data: bytes, name: str = "file", **fields) -> httpx
 
 def test_files_that_are_not_what_they_should_be(server, tmp_path):
     passwords = b"root:x:0:0:root:/root:/bin/bash\n"
-    refused(post(server, "/v1/emotion", passwords, "../../etc/passwd"), 422, "of no format that is taken")
+    refused(post(server, "/v1/emotion", passwords, "../../etc/passwd"), 422, "its format is not accepted")
     refused(post(server, "/v1/concepts", pickle.dumps({"a": 1}), "model.safetensors"), 422, "image")
     playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
     refused(post(server, "/v1/audio/transcriptions", playlist, "a.m3u8"), 422, "sound or video")
