@@ -111,6 +111,7 @@ def predict(
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster; auto for this machine's.")] = None,
     shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs per shard; a kill loses one shard.")] = 256,
     option: Annotated[list[str] | None, typer.Option(help="Pipeline argument, name=value; repeatable.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Required backend: torch, onnx or torch_export.")] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of tables.")] = "utf-8",
     delimiter: Annotated[str | None, typer.Option(help="Column delimiter of a CSV.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
@@ -131,6 +132,7 @@ def predict(
         engine=engine,
         address=address,
         shard_size=shard_size,
+        backend=backend,
         form=TableFormat(encoding, delimiter),
         overwrite=overwrite,
     )
@@ -151,12 +153,43 @@ def serve(
     ] = None,
     max_frames: Annotated[int | None, typer.Option("--max_frames", help="Longest video (20000).")] = None,
     queue: Annotated[int | None, typer.Option(help="Requests at a time; others get status 429 (64).")] = None,
+    backend: Annotated[str | None, typer.Option(help="Required backend: torch, onnx or torch_export.")] = None,
 ) -> None:
     """Serve models: typed routes under /v1, their documentation at /docs, health at /healthz and /readyz."""
     from hf_fer.inference.serve import command
 
     limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
-    raise typer.Exit(command.main(models, host=host, port=port, token=token, page=page, queue=queue, **limits))
+    given = {"host": host, "port": port, "token": token, "page": page, "backend": backend}
+    raise typer.Exit(command.main(models, **given, queue=queue, **limits))
+
+
+@app.command(short_help="A model as ONNX or torch.export, with proof.")
+def export(
+    model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
+    output: Annotated[str, typer.Option(help="Folder to make.")],
+    form: Annotated[str, typer.Option("--format", help="onnx or torch_export.")],
+    dtype: Annotated[str, typer.Option(help="Of the weights: fp32, fp16 or int8.")] = "fp32",
+    examples: Annotated[str | None, typer.Option(help="Table or folder to compare on; noise by default.")] = None,
+    max_metric_drop: Annotated[float, typer.Option("--max_metric_drop", help="What a metric may lose.")] = 0.01,
+    max_difference: Annotated[
+        float | None, typer.Option("--max_difference", help="Of logits, as a share of the largest.")
+    ] = None,
+    allow_loss: Annotated[bool, typer.Option("--allow_loss", help="Write it all the same, and mark it.")] = False,
+) -> None:
+    """Write a model as a graph with its processor, and compare both; refused where they differ too much."""
+    from hf_fer.inference.export import command
+
+    status = command.main(
+        model=model,
+        output=output,
+        form=form,
+        dtype=dtype,
+        examples=examples,
+        max_metric_drop=max_metric_drop,
+        max_difference=max_difference,
+        allow_loss=allow_loss,
+    )
+    raise typer.Exit(status)
 
 
 @app.command(short_help="Upload a finished run to the Hub.")

@@ -50,6 +50,7 @@ class Settings:
         address: Address of the Ray cluster; see `hf_fer.inference.cluster.run`.
         form: Encoding and delimiter of tables.
         overwrite: Whether to replace an existing output.
+        backend: Backend that the model must be for; see `find_model`.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
     form: TableFormat = field(default_factory=TableFormat)
     overwrite: bool = False
+    backend: str | None = None
 
     def __post_init__(self):
         for name in ("batch_size", "shard_size", "num_processes"):
@@ -95,7 +97,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
         raise RecipeError("predict starts its own processes: run it without a launcher, with --num_processes N.")
     if Path(settings.output).exists() and not settings.overwrite:
         raise RecipeError(f"{settings.output} exists already; give another --output, or --overwrite to replace it.")
-    model = find_model(settings.model)
+    model = find_model(settings.model, settings.backend)
     inputs = read_sources(settings.sources, model.predictor, settings.form)
     check_output(settings.output, inputs, model.predictor, settings.timeline, settings.options)
     if not inputs:

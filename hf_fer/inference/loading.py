@@ -17,10 +17,15 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fer.data.hub import trouble
 from hf_fer.data.loading import file_facts
-from hf_fer.recipe.arguments import RecipeError
+from hf_fer.inference.export.folder import is_export, load_export, read_manifest
+from hf_fer.inference.export.graphs import FORMATS
+from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.task.predictor import Predictor, predictors
 from hf_fer.weights.starting_points import check_folder, load_model, read
 
+TORCH_BACKEND = "torch"
+BACKENDS = (TORCH_BACKEND, *FORMATS)
+"""`torch` for saved models, and the formats of exports."""
 FIELD = "model_name_or_path: "
 PARTS = {"processor": AutoProcessor, "tokenizer": AutoTokenizer, "feature_extractor": AutoFeatureExtractor}
 """Argument of `pipeline` -> Auto class of what a pipeline needs beside its model."""
@@ -35,26 +40,48 @@ class FoundModel:
         path: Folder of the model, or its name on the Hub.
         predictor: Predictor class of its system.
         labels: Class names in index order.
-        facts: File facts or Hub commit, which identify the model.
+        facts: File facts, digests or Hub commit, which identify the model.
+        is_export: Whether it was written by `hf-fer export`.
     """
 
     path: str
     predictor: type[Predictor]
     labels: list[str]
     facts: Any
+    is_export: bool = False
 
 
-def find_model(path: str) -> FoundModel:
+def find_model(path: str, backend: str | None = None) -> FoundModel:
     """
     Find a model's system by the pipeline that its `config.json` names, or by its model type.
 
+    Args:
+        path: Folder of a saved model or of an export, or a model's name on the Hub.
+        backend: One of `BACKENDS` that the model must be for; any if `None`.
+
     Raises:
-        RecipeError: there is no such model, it is incomplete, or no system has a pipeline for it.
+        RecipeError: there is no such model, it is incomplete or for another backend, or no system has a pipeline for
+            it.
     """
+    if backend is not None:
+        check_choice("--backend", backend, list(BACKENDS))
     try:
-        return _find(path)
+        found = _find_export(path, backend) if is_export(path) else _find(path)
+        if backend not in (None, TORCH_BACKEND) and not found.is_export:
+            raise RecipeError(f"{path} is no export: make one with `hf-fer export {path} --format {backend}`.")
+        return found
     except RecipeError as error:
         raise RecipeError(str(error).removeprefix(FIELD)) from error
+
+
+def _find_export(path: str, backend: str | None) -> FoundModel:
+    manifest = read_manifest(Path(path))
+    if backend not in (None, manifest.form):
+        raise RecipeError(f"{path} is an export for {manifest.form}, not for {backend}.")
+    names = read(AutoConfig.from_pretrained, path).id2label
+    facts = sorted(manifest.files.items())
+    predictor = predictors()[manifest.pipeline_task]
+    return FoundModel(path, predictor, [names[index] for index in sorted(names)], facts, is_export=True)
 
 
 def _find(path: str) -> FoundModel:
@@ -108,13 +135,15 @@ def load_predictor(
     probabilities: bool = False,
     timeline: bool = False,
     options: dict[str, Any] | None = None,
+    on: torch.device | None = None,
 ) -> Predictor:
     """
     Load a model in its pipeline, on the accelerator of the process's rank, or on the CPU without accelerators.
 
     Args:
-        found: The model.
+        found: The model. An export computes on the CPU.
         rank: Rank of this process, from 0.
+        on: Device in place of the rank's.
         probabilities, timeline, options: See `hf_fer.predict`.
 
     Raises:
@@ -126,9 +155,13 @@ def load_predictor(
     pipeline_class = PIPELINE_REGISTRY.supported_tasks[task]["impl"]
     wanted = {part: auto for part, auto in PARTS.items() if getattr(pipeline_class, f"_load_{part}")}
     try:
-        model = load_model(_models_of(task)[0], found.path)
+        if found.is_export:
+            model = load_export(Path(found.path))
+            place = model.device
+        else:
+            model, place = load_model(_models_of(task)[0], found.path), on or device(rank)
         parts = {part: read(auto.from_pretrained, found.path) for part, auto in wanted.items()}
-        pipe = pipeline(task, model=model, device=device(rank), **parts)
+        pipe = pipeline(task, model=model, device=place, **parts)
         predictor = found.predictor(pipe, probabilities=probabilities, timeline=timeline, options=options)
     except RecipeError as error:
         raise RecipeError(str(error).removeprefix(FIELD)) from error

@@ -40,6 +40,7 @@ def predict(
     timeline: bool = False,
     batch_size: int | None = None,
     options: dict[str, Any] | None = None,
+    backend: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
     Predict inputs in order, reading at most a few batches ahead.
@@ -54,6 +55,7 @@ def predict(
             every class over time.
         batch_size: Number of inputs in a batch; the system's default if `None`.
         options: Arguments of the pipeline's call, such as `{"window_seconds": 2}`.
+        backend: Backend that the model must be for: `torch`, or `onnx` or `torch_export` for an export.
 
     Yields:
         One dictionary per input, in order: `input`, the system's columns, and `error`, the reason why it has no
@@ -63,7 +65,7 @@ def predict(
         RecipeError: the model cannot be loaded.
         DataError: the one path cannot be read.
     """
-    found_model = find_model(str(model))
+    found_model = find_model(str(model), backend)
     predictor = load_predictor(found_model, probabilities=probabilities, timeline=timeline, options=options)
     kind = type(predictor)
     if isinstance(inputs, Path) or (isinstance(inputs, str) and not kind.takes_texts):

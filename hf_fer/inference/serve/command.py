@@ -18,7 +18,14 @@ LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 def main(
-    models: Sequence[str], *, host: str, port: int, token: str | None, page: bool = True, **limits: float | None
+    models: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    page: bool = True,
+    backend: str | None = None,
+    **limits: float | None,
 ) -> int:
     """
     Serve models until the process gets a signal to end.
@@ -28,6 +35,7 @@ def main(
         host, port: Address and port to listen at.
         token: Token that requests must send; `HF_FER_SERVE_TOKEN` by default.
         page: Whether there is a page for browsers.
+        backend: Backend that all models must be for; see `find_model`.
         limits: Fields of `Limits`; `None` leaves the default.
 
     Returns:
@@ -46,7 +54,7 @@ def main(
 
         token = token or os.environ.get(TOKEN_VARIABLE) or None
         given = read_limits(limits)
-        found = find_all(models)
+        found = find_all(models, backend)
         hosts = load_hosts(found, given)
         is_local = host in LOCAL_HOSTS
         if not is_local and not token:
@@ -83,12 +91,12 @@ def read_limits(given: dict[str, float | None]):
     return Limits(**wanted)
 
 
-def find_all(models: Sequence[str]) -> dict:
+def find_all(models: Sequence[str], backend: str | None = None) -> dict:
     """
     Name in requests -> saved model; the name is that of the folder, or the one given as `name=folder`.
 
     Raises:
-        RecipeError: there is no such model, or two have the same name.
+        RecipeError: there is no such model, it is for another backend, or two have the same name.
     """
     from hf_fer.inference.loading import find_model
 
@@ -99,5 +107,5 @@ def find_all(models: Sequence[str]) -> dict:
             name, path = Path(given).resolve().name if Path(given).exists() else given, given
         if name in found:
             raise RecipeError(f"two models are called {name}: give one another name, such as other={path}.")
-        found[name] = find_model(path)
+        found[name] = find_model(path, backend)
     return found

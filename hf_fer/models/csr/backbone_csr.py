@@ -112,7 +112,7 @@ def encode(backbone: PreTrainedModel, pixel_values: Tensor, **record: bool) -> t
     if kind == "vit_mae":
         # Ascending noise keeps the patches in their order; with a mask ratio of 0 it keeps them all.
         patches = backbone.embeddings.patch_embeddings.num_patches
-        options["noise"] = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1)
+        options["noise"] = torch.arange(patches, device=pixel_values.device).expand(pixel_values.shape[0], -1)
     output = backbone(pixel_values, return_dict=True, **options)
     hidden = output.last_hidden_state
     if hidden.ndim == 4:

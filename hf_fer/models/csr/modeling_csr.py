@@ -22,18 +22,15 @@ from .backbone_csr import (
     encode,
     feature_map,
     feature_size,
-    in_half,
     load_backbone,
     timm_to_transformers,
 )
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
+from .reasoning_csr import REPLACEMENTS, ConceptReasoning, peaks
 
 TRAINED = {CONCEPTS: ("backbone", "concept_head"), PROTOTYPES: ("projector", "prototypes"), TASK: ("classifier",)}
 """The modules that each stage trains."""
-
-REPLACEMENTS = ("zero", "mean", "absent")
-"""What the similarities of a rejected concept become: 0, their training mean, or that of images without it."""
 
 
 @dataclass
@@ -73,13 +70,6 @@ def keep_frozen_statistics(model: nn.Module) -> None:
             layer.train(False)
 
 
-def peaks(maps: Tensor) -> Tensor:
-    """Centre of the cell with the maximum: maps `(..., H, W)` -> x and y as shares of the image, `(..., 2)`."""
-    height, width = maps.shape[-2:]
-    place = maps.flatten(-2).argmax(dim=-1)
-    return torch.stack([(place % width + 0.5) / width, (place // width + 0.5) / height], dim=-1)
-
-
 def spatial_weights(
     positive: list[tuple[float, float, float, float]],
     negative: list[tuple[float, float, float, float]],
@@ -116,7 +106,7 @@ def spatial_weights(
     return weights
 
 
-class CsrForImageClassification(PreTrainedModel):
+class CsrForImageClassification(ConceptReasoning, PreTrainedModel):
     """
     Backbone, concept maps, prototypes of each concept, and a linear classifier on the similarities to them.
 
@@ -208,14 +198,6 @@ class CsrForImageClassification(PreTrainedModel):
         keep_frozen_statistics(self)
         return self
 
-    @property
-    def kept(self) -> Tensor:
-        """False for pruned prototypes, `(K, M)`."""
-        kept = torch.ones(self.prototypes.shape[:2], dtype=torch.bool)
-        for concept, index in self.config.pruned_prototypes:
-            kept[self.config.concepts.index(concept), index] = False
-        return kept.to(self.prototypes.device)
-
     def _project(self, vectors: Tensor) -> Tensor:
         """Feature vectors `(..., C)` -> unit vectors `(..., D)`."""
         return F.normalize(self.projector(vectors), dim=-1)
@@ -248,50 +230,6 @@ class CsrForImageClassification(PreTrainedModel):
         maps = torch.einsum("bnd,kmd->bkmn", places, F.normalize(self.prototypes, dim=-1))
         return maps.unflatten(-1, features.shape[-2:])
 
-    def classify(self, similarities: Tensor) -> Tensor:
-        """Logits `(B, classes)` of similarities `(B, K, M)`; pruned prototypes do not count."""
-        return self.classifier(in_half((similarities * self.kept).flatten(1), self.classifier.weight.dtype))
-
-    def contributions(self, similarities: Tensor) -> Tensor:
-        """
-        Each prototype's share of each logit, `(B, K, M)` -> `(B, classes, K, M)`.
-
-        With the classifier's bias they sum to the logits.
-        """
-        weight = self.classifier.weight.unflatten(1, self.prototypes.shape[:2])
-        return (similarities * self.kept)[:, None] * weight
-
-    def intervene(
-        self, similarities: Tensor, reject: Tensor, confirm: Tensor | None = None, replacement: str = "mean"
-    ) -> Tensor:
-        """
-        Similarities with an expert's word on some concepts.
-
-        Args:
-            similarities: `(B, K, M)`.
-            reject: True where a concept is not there, `(B, K)`.
-            confirm: True where it is; its similarities become the training mean of images that show it.
-            replacement: What rejected ones become, one of `REPLACEMENTS`.
-
-        Raises:
-            ValueError: an unknown replacement, or training means that the checkpoint does not have.
-        """
-        if replacement not in REPLACEMENTS:
-            raise ValueError(f"replacement must be one of {REPLACEMENTS}, got {replacement!r}.")
-        other = torch.zeros_like(similarities)
-        if replacement != "zero":
-            other = self._training_mean("all" if replacement == "mean" else "absent", similarities)
-        changed = torch.where(reject[..., None], other, similarities)
-        if confirm is None or not confirm.any():
-            return changed
-        return torch.where(confirm[..., None], self._training_mean("present", similarities), changed)
-
-    def _training_mean(self, kind: str, like: Tensor) -> Tensor:
-        """The training mean `"all"`, `"present"` or `"absent"`, `(K, M)`; raises ValueError where there is none."""
-        if self.config.similarity_means is None:
-            raise ValueError("This checkpoint has no training means; they are set at the end of stages 2 and 3.")
-        return torch.tensor(self.config.similarity_means[kind], dtype=like.dtype, device=like.device)
-
     def _stage_loss(
         self, features: Tensor, outputs: dict[str, Tensor], labels: Tensor | None, concept_labels: Tensor | None
     ) -> Tensor | None:
@@ -308,18 +246,6 @@ class CsrForImageClassification(PreTrainedModel):
         similarities = self._concept_similarities(features, outputs["concept_maps"])
         margin = config.margin_sign * config.margin
         return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
-
-    def task_outputs(self, maps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """Similarity maps `(B, K, M, H, W)` to similarities, their places, and the classes that follow: `forward`."""
-        if weights is not None:
-            maps = maps * weights[..., None, None, :, :].to(maps)
-        similarities = maps.flatten(-2).amax(dim=-1)
-        return {
-            "logits": self.classify(similarities),
-            "similarities": similarities,
-            "similarity_peaks": peaks(maps.detach()),
-            "similarity_maps": maps,
-        }
 
     @can_return_tuple
     def forward(

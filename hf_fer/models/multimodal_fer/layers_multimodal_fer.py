@@ -173,7 +173,7 @@ class RoiTokenCompression(nn.Module):
         tokens = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[-1]))
         tokens = tokens * scores.gather(1, kept).sigmoid()[..., None]
         if self.num_global_tokens:
-            queries = self.global_tokens.expand(len(patches), -1, -1)
+            queries = self.global_tokens.expand(patches.shape[0], -1, -1)
             tokens = torch.cat([tokens, self.global_attention(queries, patches)], dim=1)
         return tokens, kept
 
@@ -244,7 +244,7 @@ class TemporalEncoder(nn.Module):
         hidden_states = torch.einsum("bfk,bfkd->bfd", weights, tokens) + self.frame_embedding[: tokens.shape[1]]
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask)
-        queries = self.segment_queries.expand(len(tokens), -1, -1)
+        queries = self.segment_queries.expand(tokens.shape[0], -1, -1)
         return self.out_norm(queries + self.segment_attention(queries, self.norm(hidden_states), mask))
 
 
@@ -275,7 +275,7 @@ class ModalityEmbedding(nn.Module):
 
     def forward(self, index: int, tokens: Tensor | None, shown: Tensor, num_tokens: int) -> Tensor:
         """Tokens `(B, S, D)` of modality `index`, or `None`, and which examples show them `(B,)` -> `(B, S, D)`."""
-        missing = self.missing_embedding[index].expand(len(shown), num_tokens, -1)
+        missing = self.missing_embedding[index].expand(shown.shape[0], num_tokens, -1)
         given = missing if tokens is None else torch.where(shown[:, None, None], tokens, missing)
         return given + self.type_embedding[index]
 

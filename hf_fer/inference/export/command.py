@@ -1,0 +1,24 @@
+"""`hf-fer export`: options to settings, and messages."""
+
+from typing import Any
+
+from hf_fer.inference.export.job import Settings, export_model
+from hf_fer.runtime.messages import one_message
+
+
+def main(**settings: Any) -> int:
+    """
+    Export a model, and print its report.
+
+    Args:
+        settings: Those of `Settings`.
+
+    Returns:
+        The exit status, 0. What the user can mend ends the process with 2, an export that is not good enough with 3.
+    """
+    with one_message():
+        job = Settings(**settings)
+        report = export_model(job)
+    print(report.page())
+    print(f"{job.output}: use it like the model itself, with hf-fer predict and hf-fer serve.")
+    return 0

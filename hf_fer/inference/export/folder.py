@@ -1,0 +1,128 @@
+"""The folder of an export: what is in it, and that it is what was written."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+import hf_fer
+from hf_fer.data.loading import write_json_atomically
+from hf_fer.inference.export.graphs import FORMATS, load_graph
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.export import ExportedModel, TensorSpec, exporters
+from hf_fer.weights.starting_points import read
+
+MANIFEST = "export.json"
+KEPT = "kept.safetensors"
+"""Weights that a pipeline uses beside the graph."""
+REMEDY = "Export the model again."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    What an export's folder says of itself.
+
+    Args:
+        pipeline_task: Of the model's system.
+        form, dtype: As they were asked for.
+        inputs, outputs: Of the graph, in order.
+        accepted: Why it would have been refused, where the user has accepted that.
+        files: Name -> SHA-256, of all files that are read.
+        hf_fer: Version that has written it.
+    """
+
+    pipeline_task: str
+    form: str
+    dtype: str
+    inputs: dict[str, TensorSpec]
+    outputs: list[str]
+    accepted: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    hf_fer: str = hf_fer.__version__
+
+    def write(self, folder: Path) -> None:
+        """Write it, with the digests of the folder's present files."""
+        files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+        write_json_atomically(folder / MANIFEST, {**asdict(self), "files": files}, indent=2)
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a path is the folder of an export."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """
+    What an export's folder says of itself.
+
+    Raises:
+        RecipeError: it cannot be read, or is of a system or a format that this version does not have.
+    """
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["inputs"] = {name: TensorSpec(**spec) for name, spec in found["inputs"].items()}
+        manifest = Manifest(**found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecipeError(f"{path} cannot be read ({error}). {REMEDY}") from error
+    if manifest.pipeline_task not in exporters() or manifest.form not in FORMATS:
+        raise RecipeError(
+            f"{path}: this version of hf_fer has no {manifest.pipeline_task} as {manifest.form}. {REMEDY}"
+        )
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises `RecipeError` where a file that the export was written with is missing or is another."""
+    if FORMATS[manifest.form] not in manifest.files:
+        raise RecipeError(f"{folder / MANIFEST} does not name {FORMATS[manifest.form]}. {REMEDY}")
+    for name, known in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise RecipeError(f"{path} is missing: the export is not whole. {REMEDY}")
+        if sha256(path) != known:
+            raise RecipeError(
+                f"{path} is not the file that was exported ({path.stat().st_size} bytes with another SHA-256 than "
+                f"{MANIFEST} has): it is cut off, or of another export. {REMEDY}"
+            )
+
+
+def load_export(folder: Path, manifest: Manifest | None = None) -> ExportedModel:
+    """
+    What stands in for the model that was exported.
+
+    Args:
+        folder: Of the export.
+        manifest: Where it has been read already, and its files are not to be looked at again.
+
+    Raises:
+        RecipeError: a file is missing or another, or the runtime is not installed.
+    """
+    if manifest is None:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        if manifest.accepted:
+            logger.warning("%s was exported in spite of this: %s", folder, " ".join(manifest.accepted))
+    exporter = exporters()[manifest.pipeline_task]
+    kept = folder / KEPT
+    return exporter.stand_in(
+        read(AutoConfig.from_pretrained, str(folder)),
+        str(folder),
+        load_graph(folder, manifest.form, list(manifest.inputs), manifest.outputs),
+        manifest.inputs,
+        exporter.output_class,
+        weights=load_file(kept) if kept.is_file() else {},
+    )
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""The report of an export: what was compared, what it says, and whether that is good enough."""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_fer.data.loading import write_atomically, write_json_atomically
+
+JSON, MARKDOWN = "export_report.json", "export_report.md"
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
+"""Largest difference of logits, as a share of the largest logit (of 1 where that is smaller), by type of weights."""
+
+
+@dataclass
+class Report:
+    """
+    An export beside its model.
+
+    Args:
+        model: Its folder's name, or its name on the Hub.
+        pipeline_task: Of its system.
+        form, dtype: As they were asked for.
+        examples: What was given to both, in words.
+        differences: As `parity.compare` gives them.
+        tolerance: As a share of the largest logit.
+        max_metric_drop: What a metric may lose.
+        same_answers: How many inputs have the same class or text, and of how many.
+        metrics: Name -> `before`, `after` and `loss`, where true answers are known.
+        not_lost: Names of metrics that may not get worse.
+        bytes: Of weights, `before` and `after`.
+        latency: `batch`, `length`, `before_ms`, `after_ms`, `runs` and `threads`.
+        accepted: Why it would have been refused.
+    """
+
+    model: str
+    pipeline_task: str
+    form: str
+    dtype: str
+    examples: str
+    differences: dict[str, Any]
+    tolerance: float
+    max_metric_drop: float
+    same_answers: tuple[int, int]
+    metrics: dict[str, dict[str, float]]
+    bytes: dict[str, int]
+    latency: dict[str, float]
+    accepted: list[str] = field(default_factory=list)
+
+    @property
+    def allowed(self) -> float:
+        """The largest difference of logits that is no reason to refuse."""
+        return self.tolerance * max(1.0, self.differences["largest_logit"])
+
+    @property
+    def difference(self) -> float:
+        """The largest difference of logits that was found."""
+        return self.differences["outputs"]["logits"]
+
+    def reasons(self) -> list[str]:
+        """Why the export is not good enough; none if it is."""
+        found = []
+        if not self.difference <= self.allowed:  # so that NaN is a reason, too
+            found.append(f"logits differ by {self.difference:.3g}, more than {self.allowed:.3g} (--max_difference).")
+        found += [
+            f"{name} goes from {one['before']:.4f} to {one['after']:.4f}, by more than {self.max_metric_drop} "
+            "(--max_metric_drop)."
+            for name, one in self.metrics.items()
+            if not one["loss"] <= self.max_metric_drop
+        ]
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Both forms of it."""
+        versions = {name: version(name) for name in ("torch", "transformers", *_onnx(self.form))}
+        facts = {**asdict(self), "allowed_difference": self.allowed, "versions": versions}
+        write_json_atomically(folder / JSON, facts | {"processor": platform.machine()}, indent=2)
+        write_atomically(folder / MARKDOWN, self.page().encode())
+
+    def page(self) -> str:
+        """As Markdown."""
+        same, count = self.same_answers
+        rows = [
+            ("largest difference of logits", f"{self.difference:.3g} (allowed: {self.allowed:.3g})"),
+            ("same class or text", f"{same} of {count} inputs"),
+            *((name, f"{one['before']:.4f} before, {one['after']:.4f} after") for name, one in self.metrics.items()),
+            ("size of the weights", f"{_mib(self.bytes['before'])} before, {_mib(self.bytes['after'])} after"),
+            (
+                f"latency, batch of {self.latency['batch']}{_of_length(self.latency['length'])}, CPU, "
+                f"{self.latency['threads']} threads",
+                f"{self.latency['before_ms']:.2f} ms with torch, {self.latency['after_ms']:.2f} ms as exported "
+                f"(median of {self.latency['runs']})",
+            ),
+        ]
+        batches = self.differences["batches"]
+        lines = [
+            f"# {self.model} as {self.form}, {self.dtype}",
+            "",
+            f"Compared on {self.examples}.",
+            "",
+            *([f"**Exported in spite of this:** {' '.join(self.accepted)}", ""] if self.accepted else []),
+            "| | |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in rows),
+            "",
+            "| batch | length | difference of logits |",
+            "| --- | --- | --- |",
+            *(f"| {one['batch']} | {one['length'] or ''} | {one['logits']:.3g} |" for one in batches),
+            "",
+            "| output | largest difference |",
+            "| --- | --- |",
+            *(f"| {name} | {value:.3g} |" for name, value in self.differences["outputs"].items()),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _onnx(form: str) -> tuple[str, ...]:
+    return ("onnx", "onnxruntime", "onnxscript") if form == "onnx" else ()
+
+
+def _of_length(length: int | None) -> str:
+    return "" if length is None else f" x {length}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f} MiB"

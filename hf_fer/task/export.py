@@ -1,0 +1,139 @@
+"""What a system says about being exported, and what stands in for its model where an export is used."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import Pipeline, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hf_fer.task.systems import classes_by_pipeline
+
+Runtime = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""From an export's inputs to its outputs, by name."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """
+    An input of an export.
+
+    Args:
+        dtype: Such as `float32`.
+        shape: Sizes; `None` for an axis whose size is free.
+    """
+
+    dtype: str
+    shape: Sequence[int | None]
+
+    def cast(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor in this type; raises `ValueError` where it has another shape."""
+        sizes = tuple(tensor.shape)
+        fits = len(sizes) == len(self.shape) and all(
+            known in (None, size) for known, size in zip(self.shape, sizes, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
+            raise ValueError(f"{name} has the shape {sizes}, and this export takes ({wanted}).")
+        return tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
+
+
+class ExportedModel:
+    """
+    Stands in for a model in its pipeline: the same configuration and forms of input and output, another runtime.
+
+    Args:
+        config: The model's.
+        path: Folder of the export.
+        runtime: What computes.
+        inputs: By name, in the order of the model's `forward`.
+        output_class: Of what a call gives.
+        weights: Those of `Exporter.kept_weights`.
+    """
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        path: str,
+        runtime: Runtime,
+        inputs: dict[str, TensorSpec],
+        output_class: type[ModelOutput],
+        weights: dict[str, Tensor],
+    ):
+        self.config = config
+        self.name_or_path = path
+        self.runtime = runtime
+        self.inputs = inputs
+        self.output_class = output_class
+
+    def can_generate(self) -> bool:
+        """None of these models writes text."""
+        return False
+
+    def __call__(self, *args: Tensor, **given: Tensor | None) -> ModelOutput:
+        """
+        Outputs for inputs as the model's `forward` takes them.
+
+        Raises:
+            ValueError: an input is missing, unknown or of another shape than the export takes.
+        """
+        found = {**dict(zip(self.inputs, args, strict=False)), **given}
+        found = {name: tensor for name, tensor in found.items() if tensor is not None}
+        if found.keys() != self.inputs.keys():
+            raise ValueError(
+                f"This export takes {', '.join(self.inputs)}, and got {', '.join(found)}. What an example lacks is "
+                "zeros with a mask of zeros, as the processor pads it."
+            )
+        tensors = {name: spec.cast(name, found[name]) for name, spec in self.inputs.items()}
+        with torch.inference_mode():
+            return self.output_class(**self.runtime(tensors))
+
+
+class Exporter(ABC):
+    """
+    One system's models as graphs. A system's module `train/export.py` holds one subclass.
+
+    Attributes:
+        pipeline_task: The registered pipeline.
+        output_class: Of the model's `forward`.
+        free_axes: Input -> axes whose size is free beside the batch's; the model's inputs are in this order.
+        metrics: What `Predictor.score` gives that may not get worse -> whether less is better.
+        stand_in: What is put in the model's place.
+    """
+
+    pipeline_task: ClassVar[str]
+    output_class: ClassVar[type[ModelOutput]]
+    free_axes: ClassVar[dict[str, tuple[int, ...]]]
+    metrics: ClassVar[dict[str, bool]]
+    stand_in: ClassVar[type[ExportedModel]] = ExportedModel
+
+    @classmethod
+    @abstractmethod
+    def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> Any:
+        """
+        An input of the pipeline that says nothing, where no real one is given; a higher number is a longer one.
+
+        Raises:
+            RecipeError: the pipeline takes none but real ones.
+        """
+
+    @classmethod
+    def padding(cls, pipe: Pipeline) -> dict[str, float]:
+        """Input -> what it is padded with, where that is not 0."""
+        return {}
+
+    @classmethod
+    def kept_weights(cls, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Weights that the pipeline uses beside the graph; small."""
+        return {}
+
+
+def exporters() -> dict[str, type[Exporter]]:
+    """The exporter of each system that has one, by its pipeline's name."""
+    return classes_by_pipeline("export", Exporter)
