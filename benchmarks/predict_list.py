@@ -90,12 +90,18 @@ def main() -> None:
         parts = dict(enumerate(groups(inputs, args.shard_size)))
         shards = Shards(output, len(parts))
         shards.open("benchmark", overwrite=True).release()
-        work, bar = Work(load, None, False), tqdm(total=args.clips)
+        work, bar, first = Work(load, None, False), tqdm(total=args.clips), []
+
+        def done(count: int) -> None:
+            first[:] = first or [time.perf_counter()]
+            bar.update(count)
+
         with timed(found, "answers"):
             if args.engine == "ray":
-                cluster.run(work, shards, parts, bar.update, address=None, actors=1)
+                cluster.run(work, shards, parts, done, address=None, actors=1)
             else:
-                jobs.predict_shards(work, shards, parts, bar.update)
+                jobs.predict_shards(work, shards, parts, done)
+        found["answers: seconds from the first to the last"] = round(time.perf_counter() - first[0], 2)
         with timed(found, "joining"):
             jobs.summarise(shards, model)
             shards.join(Instant)

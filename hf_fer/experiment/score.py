@@ -15,7 +15,7 @@ from hf_fer.reporting import html as report_html
 from hf_fer.reporting import report
 from hf_fer.reporting.sharing import add_pipeline, upload
 from hf_fer.runtime.failures import RunError
-from hf_fer.runtime.trackers import log_report
+from hf_fer.runtime.trackers import emissions, log_report
 from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, SplitReport, write_files
 from hf_fer.task.settings import shared_patterns, skipped_file
@@ -92,7 +92,7 @@ def finish(
     folder.mkdir(parents=True, exist_ok=True)
     skipped.touch()
     results = contents(reports)
-    metrics = all_metrics(task, data, results, runtime, apart=apart)
+    metrics = all_metrics(task, data, results, {**runtime, **emissions(trainer)}, apart=apart)
     captions = write_files(folder, reports)
     history = report.history_table(trainer.state.log_history)
     if args.do_train:

@@ -64,6 +64,14 @@ class Card:
             if name in self.metrics[split]
         ]
 
+    def co2(self) -> dict[str, Any] | None:
+        """The Hub's entry on emissions, in grams of CO2 equivalent; `None` where the run did not estimate them."""
+        runtime = self.metrics["runtime"]
+        if "co2_g" not in runtime:
+            return None
+        grams = float(f"{runtime['co2_g']:.3g}")
+        return {"emissions": grams, "source": "CodeCarbon", "geographical_location": runtime["co2_country"]}
+
     def save(self, folder: Path) -> None:
         """Write `README.md` into the model's folder."""
         scored = {split: self.metrics[split] for split in ("validation", "test")}
@@ -75,6 +83,7 @@ class Card:
             tags=["hf_fer", self.system],
             model_name=self.repo_id.split("/")[-1],
             eval_results=self.eval_results() or None,
+            co2_eq_emissions=self.co2(),
         )
         card = ModelCard.from_template(
             card_data,

@@ -1,12 +1,13 @@
-"""Logs the report's scores and pictures to the experiment trackers of the run."""
+"""Passes the report's scores and pictures to the run's experiment trackers, and their emissions to the report."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from matplotlib.image import imread
 from transformers import Trainer
-from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.integrations import CodeCarbonCallback, TensorBoardCallback, WandbCallback
 
 
 def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shareable: tuple[str, ...]) -> None:
@@ -51,3 +52,22 @@ def _to_wandb(scores: Mapping[str, float], pictures: list[Path]) -> None:
 
     if wandb.run is not None:
         wandb.run.log({**scores, **{picture.stem: wandb.Image(str(picture)) for picture in pictures}})
+
+
+def emissions(trainer: Trainer) -> dict[str, Any]:
+    """
+    CodeCarbon's estimate for the training, where `report_to` names `codecarbon`.
+
+    Returns:
+        `energy_wh`, `co2_g` (grams of CO2 equivalent) and `co2_country`, whose electricity mix the estimate assumes;
+        an empty dictionary without CodeCarbon.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        tracker = callback.tracker if isinstance(callback, CodeCarbonCallback) else None
+        if tracker is not None and (data := tracker.final_emissions_data) is not None:
+            return {
+                "energy_wh": 1000 * data.energy_consumed,
+                "co2_g": 1000 * data.emissions,
+                "co2_country": data.country_name,
+            }
+    return {}

@@ -66,7 +66,9 @@ def main() -> None:
                 if case == "one killed":
                     half = -(-args.clips // SHARD) // 2
                     found["shards at the kill"] = wait_for(folder / f"{output.name}.parts", half, process)
-                    found["seconds of computing in the killed node's actor"] = computed(second)
+                    found["CPU seconds of the actors: head, the node to kill"] = [
+                        computed(node) for node in (cluster.head_node, second)
+                    ]
                     cluster.remove_node(second, allow_graceful=False)
                 print(case, finish(process), flush=True)
                 table = pq.read_table(output)

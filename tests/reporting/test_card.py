@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 
 from hf_fer.data.facts import DataFacts
 from hf_fer.data.loading import LoadedData
@@ -53,6 +54,13 @@ def test_ravdess_has_its_limits_and_licence(tmp_path):
     card = card_of(tmp_path, "multimodal_fer", facts=data_facts("clips", data))
     assert "RAVDESS has 24 actors" in card
     assert "\nlicense: cc-by-nc-sa-4.0" in card
+
+
+def test_co2_is_in_the_cards_metadata_only_where_it_was_estimated(tmp_path):
+    assert "co2_eq_emissions" not in card_of(tmp_path, "csr", **TRAINED)
+    card_of(tmp_path, "csr", **TRAINED, energy_wh=20.0, co2_g=1.4, co2_country="Vietnam")
+    found = ModelCard.load(tmp_path / "README.md").data.to_dict()["co2_eq_emissions"]
+    assert found == {"emissions": 1.4, "source": "CodeCarbon", "geographical_location": "Vietnam"}
 
 
 def scored(arguments: tuple[str, ...], runtime: dict, test: dict) -> str:
