@@ -15,7 +15,7 @@ from hf_fer.task.base import Task
 HOOKS = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
 ADDRESS = "https://github.com/somebody/some_name"
 
-mkdocs_config = pytest.importorskip("mkdocs.config", reason="needs the extra docs")
+Abort = pytest.importorskip("mkdocs.exceptions", reason="needs the extra docs").Abort
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +40,40 @@ def test_it_builds_and_every_page_is_in_its_navigation(tmp_path):
     build(ROOT / "mkdocs.yml", tmp_path)
     assert 'class="mermaid"' in (tmp_path / "architecture" / "index.html").read_text(encoding="utf-8")
     assert not list(tmp_path.rglob("hooks.py"))
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    assert pages == set(re.findall(r"[\w/]+\.md", navigation))
+
+
+@pytest.fixture
+def small_site(tmp_path):
+    """Writes pages of one's own under the settings of the real site, and builds them."""
+
+    def build_pages(**pages: str) -> None:
+        docs = tmp_path / "docs"
+        docs.mkdir()
+        shutil.copyfile(ROOT / "docs" / "hooks.py", docs / "hooks.py")
+        for name, text in pages.items():
+            (docs / f"{name}.md").write_text(text)
+        (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
+        settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[0]
+        settings = settings.replace("plugins: [search]", "plugins: []")
+        (tmp_path / "mkdocs.yml").write_text(f"{settings}nav: [index.md, recipes.md]\n")
+        build(tmp_path / "mkdocs.yml", tmp_path / "site")
+
+    return build_pages
+
+
+def test_a_link_to_a_heading_is_found(small_site):
+    small_site(index="# A page\n\n[A link](recipes.md#fields)\n", recipes="# Recipes\n\n## Fields\n")
 
 
 @pytest.mark.parametrize("link", ["absent.md", "recipes.md#no-such-heading", "../no_page_of_the_site.md"])
-def test_a_link_that_leads_nowhere_is_noticed(link, tmp_path):
-    from mkdocs.exceptions import Abort
-
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    shutil.copyfile(ROOT / "docs" / "hooks.py", docs / "hooks.py")
-    (docs / "index.md").write_text(f"# A page\n\n[A link]({link})\n")
-    (docs / "recipes.md").write_text("# Recipes\n")
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
-    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[0]
-    (tmp_path / "mkdocs.yml").write_text(settings.replace("plugins: [search]", "plugins: []"))
+def test_a_link_that_leads_nowhere_is_noticed(link, small_site):
     with pytest.raises(Abort):
-        build(tmp_path / "mkdocs.yml", tmp_path / "site")
+        small_site(index=f"# A page\n\n[A link]({link})\n", recipes="# Recipes\n")
+
+
+def test_a_page_that_the_navigation_lacks_is_noticed(small_site):
+    with pytest.raises(Abort):
+        small_site(index="# A page\n", recipes="# Recipes\n", lost="# Lost\n")
 
 
 def test_the_drawing_has_the_rooms_in_the_order_of_their_imports():
