@@ -1,17 +1,28 @@
 """Settings and orders that nothing else would miss: each of them reaches the place where it counts."""
 
+import dataclasses
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from models.suite_csr import batch, config
+from PIL import Image
+from scipy.io import wavfile
 
 from hf_fer.data import loading
 from hf_fer.data.cache import ArrayCache
 from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
+from hf_fer.models.csr.train import images
+from hf_fer.models.csr.train.preprocessing import ImageSettings
 from hf_fer.models.multimodal_fer.train import preprocessing
 from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
 from hf_fer.models.multimodal_fer.train.source import read_source
+from hf_fer.models.speech_to_text.train import preprocessing as speech_preprocessing
+from hf_fer.models.speech_to_text.train import recordings
+from hf_fer.models.speech_to_text.train.preprocessing import SoundSettings
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
 
 
@@ -96,3 +107,98 @@ def test_settings_of_the_sound_are_in_the_cache_key(setting, value):
         keys.append(preprocessing.cache_keys(processor))
     assert keys[0]["audio_samples"] != keys[1]["audio_samples"]
     assert keys[0]["video_frames"] == keys[1]["video_frames"]
+
+
+def task_of(system: str, tmp_path, start=None, **fields):
+    """A task that starts from a folder with nothing but a processor, as only this test would."""
+    recipe = {"task": system, "dataset": "demo", "output_dir": str(tmp_path / "out"), **fields}
+    task = build_task(recipe, "recipe", [])
+    task.model_args.model_name_or_path = start and str(start)
+    return task
+
+
+IMAGES = {
+    "image_size": (32, False),
+    "image_mean": ([0.1, 0.2, 0.3], False),
+    "image_std": ([0.6, 0.7, 0.8], False),
+    "max_pixels": (5000, True),
+}
+"""Field of csr's preprocessing -> another value than the default, and whether files are checked again under it."""
+
+
+@pytest.mark.parametrize("field", IMAGES)
+def test_every_field_of_csr_reaches_processor_check_and_checkpoint(field, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "home")
+    assert IMAGES.keys() == {item.name for item in dataclasses.fields(ImageSettings)}
+    seen = counted(monkeypatch, images, "load_image")
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "image.png")
+    value, checked_again = IMAGES[field]
+    tasks = [task_of("csr", tmp_path, **given) for given in ({}, {field: value})]
+    settings = [ImageSettings.of(task) for task in tasks]
+    for each in settings:
+        assert images.image_check(each, 1).reasons([(str(tmp_path / "image.png"), "image")]) == [None]
+    assert len(seen) == 1 + checked_again
+    processors = [task.build_processor(None) for task in tasks]
+    assert getattr(ImageSettings.of_processor(processors[1]), field) == value != getattr(settings[0], field)
+    processors[1].save_pretrained(tmp_path / "model")
+    known = {"start": tmp_path / "model"}
+    assert getattr(ImageSettings.of(task_of("csr", tmp_path, **known)), field) == value
+    other = {"image_size": 48, "image_mean": [0.2] * 3, "image_std": [0.3] * 3, "max_pixels": 6000}[field]
+    another = task_of("csr", tmp_path, **known, **{field: other})
+    if field == "max_pixels":
+        assert another.build_processor(None).max_pixels == other
+    else:
+        with pytest.raises(RecipeError, match=f"{field} .* was trained with"):
+            another.build_processor(None)
+
+
+SOUND = {"sampling_rate": (8000, True), "max_seconds": (9.0, True), "features": ("nemotron", False)}
+"""Field of speech_to_text's preprocessing -> another value than the default, and whether files are measured again."""
+
+
+@pytest.mark.parametrize("field", SOUND)
+def test_every_field_of_speech_reaches_extractor_check_and_checkpoint(field, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "home")
+    assert SOUND.keys() == {item.name for item in dataclasses.fields(SoundSettings)}
+    seen = counted(monkeypatch, recordings, "load_audio")
+    tone = tone_file(tmp_path)
+    value, measured_again = SOUND[field]
+    settings = [SoundSettings.of(task_of("speech_to_text", tmp_path, **given)) for given in ({}, {field: value})]
+    for each in settings:
+        assert recordings.measure([tone], each, 1) == {tone: 1.0}
+    assert len(seen) == 1 + measured_again
+    extractors = [each.extractor() for each in settings]
+    if field != "max_seconds":  # of the files alone
+        assert extractors[0].to_dict() != extractors[1].to_dict()
+    assert getattr(settings[1], field) == value != getattr(settings[0], field)
+    extractors[1].save_pretrained(tmp_path / "model")
+    known = {"start": tmp_path / "model"}
+    stored = SoundSettings.of(task_of("speech_to_text", tmp_path, **known))
+    assert stored.settled == settings[1].settled
+    if field in stored.settled:
+        other = {"sampling_rate": 11025, "features": "parakeet"}[field]
+        with pytest.raises(RecipeError, match=f"{field} .* was trained with"):
+            SoundSettings.of(task_of("speech_to_text", tmp_path, **known, **{field: other}))
+
+
+def test_another_decoder_measures_recordings_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "HF_HOME", tmp_path / "home")
+    seen = counted(monkeypatch, recordings, "load_audio")
+    tone = tone_file(tmp_path)
+    for version in (1, 1, 2):
+        monkeypatch.setattr(speech_preprocessing, "DECODER_VERSION", version)
+        recordings.measure([tone], SoundSettings(), 1)
+    assert len(seen) == 2
+
+
+def tone_file(folder) -> str:
+    """A second of a tone at 16 kHz."""
+    wavfile.write(folder / "tone.wav", 16000, (20000 * np.sin(np.arange(16000) / 5)).astype(np.int16))
+    return str(folder / "tone.wav")
+
+
+def counted(monkeypatch, module, name: str) -> list[tuple]:
+    """The calls of a function of a module, as they come."""
+    calls, function = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given: calls.append(given) or function(*given))
+    return calls

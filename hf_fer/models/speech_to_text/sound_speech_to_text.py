@@ -19,6 +19,9 @@ from av.video.stream import VideoStream
 NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 """Dispositions of video tracks that no player shows as a video: cover art and seeking previews."""
 
+DECODER_VERSION = 1
+"""Part of the key of remembered lengths. Raise it when the decoder gives other samples for a file."""
+
 SOUND_JITTER = 0.05
 """Seconds by which a timestamp of sound may run ahead of the samples before it counts as a hole."""
 
@@ -341,6 +344,7 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[
 
 
 __all__ = [
+    "DECODER_VERSION",
     "DEFAULT_LIMITS",
     "MediaLimits",
     "SoundOnClock",

@@ -15,7 +15,9 @@ from transformers import ViTImageProcessor
 from hf_fer.data import loading
 from hf_fer.models.csr.decoding_csr import UnusableImageError, as_rgb, image_facts, load_image
 from hf_fer.models.csr.processing_csr import CsrProcessor
-from hf_fer.models.csr.train.images import drop_unusable, image_check, pixel_limit
+from hf_fer.models.csr.train.images import drop_unusable, image_check
+from hf_fer.models.csr.train.preprocessing import ImageSettings
+from hf_fer.task.find import build_task
 
 
 def large_png(path, side: int):
@@ -83,8 +85,11 @@ def test_the_limit_is_the_processor_s_saved_and_set_by_the_recipe(tmp_path):
     assert small(np.zeros((60, 60), np.uint8))["pixel_values"].shape == (1, 3, 224, 224)
     small.save_pretrained(tmp_path / "model")
     assert CsrProcessor.from_pretrained(tmp_path / "model").max_pixels == 3000
-    assert pixel_limit(None, str(tmp_path / "model")) == 3000
-    assert pixel_limit(4000, str(tmp_path / "model")) == 4000
+    recipe = {"task": "csr", "dataset": "demo", "output_dir": str(tmp_path / "out")}
+    for given, limit in (({}, 3000), ({"max_pixels": 4000}, 4000)):
+        task = build_task({**recipe, **given}, "recipe", [])
+        task.model_args.model_name_or_path = str(tmp_path / "model")
+        assert ImageSettings.of(task).max_pixels == task.build_processor(None).max_pixels == limit
     with pytest.raises(ValueError, match="must be positive"):
         CsrProcessor(ViTImageProcessor(), max_pixels=0)
 
@@ -93,9 +98,10 @@ def test_in_training_data_such_a_file_is_left_out_and_counted(tmp_path, monkeypa
     monkeypatch.setattr(loading, "HF_HOME", tmp_path / "home")
     paths = [str(large_png(tmp_path / f"{side}.png", side)) for side in (20, 60)]
     rows = pd.DataFrame({"path": paths, "image": ["a", "b"], "boxes": [{}, {}]})
-    assert len(drop_unusable(rows, [], 1)[0]) == 2
-    kept, skipped, _ = drop_unusable(rows, [], 1, max_pixels=3000)
+    assert len(drop_unusable(rows, [], 1, ImageSettings())[0]) == 2
+    kept, skipped, _ = drop_unusable(rows, [], 1, ImageSettings(max_pixels=3000))
     assert kept["image"].tolist() == ["a"]
     assert [entry["path"] for entry in skipped] == paths[1:]
     assert "60 x 60 pixels, over max_pixels = 3000" in skipped[0]["reason"]
-    assert image_check(3000).settings != image_check(4000).settings
+    checks = [image_check(ImageSettings(max_pixels=limit)) for limit in (3000, 4000)]
+    assert checks[0].settings != checks[1].settings

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification
 from hf_fer.models.csr.backbone_csr import BackboneKeysError, feature_map
 from hf_fer.models.csr.train.backbones import timm_statistics
-from hf_fer.models.csr.train.building import channel_statistics
+from hf_fer.models.csr.train.preprocessing import channel_statistics
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import parse_task
 

@@ -20,6 +20,7 @@ from hf_fer.models.speech_to_text.alignment_speech_to_text import best_tokens, t
 from hf_fer.models.speech_to_text.train.blanks import BlankWatch
 from hf_fer.models.speech_to_text.train.demo import make_demo, spoken
 from hf_fer.models.speech_to_text.train.joining import Companions
+from hf_fer.models.speech_to_text.train.preprocessing import SoundSettings
 from hf_fer.models.speech_to_text.train.recordings import (
     RecordingCollator,
     RecordingTransform,
@@ -139,7 +140,11 @@ class TestRecordings:
         silent = write_wav(tmp_path / "silent.wav", np.zeros(16000))
         short = write_wav(tmp_path / "short.wav", 0.5 * np.ones(100))
         (tmp_path / "text.wav").write_text("no sound")
-        found = measure([tone, silent, short, str(tmp_path / "text.wav"), str(tmp_path / "none.wav")], 16000, 30.0, 2)
+        found = measure(
+            [tone, silent, short, str(tmp_path / "text.wav"), str(tmp_path / "none.wav")],
+            SoundSettings(16000, 30.0),
+            2,
+        )
         assert found[tone] == 1.0
         assert "silent" in found[silent]
         assert "0.006 s" in found[short]
@@ -147,7 +152,7 @@ class TestRecordings:
         assert found[str(tmp_path / "none.wav")] == "file not found"
 
     def test_longer_ones_than_allowed_are_not_read(self, tone):
-        assert "over max_seconds = 0.5" in measure([tone], 16000, 0.5, 1)[tone]
+        assert "over max_seconds = 0.5" in measure([tone], SoundSettings(16000, 0.5), 1)[tone]
 
     def test_a_batch_is_padded_and_masked(self, tmp_path, tone):
         half = write_wav(tmp_path / "half.wav", 0.5 * np.sin(np.arange(8000) / 8))

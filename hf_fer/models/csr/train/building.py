@@ -1,29 +1,22 @@
-"""The processor and the model of a csr recipe."""
+"""The model of a csr recipe."""
 
 import dataclasses
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel, ViTImageProcessor
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers import PreTrainedModel
 
 from hf_fer.data.loading import DataError, LoadedData
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.runtime.checkpoints import start_anew
 from hf_fer.task.base import Task
-from hf_fer.task.settings import check_settled
 from hf_fer.weights.starting_points import load_model
 
-from ..configuration_csr import CONCEPTS, TIMM, CsrConfig
+from ..configuration_csr import CONCEPTS, CsrConfig
 from ..modeling_csr import BackboneKeysError, CsrForImageClassification
-from ..processing_csr import CsrProcessor
-from .arguments import CsrDataArguments, CsrModelArguments
-from .backbones import timm_statistics
-from .images import pixel_limit
+from .arguments import CsrModelArguments
 from .start import check_sizes, checkpoint_config
 
 logger = logging.getLogger(__name__)
@@ -35,45 +28,6 @@ def positive_weights(labels: np.ndarray) -> list[float]:
     """Negatives over positives of each concept in labels `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count too."""
     positives = labels.sum(axis=0)
     return np.minimum((len(labels) - positives) / positives, MAX_POS_WEIGHT).tolist()
-
-
-def make_processor(task: Task) -> CsrProcessor:
-    """The checkpoint's processor, which has the settings that its model was trained with, or a new one."""
-    args, path = task.data_args, task.model_args.model_name_or_path
-    if path:
-        return checkpoint_processor(task, path)
-    size = {"height": args.image_size, "width": args.image_size}
-    images = ViTImageProcessor(size=size, **channel_statistics(task.model_args, args))
-    return CsrProcessor(images, pixel_limit(args.max_pixels, None))
-
-
-def checkpoint_processor(task: Task, path: str) -> CsrProcessor:
-    """The checkpoint's processor; raises `RecipeError` where the recipe sets another image size, mean or std."""
-    processor = CsrProcessor.from_pretrained(path)
-    processor.max_pixels = pixel_limit(task.data_args.max_pixels, path)
-    images = processor.image_processor
-    stored = {
-        "image_size": images.size["height"],
-        "image_mean": list(images.image_mean),
-        "image_std": list(images.image_std),
-    }
-    check_settled(task, path, stored)
-    return processor
-
-
-def channel_statistics(model_args: CsrModelArguments, data_args: CsrDataArguments) -> dict[str, list[float]]:
-    """`image_mean` and `image_std`: the recipe's, else those in the pretrained backbone's folder, else timm's."""
-    found = {}
-    if model_args.backbone_weights:
-        weights = Path(model_args.backbone_weights)
-        beside = (weights if weights.is_dir() else weights.parent) / IMAGE_PROCESSOR_NAME
-        if beside.is_file():
-            found = json.loads(beside.read_text(encoding="utf-8"))
-        elif model_args.backbone.startswith(TIMM):
-            found = timm_statistics(model_args.backbone)
-    given = {"image_mean": data_args.image_mean, "image_std": data_args.image_std}
-    chosen = {name: value or found.get(name) for name, value in given.items()}
-    return {name: value for name, value in chosen.items() if value}
 
 
 def make_model(task: Task, data: LoadedData) -> PreTrainedModel:

@@ -17,7 +17,6 @@ from hf_fer.data.names import clean_names
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..decoding_csr import (
-    DECODER_VERSION,
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     UnusableImageError,
@@ -30,6 +29,7 @@ from ..modeling_csr import spatial_weights
 from ..processing_csr import CsrProcessor
 from .concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file, relative_boxes
 from .image_augment import ImageAugmentation, ImageAugmenter
+from .preprocessing import ImageSettings
 
 MARGIN = 4 / 3
 """Images are augmented at this multiple of the model's size, so that a crop need not be enlarged."""
@@ -167,15 +167,9 @@ def unusable_reason(path: str, wanted: str, max_pixels: int = MAX_PIXELS) -> str
     return None
 
 
-def pixel_limit(given: int | None, checkpoint: str | None) -> int:
-    """`max_pixels` of the recipe, or else of the checkpoint that it starts from, or the default."""
-    return given or (CsrProcessor.from_pretrained(checkpoint).max_pixels if checkpoint else MAX_PIXELS)
-
-
-def image_check(max_pixels: int = MAX_PIXELS, workers: int = 4) -> FileCheck:
+def image_check(settings: ImageSettings, workers: int = 4) -> FileCheck:
     """The check that images can be loaded as training will load them."""
-    settings = {"decoder": f"csr {DECODER_VERSION}", "max_pixels": max_pixels}
-    return FileCheck(partial(unusable_reason, max_pixels=max_pixels), settings, workers)
+    return FileCheck(partial(unusable_reason, max_pixels=settings.max_pixels), settings.check_key, workers)
 
 
 def is_image(path: Path) -> bool:
@@ -194,7 +188,7 @@ def inspect_images(path: str, form: TableFormat | None) -> tuple[pd.DataFrame, l
         rows = table_images(place, form)
     if rows.empty:
         raise DataError(f"{path}: no images found.")
-    reasons = image_check().reasons([(p, "image") for p in rows["path"]])
+    reasons = image_check(ImageSettings()).reasons([(p, "image") for p in rows["path"]])
     return rows, [{"path": p, "reason": why} for p, why in zip(rows["path"], reasons, strict=True) if why]
 
 
@@ -209,7 +203,7 @@ def table_images(place: Path, form: TableFormat | None) -> pd.DataFrame:
 
 
 def drop_unusable(
-    rows: pd.DataFrame, concepts: list[str], workers: int, max_pixels: int = MAX_PIXELS
+    rows: pd.DataFrame, concepts: list[str], workers: int, settings: ImageSettings
 ) -> tuple[pd.DataFrame, list[dict[str, str]], str | None]:
     """
     Leave out images that do not decode and those with a box outside the image.
@@ -217,13 +211,13 @@ def drop_unusable(
     Returns:
         The remaining rows, with boxes as shares of their image; the skipped files; a note where bit depths differ.
     """
-    reasons = image_check(max_pixels, workers).reasons([(path, "image") for path in rows["path"]])
+    reasons = image_check(settings, workers).reasons([(path, "image") for path in rows["path"]])
     boxes, kept, skipped, bits = [], [], [], {}
     columns = (rows["image"], rows["path"], rows["boxes"], reasons)
     for place, (image, path, own, reason) in enumerate(zip(*columns, strict=True)):
         if reason is None:
             try:
-                facts = image_facts(path, max_pixels)
+                facts = image_facts(path, settings.max_pixels)
                 boxes.append(relative_boxes(own, facts.width, facts.height, concepts))
                 kept.append(place)
                 bits.setdefault(facts.bits, []).append(image)

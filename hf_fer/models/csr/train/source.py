@@ -18,7 +18,8 @@ from .class_images import read_class_images
 from .concepts import ConceptData, read_concepts
 from .demo import demo_data
 from .demo_images import DEMO_IMAGES_NOTICE
-from .images import drop_unusable, is_image, pixel_limit
+from .images import drop_unusable, is_image
+from .preprocessing import ImageSettings
 from .start import checkpoint_config
 
 
@@ -46,8 +47,7 @@ def load_images(task: Task) -> LoadedData:
     rows, copies = drop_copies(source.rows, task.file_columns, leaky=is_leaky(protocol))
     rows = subset(task, rows)
     total = len(rows)
-    limit = pixel_limit(args.max_pixels, checkpoint)
-    rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers, limit)
+    rows, skipped, depths = drop_unusable(rows, source.concepts, args.check_workers, ImageSettings.of(task))
     leave_out(task, skipped, total)
     if rows.empty:
         raise DataError(f"{args.dataset}: no usable images are left.")

@@ -21,9 +21,10 @@ from ..configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
 from ..processing_csr import CsrProcessor
 from . import report as findings
 from .arguments import CsrDataArguments, CsrModelArguments
-from .building import make_model, make_processor
+from .building import make_model
 from .image_augment import ImageAugmentation
 from .images import ImageCollator, ImageTransform, inspect_images
+from .preprocessing import make_processor
 from .score import CsrReport, score_split
 from .source import load_images
 from .start import check_start, checkpoint_config

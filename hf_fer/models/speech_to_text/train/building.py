@@ -6,7 +6,6 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoFeatureExtractor,
     AutoModelForCTC,
     AutoTokenizer,
     ParakeetProcessor,
@@ -24,7 +23,8 @@ from hf_fer.task.base import Task
 from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
 
 from .arguments import SpeechToTextModelArguments
-from .model import Extractor, new_extractor, new_model, prepare, preset_config, samples_per_frame
+from .model import Extractor, new_model, prepare, preset_config, samples_per_frame
+from .preprocessing import SoundSettings, checkpoint_extractor
 from .vocabulary import build_tokenizer, outside_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,10 @@ def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
     args = task.model_args
     tokenizer = None
     if args.model_name_or_path:
-        extractor = read(AutoFeatureExtractor.from_pretrained, args.model_name_or_path)
+        extractor = checkpoint_extractor(args.model_name_or_path)
         tokenizer = known_tokenizer(task, transcripts)
     else:
-        try:
-            extractor = new_extractor(task.data_args.sampling_rate, args.features)
-        except ValueError as error:
-            raise RecipeError(f"features: {error}.") from error
+        extractor = SoundSettings.of(task).extractor()
     if tokenizer is None:
         if not transcripts:
             raise DataError("There is no training split to build a vocabulary from; give --model_name_or_path.")

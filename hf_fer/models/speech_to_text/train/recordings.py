@@ -34,13 +34,13 @@ from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column
 from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio, open_media, sound_track
 from .joining import Companions
 from .model import mel_hertz
+from .preprocessing import MIN_SECONDS, SoundSettings
 from .vocabulary import encode
 
 SOUND_COLUMNS = ("file_path", *AUDIO_COLUMNS, *FILE_COLUMNS, "audio_filepath", "video")
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", "normalized_text", "raw_transcription")
 ACCENT_COLUMNS = ("accent", "accents", "dialect", "region")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", *GROUP_COLUMNS)
-MIN_SECONDS = 0.05
 LOOKED_AT = 1000
 PAUSE = 0.2
 """Longest silence between joined recordings, in seconds."""
@@ -114,10 +114,11 @@ def read_recordings(
     return rows.assign(split=normalize_splits(table[split], source)) if split else rows
 
 
-def seconds_of(path: str, sampling_rate: int, max_seconds: float) -> float | str:
+def seconds_of(path: str, settings: SoundSettings) -> float | str:
     """Length of a recording's sound in seconds, or why it cannot be used."""
+    sampling_rate = settings.sampling_rate
     try:
-        samples = load_audio(path, sampling_rate, MediaLimits(max_seconds))
+        samples = load_audio(path, sampling_rate, settings.limits)
     except UnusableMediaError as error:
         return error.reason
     if len(samples) < MIN_SECONDS * sampling_rate:
@@ -125,7 +126,7 @@ def seconds_of(path: str, sampling_rate: int, max_seconds: float) -> float | str
     return "is silent from start to end" if not np.ptp(samples) else len(samples) / sampling_rate
 
 
-def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, workers: int) -> dict[str, float | str]:
+def measure(paths: Iterable[str], settings: SoundSettings, workers: int) -> dict[str, float | str]:
     """`seconds_of` each file, decoded once and cached until the file changes."""
     paths = list(dict.fromkeys(paths))
     memory_file = cache_dir() / "seconds.json"
@@ -133,11 +134,11 @@ def measure(paths: Iterable[str], sampling_rate: int, max_seconds: float, worker
         memory = json.loads(memory_file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         memory = {}
-    keys = {path: (facts := file_facts(path)) and digest([*facts, sampling_rate, max_seconds]) for path in paths}
+    keys = {path: (facts := file_facts(path)) and digest([*facts, settings.check_key]) for path in paths}
     found = {path: memory[key] for path, key in keys.items() if key in memory}
     unknown = [path for path in paths if path not in found]
     with ThreadPoolExecutor(workers) as pool:
-        lengths = pool.map(lambda path: seconds_of(path, sampling_rate, max_seconds), unknown)
+        lengths = pool.map(lambda path: seconds_of(path, settings), unknown)
         found |= zip(unknown, tqdm(lengths, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True)
     new = {keys[path]: found[path] for path in unknown if keys[path] and isinstance(found[path], float)}
     if new:

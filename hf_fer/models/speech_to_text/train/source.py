@@ -12,6 +12,7 @@ from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments
 from .building import processor_for, start_config
 from .demo import DEMO_NOTICE, make_demo
 from .model import samples_per_frame
+from .preprocessing import SoundSettings
 from .recordings import measure, rates_of, read_recordings, written
 from .vocabulary import encode, frames_needed, outside_vocabulary
 
@@ -21,10 +22,10 @@ LISTED_CHARACTERS = 20
 
 def load_recordings(task: Task) -> LoadedData:
     """The splits, with `transcript`, `seconds` and `length`."""
-    args = task.data_args
+    args, settings = task.data_args, SoundSettings.of(task)
     rows, notes = read_rows(args)
     total = len(rows)
-    rows, skipped = drop_unusable(rows, args)
+    rows, skipped = drop_unusable(rows, settings, args.check_workers)
     if rows.empty:
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
         raise DataError(f"{args.dataset}: no usable recordings are left.")
@@ -72,9 +73,11 @@ def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]
     return rows.assign(transcript=changed), notes
 
 
-def drop_unusable(rows: pd.DataFrame, args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+def drop_unusable(
+    rows: pd.DataFrame, settings: SoundSettings, workers: int
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The rows that can be used, with `seconds`, and why the others cannot."""
-    found = measure(rows["audio"], args.sampling_rate, args.max_seconds, args.check_workers)
+    found = measure(rows["audio"], settings, workers)
     reasons = []
     for path, transcript in zip(rows["audio"], rows["transcript"], strict=True):
         reason = found[path] if isinstance(found[path], str) else None

@@ -19,6 +19,7 @@ from .blanks import BlankWatch
 from .building import make_model, processor_for
 from .joining import Companions
 from .model import best_frames
+from .preprocessing import SoundSettings
 from .recordings import RecordingCollator, Recordings, RecordingTransform, measure, read_recordings, written
 from .score import Answers, SpeechReport, score_split
 from .source import load_recordings
@@ -56,7 +57,8 @@ class SpeechToTextTask(Task):
     def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
         args = SpeechToTextDataArguments()
         rows = read_recordings(path, form).rename(columns={"audio": "path"})
-        found = measure(rows["path"], args.sampling_rate, args.max_seconds, args.check_workers)
+        settings = SoundSettings(args.sampling_rate, args.max_seconds)
+        found = measure(rows["path"], settings, args.check_workers)
         unusable = [{"path": name, "reason": reason} for name, reason in found.items() if isinstance(reason, str)]
         empty = rows["path"][rows["transcript"].map(lambda text: not written(text, args.transcript_form))]
         return rows.drop(columns="transcript"), [
