@@ -190,6 +190,7 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
         prepare_search(args)
     start = prepare_output(args, task.model_args.model_name_or_path)
     resume, task.replaces_report = start.resume, start.replaces
+    task.resumes = bool(resume) and args.do_train
     if args.should_save:
         output_folder.discard_new_report(Path(args.output_dir))
     data, origin = load_data(task)

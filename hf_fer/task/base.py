@@ -110,6 +110,7 @@ class Task(ABC):
         self.given: set[str] = set(self.recipe)
         self.on_command_line: set[str] = set()
         self.replaces_report = False  # true while data and model load and an earlier report is still in place
+        self.resumes = False  # true where training goes on with the weights of this run's own checkpoint
 
     @classmethod
     def name(cls) -> str:

@@ -59,7 +59,13 @@ class CsrConfig(PreTrainedConfig):
         similarity_scale (`float`, *optional*, defaults to 20.0):
             Lambda of the prototype loss.
         assignment_scale (`float`, *optional*, defaults to 1000.0):
-            Gamma of the soft assignment of a vector to a concept's prototypes.
+            Gamma of the soft assignment of a vector to a concept's prototypes. The default is the paper's and assigns
+            a vector to one prototype in effect; SoftTriple's own is 10.
+        prototype_loss (`str`, *optional*, defaults to `"paper"`):
+            `"paper"` contrasts the concepts of an image with one another; `"background"` contrasts each also with
+            the places beside it, so that its prototypes' maps point at it.
+        background_threshold (`float`, *optional*, defaults to 0.5):
+            A place is background of a concept where the concept's map is below this share of the map's range.
         margin (`float`, *optional*, defaults to 0.1):
             Delta of the prototype loss.
         margin_sign (`int`, *optional*, defaults to -1):
@@ -96,6 +102,8 @@ class CsrConfig(PreTrainedConfig):
     prototype_size: int = 128
     similarity_scale: float | int = 20.0
     assignment_scale: float | int = 1000.0
+    prototype_loss: Literal["paper", "background"] = "paper"
+    background_threshold: float | int = 0.5
     margin: float | int = 0.1
     margin_sign: Literal[-1, 1] = -1
     pos_weight: list[float] | None = None
@@ -161,6 +169,8 @@ class CsrConfig(PreTrainedConfig):
         for name in ("similarity_scale", "assignment_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 < self.background_threshold < 1:
+            raise ValueError(f"background_threshold must be between 0 and 1, got {self.background_threshold}.")
         if self.margin < 0:
             raise ValueError(f"margin must not be negative, got {self.margin}; its sign is margin_sign.")
 

@@ -26,7 +26,7 @@ from .backbone_csr import (
     timm_to_transformers,
 )
 from .configuration_csr import CONCEPTS, PROTOTYPES, TASK, CsrConfig
-from .losses_csr import IGNORED, assign, at_least_float32, class_loss, concept_loss, prototype_loss
+from .losses_csr import IGNORED, assign, at_least_float32, background_places, class_loss, concept_loss, prototype_loss
 from .reasoning_csr import REPLACEMENTS, ConceptReasoning, peaks
 
 TRAINED = {CONCEPTS: ("backbone", "concept_head"), PROTOTYPES: ("projector", "prototypes"), TASK: ("classifier",)}
@@ -68,6 +68,22 @@ def keep_frozen_statistics(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, _BatchNorm) and not any(value.requires_grad for value in layer.parameters()):
             layer.train(False)
+
+
+def concept_vectors(features: Tensor, concept_maps: Tensor, projector: nn.Module) -> Tensor:
+    """
+    The vector of each concept: the features, weighted by the softmax of the concept's map over space, projected.
+
+    Args:
+        features: `(B, C, H, W)`.
+        concept_maps: `(B, K, H, W)`.
+        projector: The model's.
+
+    Returns:
+        Unit vectors `(B, K, D)`.
+    """
+    attention = concept_maps.flatten(2).softmax(dim=-1)
+    return F.normalize(projector(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2))), dim=-1)
 
 
 def spatial_weights(
@@ -208,15 +224,30 @@ class CsrForImageClassification(ConceptReasoning, PreTrainedModel):
 
         Args:
             features: `(B, C, H, W)`.
-            concept_maps: `(B, K, H, W)`; their softmax over space pools the features.
+            concept_maps: `(B, K, H, W)`.
 
         Returns:
             `(B, K, K)`: `[b, i, k]` is the vector of concept `i` against the prototypes of concept `k`.
         """
-        attention = concept_maps.flatten(2).softmax(dim=-1)
-        vectors = self._project(torch.einsum("bkn,bcn->bkc", attention, features.flatten(2)))
+        vectors = concept_vectors(features, concept_maps, self.projector)
         cosines = torch.einsum("bid,kmd->bikm", vectors, F.normalize(self.prototypes, dim=-1))
         return assign(at_least_float32(cosines), self.config.assignment_scale, self.kept)
+
+    def _background_similarities(self, features: Tensor, concept_maps: Tensor) -> Tensor:
+        """
+        Similarity of the places beside a concept to that concept's own prototypes, the negatives of `prototype_loss`.
+
+        Args:
+            features: `(B, C, H, W)`.
+            concept_maps: `(B, K, H, W)`; where they are low (`background_threshold`) is background.
+
+        Returns:
+            `(B, K, H * W)`, `-inf` for places that belong to the concept.
+        """
+        maps = at_least_float32(self.similarity_maps(features)).flatten(3)
+        places = assign(maps.transpose(2, 3), self.config.assignment_scale, self.kept[:, None])
+        beside = background_places(concept_maps.flatten(2), self.config.background_threshold)
+        return places.masked_fill(~beside, -torch.inf)
 
     @torch.no_grad()
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -244,8 +275,11 @@ class CsrForImageClassification(ConceptReasoning, PreTrainedModel):
             weight = None if config.pos_weight is None else logits.new_tensor(config.pos_weight)
             return concept_loss(logits, concept_labels.to(logits.dtype), weight)
         similarities = self._concept_similarities(features, outputs["concept_maps"])
+        background = None
+        if config.prototype_loss == "background":
+            background = self._background_similarities(features, outputs["concept_maps"])
         margin = config.margin_sign * config.margin
-        return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin)
+        return prototype_loss(similarities, concept_labels >= 0.5, config.similarity_scale, margin, background)
 
     @can_return_tuple
     def forward(

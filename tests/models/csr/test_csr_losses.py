@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models.suite_csr import batch, config
 
 from hf_fer.models.csr import CsrForImageClassification
-from hf_fer.models.csr.losses_csr import assign, class_loss, concept_loss, prototype_loss
+from hf_fer.models.csr.losses_csr import assign, background_places, class_loss, concept_loss, prototype_loss
 
 
 def tensor(*values) -> torch.Tensor:
@@ -82,6 +83,45 @@ class TestPrototypeLoss:
         assert torch.autograd.gradcheck(lambda x: prototype_loss(x, self.present, 3.0, -0.1), similarities)
 
 
+class TestBackground:
+    similarities = tensor([[0.5, 0.1], [9.0, 9.0]])
+    present = torch.tensor([[True, False]])
+
+    def test_by_hand(self):
+        """Concept 0 of one image against concept 1 and the one place that is background of concept 0."""
+        background = tensor([[0.3, -math.inf, -math.inf], [0.2, 0.2, 0.2]])
+        own, other, beside = (math.exp(20 * s) for s in (0.5 - 0.1, 0.1, 0.3))
+        found = prototype_loss(self.similarities, self.present, 20.0, -0.1, background).item()
+        assert found == pytest.approx(-math.log(own / (own + other + beside)), abs=1e-12)
+
+    def test_without_background_places_it_is_the_papers_loss(self):
+        nowhere = torch.full((1, 2, 3), -math.inf, dtype=torch.float64)
+        found = prototype_loss(self.similarities, self.present, 20.0, -0.1, nowhere)
+        assert found == prototype_loss(self.similarities, self.present, 20.0, -0.1)
+
+    def test_places(self):
+        maps = tensor([0.0, 1.0, 4.0], [2.0, 2.0, 2.0])
+        assert background_places(maps, 0.5).tolist() == [[True, True, False], [False, False, False]]
+
+    def test_a_step_lowers_the_similarity_beside_the_concept_and_raises_it_there(self):
+        """Concept 0 is at place 0 alone. The paper's loss does not compare with the place beside it."""
+        model = small_model(2, prototype_size=16, assignment_scale=10.0, prototype_loss="background")
+        features = torch.randn(1, 16, 1, 4, dtype=torch.float64)
+        maps = torch.full((1, 2, 1, 4), -5.0, dtype=torch.float64)
+        maps[:, :, :, 0] = 5.0
+        outputs = {"concept_maps": maps}
+        model._stage_loss(features, outputs, None, tensor([1.0, 0.0])).backward()
+
+        def contrast() -> float:
+            own = model.similarity_maps(features)[0, 0].flatten(1).detach()
+            return (own[:, 0].mean() - own[:, 1:].mean()).item()
+
+        before = contrast()
+        with torch.no_grad():
+            model.prototypes -= 0.01 * model.prototypes.grad
+        assert contrast() > before
+
+
 class TestClassLoss:
     def test_by_hand(self):
         logits = tensor([math.log(3), 0.0], [7.0, 7.0])
@@ -127,10 +167,11 @@ def test_stage_2_by_hand():
         assert found[concept].tolist() == pytest.approx([soft(x, y), soft(y, -x)], abs=1e-6)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_gradient_of_the_whole_model_by_finite_differences(stage):
+@pytest.mark.parametrize(("stage", "loss"), [(1, "paper"), (2, "paper"), (2, "background"), (3, "paper")])
+def test_gradient_of_the_whole_model_by_finite_differences(stage, loss):
     """Central differences along one random direction over all parameters that the stage trains."""
-    model = small_model(stage, num_labels=3, assignment_scale=5.0, similarity_scale=3.0).eval()
+    fields = {"assignment_scale": 5.0, "similarity_scale": 3.0, "prototype_loss": loss}
+    model = small_model(stage, num_labels=3, **fields).eval()
     inputs = {name: value.double() if value.is_floating_point() else value for name, value in batch(3).items()}
     inputs["concept_labels"] = inputs["concept_labels"][:, :2]
     parameters = [value for value in model.parameters() if value.requires_grad]
@@ -148,3 +189,27 @@ def test_gradient_of_the_whole_model_by_finite_differences(stage):
         return found
 
     assert (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6 == pytest.approx(expected, rel=1e-5)
+
+
+def pull_on_prototypes(scale: float) -> list[float]:
+    """Length of the gradient of each of a concept's three prototypes, where all vectors are nearest to the first."""
+    vectors = F.normalize(tensor([1.0, 0.1, 0.0], [1.0, -0.1, 0.1]), dim=-1)
+    prototypes = tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.6, 0.0, -0.8]], [[0.0, 1.0, 0.0]] * 3)
+    prototypes.requires_grad_()
+    own, other = (vectors @ F.normalize(concept, dim=-1).T for concept in prototypes)
+    similarities = torch.stack([assign(own, scale), assign(other, scale)], dim=-1)[:, None].expand(-1, 2, -1)
+    prototype_loss(similarities, torch.tensor([[True, False]] * 2), 20.0, -1.0).backward()
+    return prototypes.grad[0].norm(dim=-1).tolist()
+
+
+def test_hard_assignment_trains_one_prototype_and_soft_assignment_all():
+    """
+    The softmax of gamma 1000 is 0 for every prototype but the nearest; of SoftTriple's 10 it is not.
+
+    So prototypes that are drawn far from all images are never pulled to one, whatever the number of epochs.
+    """
+    winner, *losers = pull_on_prototypes(1000.0)
+    assert winner > 0.1
+    assert max(losers) < 1e-30
+    winner, *losers = pull_on_prototypes(10.0)
+    assert min(losers) > 0.01 * winner

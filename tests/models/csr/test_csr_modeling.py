@@ -76,6 +76,7 @@ class TestBackbones:
         assert (fresh.num_concepts, fresh.num_labels, fresh.num_prototypes) == (14, 6, 5)
         assert feature_size(build_backbone(fresh.backbone_config)) == 2048
         assert (fresh.similarity_scale, fresh.assignment_scale, fresh.margin) == (20, 1000, 0.1)
+        assert fresh.prototype_loss == "paper"
         assert CsrConfig(backbone="medmae").backbone_config.mask_ratio == 0
 
 
@@ -89,6 +90,7 @@ class TestConfig:
             ({"pos_weight": [1.0, 0.0, 1.0, 1.0]}, "one positive number"),
             ({"margin": -0.1}, "margin_sign"),
             ({"num_prototypes": 0}, "at least 1"),
+            ({"background_threshold": 1.0}, "between 0 and 1"),
         ],
     )
     def test_impossible_values(self, fields, message):

@@ -146,6 +146,35 @@ class TestStages:
         for name, value in whole.items():
             torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
 
+    def test_prototypes_start_at_centres_unless_told_or_resumed(self, trained, monkeypatch):
+        monkeypatch.chdir(trained)
+
+        def start(*fields: str, resumes: bool = False) -> torch.Tensor:
+            task = parse_task(["csr_2.json", *fields])
+            task.resumes = resumes
+            data = task.load_data()
+            torch.manual_seed(0)
+            return task.build_model(data, task.build_processor(data)).prototypes.detach()
+
+        centres, drawn = start(), start("--prototype_start", "random")
+        assert torch.equal(start(), centres)
+        assert not torch.equal(centres, drawn)
+        assert torch.equal(start(resumes=True), drawn)
+
+    def test_new_models_take_the_mended_loss_and_older_ones_keep_theirs(self, trained, tmp_path, monkeypatch):
+        monkeypatch.chdir(trained)
+        shutil.copytree("out/1", tmp_path / "old", ignore=shutil.ignore_patterns("checkpoint-*"))
+        config = json.loads((tmp_path / "old/config.json").read_text())
+        new = {"assignment_scale": 10.0, "prototype_loss": "background"}
+        assert {name: config[name] for name in new} == new
+        older = {name: value for name, value in config.items() if name not in (*new, "background_threshold")}
+        (tmp_path / "old/config.json").write_text(json.dumps(older))
+        for start, loss, scale in (("out/1", "background", 10.0), (str(tmp_path / "old"), "paper", 1000.0)):
+            task = parse_task(["csr_2.json", "--model_name_or_path", start, "--prototype_start", "random"])
+            data = task.load_data()
+            found = task.build_model(data, task.build_processor(data)).config
+            assert (found.prototype_loss, found.assignment_scale) == (loss, scale)
+
     def test_the_best_checkpoint_is_by_the_stage_unless_the_recipe_says(self):
         given = ["--task", "csr", "--dataset", "demo"]
         assert parse_task(given).training_args.metric_for_best_model == "concept_auroc"

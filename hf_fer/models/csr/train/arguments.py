@@ -32,6 +32,13 @@ class CsrModelArguments(ModelArguments):
             "or 'pretrained' for timm's default weights."
         },
     )
+    prototype_start: Literal["kmeans", "random"] = field(
+        default="kmeans",
+        metadata={
+            "help": "Where a new stage 2 starts a concept's prototypes: at the centres of k-means among the concept's "
+            "vectors in the training images, or at random."
+        },
+    )
 
 
 @dataclass

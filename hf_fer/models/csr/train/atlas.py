@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..backbone_csr import feature_map
 from ..decoding_csr import MAX_PIXELS, UnusableImageError
 from ..modeling_csr import CsrForImageClassification
 from .pages import crop, load_pixels, picture, resized, start_folder, write_html
+from .passes import look_over
 
 
 @dataclass
@@ -83,45 +82,30 @@ class Survey:
         )
 
 
-@torch.no_grad()
 def survey(model: CsrForImageClassification, images: Dataset, batch_size: int) -> Survey:
     """
-    Compare every training image with every prototype.
-
-    Each process compares a share of the images, and all processes get the whole result.
+    Compare every training image with every prototype; see `look_over`.
 
     Args:
         model: On its device.
         images: Training rows with the transform of evaluation, which gives `pixel_values`.
         batch_size: Images per forward pass.
     """
-    state = PartialState()
-    mine = range(state.process_index, len(images), state.num_processes)
-    device, training = model.classifier.weight.device, model.training
-    model.eval()
-    found, grid = [], (0, 0)
-    for start in range(0, len(mine), batch_size):
-        indices = list(mine[start : start + batch_size])
-        examples = [images[index] for index in indices]
-        readable = [place for place, example in enumerate(examples) if example["pixel_values"] is not None]
-        if not readable:
-            continue
-        pixels = torch.stack([examples[place]["pixel_values"] for place in readable]).to(device)
+
+    def compare(pixels: torch.Tensor) -> list[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
         maps = model.similarity_maps(feature_map(model.backbone, pixels)).float().cpu()
         grid = tuple(maps.shape[-2:])
         highest, place = maps.flatten(-2).max(dim=-1)
         cells = torch.stack([place // grid[1], place % grid[1]], dim=-1)
-        found += [
-            (indices[at], grid, *pair) for at, *pair in zip(readable, highest.numpy(), cells.numpy(), strict=True)
-        ]
-    model.train(training)
-    found = sorted(gather_object(found), key=lambda entry: entry[0])
-    chosen = [index for index, *_ in found]
-    rows = images.with_format(None).select(chosen)
+        return [(grid, *pair) for pair in zip(highest.numpy(), cells.numpy(), strict=True)]
+
+    indices, found = zip(*look_over(model, images, batch_size, compare), strict=True)
+    grids, highest, cells = zip(*found, strict=True)
+    rows = images.with_format(None).select(indices)
     return Survey(
-        similarities=np.stack([highest for *_, highest, _ in found]),
-        cells=np.stack([cells for *_, cells in found]),
-        grid=found[0][1],
+        similarities=np.stack(highest),
+        cells=np.stack(cells),
+        grid=grids[0],
         present=np.array(rows["concept_labels"]) >= 0.5,
         images=list(rows["image"]),
         paths=list(rows["path"]),

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 MAX_POS_WEIGHT = 20.0
 
+NEW_MODEL = {"assignment_scale": 10.0, "prototype_loss": "background"}
+"""Fields of a new model's configuration that differ from the defaults, which are those of the paper."""
+
 
 def positive_weights(labels: np.ndarray) -> list[float]:
     """Negatives over positives of each concept in labels `(n, K)`, at most `MAX_POS_WEIGHT`; soft labels count too."""
@@ -66,7 +69,7 @@ def make_config(task: Task, data: LoadedData) -> CsrConfig:
         fields = {**before, **fields, "backbone_config": before["backbone_config"]}
     else:
         sized = {} if args.backbone == "resnet50" else {"image_size": task.data_args.image_size}
-        fields |= {"backbone": args.backbone, "concepts": source.concepts}
+        fields = {**NEW_MODEL, **fields, "backbone": args.backbone, "concepts": source.concepts}
         fields["backbone_config"] = {**sized, **fields.get("backbone_config", {})}
     if args.stage == CONCEPTS and "train" in data.splits:
         fields["pos_weight"] = positive_weights(np.array(data.splits["train"]["concept_labels"]))

@@ -25,6 +25,7 @@ from .building import make_model
 from .image_augment import ImageAugmentation
 from .images import ImageCollator, ImageTransform, inspect_images
 from .preprocessing import make_processor
+from .prototype_start import start_prototypes
 from .score import CsrReport, score_split
 from .source import load_images
 from .start import check_start, checkpoint_config
@@ -81,7 +82,9 @@ class CsrTask(Task):
         return make_processor(self)
 
     def build_model(self, data: LoadedData, processor: CsrProcessor) -> PreTrainedModel:
-        return make_model(self, data)
+        model = make_model(self, data)
+        start_prototypes(self, data, processor, model)
+        return model
 
     def with_transforms(self, data: LoadedData, processor: CsrProcessor, clock: EpochClock) -> DatasetDict:
         args, skipped = self.data_args, skipped_file(self)
