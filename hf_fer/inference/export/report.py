@@ -90,7 +90,7 @@ class Report:
                 f"latency, batch of {self.latency['batch']}{_of_length(self.latency['length'])}, CPU, "
                 f"{self.latency['threads']} threads",
                 f"{self.latency['before_ms']:.2f} ms with torch, {self.latency['after_ms']:.2f} ms as exported "
-                f"(median of {self.latency['runs']})",
+                f"(fastest of {self.latency['runs']})",
             ),
         ]
         batches = self.differences["batches"]
