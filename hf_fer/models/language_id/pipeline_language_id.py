@@ -14,8 +14,11 @@ from .codes_language_id import same_language
 from .windows_language_id import Window, cut_windows, familiarity, log_softmax, merge_spans, pool_windows
 
 UNKNOWN = "unknown"
-SETTINGS = {"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0, "typical_margins": None}
-SPAN_LENGTH, SPAN_OVERLAP, SWITCH_PENALTY = 16, 12, 4.0
+SETTINGS = {
+    **{"max_length": 512, "overlap": 64, "temperature": 1.0, "unknown_threshold": 0.0, "typical_margins": None},
+    **{"span_length": 16, "span_overlap": 12},
+}
+SWITCH_PENALTY = 4.0
 TEXTS_AT_ONCE = 2048
 
 
@@ -143,7 +146,8 @@ class TextLanguageIdentificationPipeline(Pipeline):
         settings = self.settings
         size = {"max_length": settings["max_length"], "overlap": settings["overlap"], "max_windows": max_windows}
         if spans:
-            size = {"max_length": min(SPAN_LENGTH, size["max_length"]), "overlap": SPAN_OVERLAP}
+            length = min(settings["span_length"], size["max_length"])
+            size = {"max_length": length, "overlap": min(settings["span_overlap"], 3 * length // 4)}
         return {"texts": texts, "windows": cut_windows(self.tokenizer, texts, **size), "wordless": wordless}
 
     @staticmethod

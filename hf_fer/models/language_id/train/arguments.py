@@ -14,6 +14,16 @@ from .languages import canonical_code
 class LanguageIdModelArguments(ModelArguments):
     """Which model; without `model_name_or_path`, a small one is trained from scratch, with its own tokenizer."""
 
+    architecture: Literal["transformer", "ngrams"] = field(
+        default="transformer",
+        metadata={
+            "help": "New model: one layer over word pieces, or weights of character n-grams that start from naive "
+            "Bayes."
+        },
+    )
+    ngram_smoothing: float = field(
+        default=0.01, metadata={"help": "Added to each count of an n-gram, for the start from naive Bayes."}
+    )
     vocab_size: int = field(default=32000, metadata={"help": "Largest vocabulary of a tokenizer that is trained."})
 
     def __post_init__(self):
@@ -22,6 +32,8 @@ class LanguageIdModelArguments(ModelArguments):
             raise RecipeError(
                 f"vocab_size must be at least 300 (256 bytes and the special tokens), got {self.vocab_size}."
             )
+        if not self.ngram_smoothing > 0:
+            raise RecipeError(f"ngram_smoothing must be positive, got {self.ngram_smoothing}.")
 
 
 @dataclass

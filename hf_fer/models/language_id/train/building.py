@@ -18,11 +18,16 @@ from hf_fer.runtime.checkpoints import start_anew
 from hf_fer.task.base import Task
 from hf_fer.weights.starting_points import load_model, nothing_anew
 
+from ..configuration_language_id import LanguageIdNgramConfig
 from ..pipeline_language_id import SETTINGS
+from .ngrams import character_tokenizer, ngram_config, start_from_counts
 from .scratch import outside_encoder, scratch_config, train_tokenizer, with_nfkc
 from .source import checkpoint_config
 
 logger = logging.getLogger(__name__)
+
+SPANS_OF_CHARACTERS = {"span_length": 40, "span_overlap": 30}
+"""Windows of the pipeline's spans where a token is a character: about as long as 16 word pieces."""
 
 
 def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
@@ -31,7 +36,10 @@ def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
     if path is None:
         if "train" not in data.splits:
             raise DataError("There is no training split to train a tokenizer on; give --model_name_or_path.")
-        return train_tokenizer(data.splits["train"]["text"], task.model_args.vocab_size, task.data_args.max_length)
+        texts, length = data.splits["train"]["text"], task.data_args.max_length
+        if task.model_args.architecture == "ngrams":
+            return character_tokenizer(texts, length)
+        return train_tokenizer(texts, task.model_args.vocab_size, length)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -53,6 +61,9 @@ def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase)
         model = load_checkpoint(path, config, data.labels)
     else:
         model = AutoModelForSequenceClassification.from_config(config)
+        if args.architecture == "ngrams":
+            rows = data.splits["train"]
+            start_from_counts(model, tokenizer, list(rows["text"]), list(rows["labels"]), args.ngram_smoothing)
     modules = dict(model.named_modules())
     for part in args.freeze or []:
         check_choice("freeze part", part, [name for name in modules if name])
@@ -71,6 +82,8 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
     }
     if args.model_name_or_path:
         config = checkpoint_config(args.model_name_or_path, **fields)
+    elif args.architecture == "ngrams":
+        config = ngram_config(tokenizer, task.data_args.max_length, **fields)
     else:
         config = AutoConfig.for_model("modernbert", **scratch_config(tokenizer, task.data_args.max_length), **fields)
     for name, value in args.config_overrides.items():
@@ -83,6 +96,7 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
         **(stored or {name: SETTINGS[name] for name in ("temperature", "unknown_threshold")}),
         "max_length": task.data_args.max_length,
         "overlap": task.data_args.overlap,
+        **(SPANS_OF_CHARACTERS if config.model_type == LanguageIdNgramConfig.model_type else {}),
     }
     return config
 

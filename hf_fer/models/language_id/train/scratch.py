@@ -14,20 +14,9 @@ from transformers import (
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """
-    Train byte-level BPE, which can encode every text.
-
-    The tokenizer applies NFKC and lower case, and writes every number as one digit, because these differences do not
-    tell languages apart.
-
-    Args:
-        texts: Texts of the training split only.
-        vocab_size: Largest size of the vocabulary.
-        max_length: Tokens per window.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence(
+def plain_normalizer() -> normalizers.Normalizer:
+    """NFKC, lower case, and one digit for every number: these differences do not tell languages apart."""
+    return normalizers.Sequence(
         [
             normalizers.NFKC(),
             normalizers.Lowercase(),
@@ -35,6 +24,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
             normalizers.Replace(Regex(r"\s+"), " "),
         ]
     )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """
+    Train byte-level BPE, which can encode every text, on texts as `plain_normalizer` writes them.
+
+    Args:
+        texts: Texts of the training split only.
+        vocab_size: Largest size of the vocabulary.
+        max_length: Tokens per window.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = plain_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(

@@ -90,6 +90,8 @@ class LanguageIdTask(ClassificationTask):
         return [f"--max_length {length // 2} --overlap {self.data_args.overlap // 2} (now {length})"]
 
     def card_example(self, repo_id: str) -> str:
+        own = self.model_args.architecture == "ngrams"
+        trusted = ", trust_remote_code=True" if own else ""
         return (
             "import hf_fer\n"
             "from transformers import pipeline\n\n"
@@ -97,5 +99,5 @@ class LanguageIdTask(ClassificationTask):
             'identify("Hôm nay trời đẹp quá", top_k=3)\n'
             'identify("Hello there. Hôm nay trời đẹp quá.", spans=True)\n\n'
             "# or, without hf_fer, the plain classifier: the same languages, with scores that are not calibrated\n"
-            f'pipeline("text-classification", model="{repo_id}")("Hôm nay trời đẹp quá")'
+            f'pipeline("text-classification", model="{repo_id}"{trusted})("Hôm nay trời đẹp quá")'
         )

@@ -1,0 +1,55 @@
+"""Configuration of the small language identification model on character n-grams."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class LanguageIdNgramConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`LanguageIdNgramForSequenceClassification`].
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 256):
+            Characters and special tokens of the tokenizer.
+        num_buckets (`int`, *optional*, defaults to 262139):
+            Rows of the table of n-gram weights; n-grams are hashed to them. A prime spreads them best.
+        max_ngram (`int`, *optional*, defaults to 5):
+            Characters of the longest n-grams.
+        boundary_token_ids (`list[int]`, *optional*):
+            Tokens between words: the space, and the begin and end of a text. An n-gram may begin or end with one and
+            has none inside, so that it lies within a word.
+        length_power (`float`, *optional*, defaults to 0.5):
+            The sum of an n-gram's weights is divided by their number to this power.
+        ngram_dropout (`float`, *optional*, defaults to 0.0):
+            Share of the n-grams of a text that are hidden in training.
+        max_position_embeddings (`int`, *optional*, defaults to 4096):
+            Longest input in tokens; the model itself has no limit.
+    """
+
+    model_type = "language_id_ngram"
+
+    vocab_size: int = 256
+    num_buckets: int = 262139
+    max_ngram: int = 5
+    boundary_token_ids: list[int] | None = None
+    length_power: float | int = 0.5
+    ngram_dropout: float | int = 0.0
+    max_position_embeddings: int = 4096
+    pad_token_id: int | None = 1
+
+    def __post_init__(self, **kwargs):
+        self.boundary_token_ids = self.boundary_token_ids or []
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        """Check the ranges of sizes and rates."""
+        if self.num_buckets < 2 or self.max_ngram < 1:
+            raise ValueError(
+                f"num_buckets must be at least 2 and max_ngram 1, got {self.num_buckets}, {self.max_ngram}."
+            )
+        if not 0 <= self.ngram_dropout < 1:
+            raise ValueError(f"ngram_dropout must be in [0, 1), got {self.ngram_dropout}.")
+
+
+__all__ = ["LanguageIdNgramConfig"]

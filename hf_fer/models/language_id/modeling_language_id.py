@@ -1,0 +1,120 @@
+"""A linear classifier of languages over hashed character n-grams.
+
+The n-grams, with hashing in the place of a vocabulary, are those of fastText (Joulin et al. 2017, arXiv 1607.01759);
+each n-gram has one weight per language instead of an embedding. Shapes use B (batch), T (tokens), N (n-grams of a
+text), C (languages).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .configuration_language_id import LanguageIdNgramConfig
+
+MODULUS = 2**31 - 1
+"""A prime; products of two numbers below it fit into 64 bits."""
+BASE, MIX = 1_000_003, 1_664_525_003
+"""Multipliers of the polynomial hash, and of the step from it to a bucket."""
+
+
+def hashed_ngrams(input_ids: Tensor, present: Tensor, boundary: Tensor, max_ngram: int, buckets: int) -> Tensor:
+    """
+    Buckets of all n-grams of 1 to `max_ngram` tokens.
+
+    Args:
+        input_ids: Tokens `(B, T)`.
+        present: False for padding, `(B, T)`.
+        boundary: True for tokens between words, `(B, T)`.
+        max_ngram: Tokens of the longest n-grams.
+        buckets: Size of the table.
+
+    Returns:
+        `(B, N)`, -1 for what is no n-gram: windows with padding, with a boundary inside, or of boundaries only.
+    """
+    length, found = input_ids.shape[1], []
+    state = torch.zeros_like(input_ids)
+    inside = torch.zeros_like(boundary)
+    for size in range(1, min(max_ngram, length) + 1):
+        count = length - size + 1
+        state = (state[:, :count] * BASE + input_ids[:, size - 1 :] + 1) % MODULUS
+        if size > 2:
+            inside = inside[:, :count] | boundary[:, size - 2 : length - 1]
+        valid = present[:, :count] & present[:, size - 1 :] & ~inside[:, :count]
+        if size <= 2:
+            valid = valid & ~(boundary[:, :count] & boundary[:, size - 1 :])
+        bucket = (state + size * BASE) % MODULUS * MIX % MODULUS % buckets
+        found.append(bucket.masked_fill(~valid, -1))
+    return torch.cat(found, dim=1)
+
+
+class LanguageIdNgramPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, and what the transformers machinery needs to know."""
+
+    config: LanguageIdNgramConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, LanguageIdNgramForSequenceClassification):
+            nn.init.zeros_(module.ngrams.weight)
+            nn.init.zeros_(module.bias)
+            nn.init.ones_(module.scale)
+
+
+class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
+    """One weight per hashed n-gram and language; the logits are their scaled sum over a text."""
+
+    def __init__(self, config: LanguageIdNgramConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.ngrams = nn.Embedding(config.num_buckets, config.num_labels)
+        self.bias = nn.Parameter(torch.zeros(config.num_labels))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.post_init()
+
+    def buckets(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Buckets of the n-grams of texts `(B, T)` -> `(B, N)`, -1 for what is none; see `hashed_ngrams`."""
+        config = self.config
+        present = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        ends = input_ids.new_tensor(config.boundary_token_ids)
+        boundary = torch.isin(input_ids, ends)
+        if len(ends):  # a word at the end of a text has the n-grams that it has inside
+            input_ids = torch.where(boundary, ends[0], input_ids)
+        return hashed_ngrams(input_ids, present, boundary, config.max_ngram, config.num_buckets)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): Characters of texts.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding.
+            labels (`torch.LongTensor` of shape `(B,)`, *optional*): Languages; -100 does not count.
+            return_dict (`bool`, *optional*): `False` for a tuple.
+
+        Returns:
+            `loss`, where there are labels, and `logits` `(B, C)`.
+        """
+        found = self.buckets(input_ids, attention_mask)
+        counted = found >= 0
+        if self.training and self.config.ngram_dropout:
+            counted = counted & (torch.rand(found.shape, device=found.device) >= self.config.ngram_dropout)
+        weight = self.ngrams.weight
+        shares = counted.to(weight.dtype)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1) ** self.config.length_power
+        total = F.embedding_bag(found.clamp(min=0), weight, mode="sum", per_sample_weights=shares)
+        logits = self.scale * total + self.bias
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output if return_dict is not False else output.to_tuple()
+
+
+__all__ = ["LanguageIdNgramForSequenceClassification", "LanguageIdNgramPreTrainedModel", "hashed_ngrams"]
