@@ -9,6 +9,7 @@ import torch
 from models.suite_csr import batch, config
 from PIL import Image
 from scipy.io import wavfile
+from transformers import ModernBertConfig
 
 from hf_fer.data import loading
 from hf_fer.data.cache import ArrayCache
@@ -16,6 +17,7 @@ from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.csr.losses_csr import concept_loss
 from hf_fer.models.csr.train import images
 from hf_fer.models.csr.train.preprocessing import ImageSettings
+from hf_fer.models.language_id.train.preprocessing import WindowSettings
 from hf_fer.models.multimodal_fer.train import preprocessing
 from hf_fer.models.multimodal_fer.train.arguments import MultimodalFerDataArguments
 from hf_fer.models.multimodal_fer.train.source import read_source
@@ -202,3 +204,16 @@ def counted(monkeypatch, module, name: str) -> list[tuple]:
     calls, function = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *given: calls.append(given) or function(*given))
     return calls
+
+
+def test_windows_of_texts_are_the_checkpoint_s_unless_the_recipe_gives_others(tmp_path):
+    ModernBertConfig(language_id={"max_length": 40, "overlap": 8}).save_pretrained(tmp_path / "start")
+    assert {item.name for item in dataclasses.fields(WindowSettings)} == {"max_length", "overlap"}
+    new = WindowSettings.of(task_of("language_id", tmp_path, max_length=64, overlap=16))
+    assert (new.max_length, new.overlap) == (64, 16)
+    stored = WindowSettings.of(task_of("language_id", tmp_path, tmp_path / "start"))
+    assert (stored.max_length, stored.overlap) == (40, 8)
+    mixed = WindowSettings.of(task_of("language_id", tmp_path, tmp_path / "start", max_length=200))
+    assert (mixed.max_length, mixed.overlap) == (200, 8)
+    with pytest.raises(RecipeError, match="got 60 of 40; what the recipe leaves out is"):
+        WindowSettings.of(task_of("language_id", tmp_path, tmp_path / "start", overlap=60))

@@ -1,6 +1,7 @@
 """The tokenizer and the model of a language_id recipe."""
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from transformers import (
@@ -21,13 +22,14 @@ from hf_fer.weights.starting_points import load_model, nothing_anew
 from ..configuration_language_id import LanguageIdNgramConfig
 from ..pipeline_language_id import SETTINGS
 from .ngrams import character_tokenizer, ngram_config, start_from_counts
+from .preprocessing import WindowSettings
 from .scratch import outside_encoder, scratch_config, train_tokenizer, with_nfkc
 from .source import checkpoint_config
 
 logger = logging.getLogger(__name__)
 
-SPANS_OF_CHARACTERS = {"span_length": 40, "span_overlap": 30}
-"""Windows of the pipeline's spans where a token is a character: about as long as 16 word pieces."""
+SPANS_OF_CHARACTERS = {"span_length": 24, "span_overlap": 18}
+"""Windows of the pipeline's spans where a token is a character: four or five words."""
 
 
 def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
@@ -36,7 +38,7 @@ def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
     if path is None:
         if "train" not in data.splits:
             raise DataError("There is no training split to train a tokenizer on; give --model_name_or_path.")
-        texts, length = data.splits["train"]["text"], task.data_args.max_length
+        texts, length = data.splits["train"]["text"], WindowSettings.of(task).max_length
         if task.model_args.architecture == "ngrams":
             return character_tokenizer(texts, length)
         return train_tokenizer(texts, task.model_args.vocab_size, length)
@@ -46,10 +48,9 @@ def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:
         raise RecipeError(f"model_name_or_path: {path} has no tokenizer that can be loaded ({error}).") from error
     if not tokenizer.is_fast:
         raise RecipeError(f"{path} has no fast tokenizer, which windows of long texts need.")
-    if tokenizer.model_max_length < task.data_args.max_length:
-        raise RecipeError(
-            f"max_length is {task.data_args.max_length}, but {path} takes {tokenizer.model_max_length} tokens."
-        )
+    length = WindowSettings.of(task).max_length
+    if tokenizer.model_max_length < length:
+        raise RecipeError(f"max_length is {length}, but {path} takes {tokenizer.model_max_length} tokens.")
     return with_nfkc(tokenizer)
 
 
@@ -73,7 +74,7 @@ def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase)
 
 def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The checkpoint's configuration or a new one, with the classes of the data and the fields of the recipe."""
-    args, names = task.model_args, dict(enumerate(data.labels))
+    args, names, windows = task.model_args, dict(enumerate(data.labels)), WindowSettings.of(task)
     fields: dict[str, Any] = {
         "id2label": names,
         "label2id": {name: index for index, name in names.items()},
@@ -83,9 +84,9 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
     if args.model_name_or_path:
         config = checkpoint_config(args.model_name_or_path, **fields)
     elif args.architecture == "ngrams":
-        config = ngram_config(tokenizer, task.data_args.max_length, **fields)
+        config = ngram_config(tokenizer, windows.max_length, **fields)
     else:
-        config = AutoConfig.for_model("modernbert", **scratch_config(tokenizer, task.data_args.max_length), **fields)
+        config = AutoConfig.for_model("modernbert", **scratch_config(tokenizer, windows.max_length), **fields)
     for name, value in args.config_overrides.items():
         check_choice("config_overrides field", name, config.to_dict())
         setattr(config, name, value)
@@ -94,8 +95,7 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
     config.language_id = {
         "typical_margins": None,
         **(stored or {name: SETTINGS[name] for name in ("temperature", "unknown_threshold")}),
-        "max_length": task.data_args.max_length,
-        "overlap": task.data_args.overlap,
+        **asdict(windows),
         **(SPANS_OF_CHARACTERS if config.model_type == LanguageIdNgramConfig.model_type else {}),
     }
     return config

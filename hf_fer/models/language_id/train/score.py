@@ -20,7 +20,7 @@ from hf_fer.task.scoring import Evaluation, with_extra
 from ..pipeline_language_id import TextLanguageIdentificationPipeline
 from ..windows_language_id import familiarity, pool_windows, typical_margins
 from . import report as findings
-from .arguments import LanguageIdDataArguments
+from .preprocessing import WindowSettings
 from .texts import cut_words, evaluation_windows
 
 MAX_WINDOWS = 64
@@ -56,11 +56,16 @@ class LanguageReport(ClassificationReport):
 
 
 def windows(
-    texts: list[str], labels: list[int], tokenizer: PreTrainedTokenizerBase, args: LanguageIdDataArguments
+    texts: list[str], labels: list[int], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings
 ) -> Dataset:
     """The windows that the model is evaluated on."""
     return evaluation_windows(
-        texts, labels, tokenizer, max_length=args.max_length, overlap=args.overlap, max_windows=MAX_WINDOWS
+        texts,
+        labels,
+        tokenizer,
+        max_length=settings.max_length,
+        overlap=settings.overlap,
+        max_windows=MAX_WINDOWS,
     )
 
 
@@ -181,9 +186,9 @@ def unknown_metrics(scored: Scored, evaluation: Evaluation) -> dict[str, Any]:
 
 def short_texts(task: Task, evaluation: Evaluation) -> dict[str, Dataset]:
     """Single words and pairs of words of the same texts, drawn with `split_seed`."""
-    rows, views = evaluation.rows, {}
+    rows, views, settings = evaluation.rows, {}, WindowSettings.of(task)
     for view, count in WORD_VIEWS.items():
         rng = random.Random(f"{task.data_args.split_seed} {view}")
         cut = [cut_words(text, count, rng) for text in rows["text"]]
-        views[view] = windows(cut, list(rows["labels"]), evaluation.processor, task.data_args)
+        views[view] = windows(cut, list(rows["labels"]), evaluation.processor, settings)
     return views

@@ -17,6 +17,7 @@ from hf_fer.task.scoring import Evaluation
 from . import text
 from .arguments import LanguageIdDataArguments, LanguageIdModelArguments
 from .building import make_model, make_tokenizer
+from .preprocessing import WindowSettings
 from .score import LanguageReport, score_split, windows
 from .source import load_texts
 from .texts import TextCollator, TrainingTexts
@@ -60,17 +61,17 @@ class LanguageIdTask(ClassificationTask):
         self, data: LoadedData, processor: PreTrainedTokenizerBase, clock: EpochClock
     ) -> dict[str, Any]:
         """Training texts, cut at other places each epoch, and the windows of the other splits."""
-        args, splits = self.data_args, {}
+        args, settings, splits = self.data_args, WindowSettings.of(self), {}
         for split, rows in data.splits.items():
             texts, labels = list(rows["text"]), list(rows["labels"])
             if split != "train":
-                splits[split] = windows(texts, labels, processor, args)
+                splits[split] = windows(texts, labels, processor, settings)
                 continue
             splits[split] = TrainingTexts(
                 texts,
                 labels,
                 processor,
-                max_length=args.max_length,
+                max_length=settings.max_length,
                 short_copies=args.short_copies,
                 short_lengths=tuple(args.short_lengths),
                 token_dropout=args.token_dropout,
@@ -86,8 +87,8 @@ class LanguageIdTask(ClassificationTask):
         return score_split(self, evaluation)
 
     def memory_hints(self) -> list[str]:
-        length = self.data_args.max_length
-        return [f"--max_length {length // 2} --overlap {self.data_args.overlap // 2} (now {length})"]
+        now = WindowSettings.of(self)
+        return [f"--max_length {now.max_length // 2} --overlap {now.overlap // 2} (now {now.max_length})"]
 
     def card_example(self, repo_id: str) -> str:
         own = self.model_args.architecture == "ngrams"
