@@ -71,7 +71,7 @@ def test_few_examples_of_each_class():
     paired = few.assign(group=few["group"].str.replace("p1", "p0"))
     split = loading.group_disjoint_split(paired, label="label", group="group", seed=0)
     assert paired.assign(split=split).groupby("group")["split"].nunique().max() == 1
-    with pytest.raises(DataError, match="3 examples are too few to make splits of"):
+    with pytest.raises(DataError, match="3 examples are too few to split"):
         loading.group_disjoint_split(few[:3], label="label", group=None, seed=0)
 
 
