@@ -106,7 +106,9 @@ def predict(
     ] = False,
     timeline: Annotated[bool, typer.Option("--timeline", help="Add segments with start, end and label.")] = False,
     batch_size: Annotated[int | None, typer.Option("--batch_size", help="Number of inputs in a batch.")] = None,
-    num_processes: Annotated[int, typer.Option("--num_processes", help="Over cores or GPUs.")] = 1,
+    num_processes: Annotated[
+        int, typer.Option("--num_processes", help="Number of processes, each with its own model.")
+    ] = 1,
     engine: Annotated[str, typer.Option(help="processes, or ray for a cluster.")] = "processes",
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster; auto for this machine's.")] = None,
     shard_size: Annotated[int, typer.Option("--shard_size", help="Inputs per shard; a kill loses one shard.")] = 256,
