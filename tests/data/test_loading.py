@@ -83,6 +83,12 @@ def test_validation_alone_is_held_out(rows, group):
     assert group is None or rows.assign(split=split).groupby("group")["split"].nunique().max() == 1
 
 
+def test_a_random_split_follows_its_seed(rows):
+    first, again, other = (loading.random_split(rows, label="label", seed=seed) for seed in (0, 0, 1))
+    assert first.equals(again)
+    assert 0.2 < (first != other).mean()
+
+
 def test_a_shared_group_is_named(rows):
     split = pd.Series(np.where(np.arange(600) % 2, "train", "test"))
     with pytest.raises(DataError, match="more than one split"):
@@ -179,6 +185,8 @@ def test_a_cache_that_cannot_be_written_names_what_to_set(tmp_path, monkeypatch)
 def test_the_limit_stops_with_the_first_files_named():
     skipped = [{"path": f"{index}.mp4", "reason": "empty"} for index in range(7)]
     loading.enforce_skip_limit(skipped, 700, 0.01)
+    with pytest.raises(DataError, match="7 of 699"):
+        loading.enforce_skip_limit(skipped, 699, 0.01)
     with pytest.raises(DataError, match=r"7 of 100(?s:.)*0.mp4: empty(?s:.)*and 2 more"):
         loading.enforce_skip_limit(skipped, 100, 0.01)
 

@@ -75,7 +75,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a manifest's labels in reverse order",
-        FER + "train/source.py",
+        FER + "train/reading.py",
         'labels = sorted(set(found.rows["label"]))',
         'labels = sorted(set(found.rows["label"]), reverse=True)',
         "tests/data/test_class_order.py tests/data/test_manifest.py",
