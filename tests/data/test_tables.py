@@ -74,7 +74,7 @@ def test_numbers_become_text(tmp_path, ending):
         ),
         ("text,label\nhello, you,en\nbonjour, toi,fr\n", r"row 1 \(line 2\) has 3 fields"),
         ("text,label\nok,en\nalone\n", r"row 2 \(line 3\) has 1 fields"),
-        ('text,label\n"so" he said,en\n', r"row 1, up to line 2, does not parse.*doubled"),
+        ('text,label\n"so" he said,en\n', r"row 1, up to line 2, does not parse.*double its own"),
         ('text,label\n"never closed,en\n', "does not parse"),
         ("text,text\na,b\n", "two columns are named 'text'"),
         ("", "is empty"),
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named(tmp_path, data, message):
 def test_encoding_and_delimiter_as_told(tmp_path):
     path = write(tmp_path, "t.csv", "a#b\nd\xe9j\xe0#x\n".encode("cp1252"))
     assert as_rows(read_table(path, TableFormat("cp1252", "#"))) == [("déjà", "x")]
-    with pytest.raises(DataError, match="'nonsense' is not one that Python knows"):
+    with pytest.raises(DataError, match="'nonsense' is unknown to Python"):
         read_table(path, TableFormat("nonsense"))
 
 

@@ -78,7 +78,7 @@ MUTATIONS = [
         FER + "train/reading.py",
         'labels = sorted(set(found.rows["label"]))',
         'labels = sorted(set(found.rows["label"]), reverse=True)',
-        "tests/data/test_class_order.py tests/data/test_manifest.py",
+        "tests/test_settings_reach.py",
     ),
     Mutation(
         "the sound's settings are not in the cache's key",
@@ -99,14 +99,14 @@ MUTATIONS = [
         FER + "modeling_multimodal_fer.py",
         "self.audio_pooling(states, attention_mask.sum(dim=-1))",
         "self.audio_pooling(states, torch.ones_like(attention_mask).sum(dim=-1))",
-        "tests/models/multimodal_fer/test_multimodal_fer_modeling.py",
+        "tests/models/test_models_common.py -k padding",
     ),
     Mutation(
         "pos_weight does not reach the loss of concepts",
         CSR + "modeling_csr.py",
         "return concept_loss(logits, concept_labels.to(logits.dtype), weight)",
         "return concept_loss(logits, concept_labels.to(logits.dtype))",
-        "tests/models/csr/test_csr_losses.py tests/models/csr/test_csr_modeling.py",
+        "tests/test_settings_reach.py",
     ),
     Mutation(
         "the sign of the loss of prototypes",

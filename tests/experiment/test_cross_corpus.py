@@ -83,7 +83,7 @@ def test_what_is_trained_is_kept(table, corpora, capsys):
     [
         (["ravdess_audio", "one"], "at least two data sets"),
         (["ravdess_audio", "a/one", "b/one"], "Two data sets are called one"),
-        (["ravdess_audio", "one", "two", "--do_train", "false"], "--do_train: cross-corpus sets this itself"),
+        (["ravdess_audio", "one", "two", "--do_train", "false"], "--do_train: cross-corpus sets these fields itself"),
         ([], "at least two data sets"),
     ],
 )

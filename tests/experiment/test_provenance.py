@@ -127,9 +127,9 @@ def test_folds_are_certified_by_that_check_alone():
         ({"labels": LABELS[:1]}, r"labels was \['angry', 'happy'\], now \['angry'\]"),
         ({"labels": LABELS[::-1]}, r"labels was \['angry', 'happy'\], now \['happy', 'angry'\]"),
         ({"protocol": "random_leaky"}, "protocol was 'manifest'"),
-        ({"train": "anna:1 bob:7"}, "of 2 files or texts of train 1 are gone, and 1 are new"),
+        ({"train": "anna:1 bob:7"}, "of 2 files or texts of train, 1 are missing and 1 are new"),
         ({"train": "bob:2 anna:1"}, "other labels, or another order"),
-        ({"validation": "carl:8"}, "of validation 1 are gone"),
+        ({"validation": "carl:8"}, "of validation, 1 are missing"),
     ],
 )
 def test_resuming_with_other_data_is_refused(trained, changed, message):
