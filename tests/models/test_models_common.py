@@ -19,12 +19,18 @@ from hf_fer import models
 FOLDERS = sorted(path.parent.name for path in Path(models.__path__[0]).glob("*/modeling_*.py"))
 SUITES = {name: importlib.import_module(f"models.suite_{name}") for name in FOLDERS}
 CASES = [(suite, model_class) for suite in SUITES.values() for model_class in suite.MODELS]
-every_model = pytest.mark.parametrize(("suite", "model_class"), CASES, ids=[case[1].__name__ for case in CASES])
-with_loss = pytest.mark.parametrize(
-    ("suite", "model_class"),
-    [case for case in CASES if "For" in case[1].__name__],
-    ids=[case[1].__name__ for case in CASES if "For" in case[1].__name__],
-)
+
+
+def over(cases: list) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("suite", "model_class"), cases, ids=[case[1].__name__ for case in cases])
+
+
+WITH_LAYERS = [case for case in CASES if case[1].supports_gradient_checkpointing]
+"""Models of layers that can be wrapped, or recomputed, and that have states; a table of weights has none."""
+every_model = over(CASES)
+with_loss = over([case for case in CASES if "For" in case[1].__name__])
+with_layers = over(WITH_LAYERS)
+with_layers_and_loss = over([case for case in WITH_LAYERS if "For" in case[1].__name__])
 
 
 def build(suite, model_class, seed: int = 0):
@@ -32,7 +38,7 @@ def build(suite, model_class, seed: int = 0):
     return model_class(suite.config()).eval()
 
 
-@every_model
+@with_layers
 def test_fsdp_finds_the_layers_that_it_wraps(suite, model_class):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="TRANSFORMER_BASED_WRAP")
     wraps = fsdp2_prepare_auto_wrap_policy(plugin, model := build(suite, model_class))
@@ -205,7 +211,7 @@ def test_half_precision(suite, model_class, dtype, tmp_path):
     assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-@with_loss
+@with_layers_and_loss
 def test_gradient_checkpointing_changes_nothing(suite, model_class):
     gradients = []
     for checkpointing in (False, True):
@@ -217,7 +223,7 @@ def test_gradient_checkpointing_changes_nothing(suite, model_class):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
 
 
-@every_model
+@with_layers
 def test_sdpa_equals_eager(suite, model_class, tmp_path):
     build(suite, model_class).save_pretrained(tmp_path)
     # One example without padding: the eager Parakeet of transformers 5.17 turns padded frames into NaN.

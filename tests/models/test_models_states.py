@@ -3,7 +3,7 @@
 import pytest
 import torch
 from models import suite_csr, suite_multimodal_fer
-from models.test_models_common import build, every_model, inputs_for, take
+from models.test_models_common import build, inputs_for, take, with_layers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.utils import ModelOutput
@@ -23,7 +23,7 @@ def shapes(output: ModelOutput, names: list[str]) -> dict[str, list[tuple[int, .
     return {name: [tuple(state.shape) for state in output[name]] for name in names}
 
 
-@every_model
+@with_layers
 def test_states_are_returned_where_they_are_asked_for(suite, model_class):
     model, expected = build(suite, model_class), suite.states()
     model.set_attn_implementation("eager")
@@ -40,12 +40,12 @@ def test_states_are_returned_where_they_are_asked_for(suite, model_class):
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 
 
-@every_model
+@with_layers
 def test_trainer_does_not_gather_the_states(suite, model_class):
     assert set(suite.states()) <= set(suite.config().keys_to_ignore_at_inference)
 
 
-@every_model
+@with_layers
 def test_gradients_reach_the_states(suite, model_class):
     model = build(suite, model_class)
     model.requires_grad_(True)
@@ -57,7 +57,7 @@ def test_gradients_reach_the_states(suite, model_class):
     assert all(value is not None and value.any() for value in given)
 
 
-@every_model
+@with_layers
 def test_some_hidden_states_only(suite, model_class):
     model = build(suite, model_class)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_some_hidden_states_only(suite, model_class):
             torch.testing.assert_close(some[name][-1], every[name][-1], rtol=0, atol=0)
 
 
-@every_model
+@with_layers
 @pytest.mark.parametrize("where", ["argument", "configuration"])
 def test_tuple_holds_what_the_dictionary_does(suite, model_class, where):
     model, batch = build(suite, model_class), inputs_for(model_class, suite.batch())
@@ -84,7 +84,7 @@ def test_tuple_holds_what_the_dictionary_does(suite, model_class, where):
     torch.testing.assert_close(given, named, rtol=0, atol=0)
 
 
-@every_model
+@with_layers
 def test_input_layer_can_be_replaced(suite, model_class):
     model = build(suite, model_class)
     first = model.get_input_embeddings()

@@ -1,5 +1,7 @@
 """Configuration of the small language identification model on character n-grams."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -25,9 +27,12 @@ class LanguageIdNgramConfig(PreTrainedConfig):
             Share of the n-grams of a text that are hidden in training.
         max_position_embeddings (`int`, *optional*, defaults to 4096):
             Longest input in tokens; the model itself has no limit.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the weights of a new table; training replaces them by those of naive Bayes.
     """
 
     model_type = "language_id_ngram"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = []
 
     vocab_size: int = 256
     num_buckets: int = 262139
@@ -37,6 +42,7 @@ class LanguageIdNgramConfig(PreTrainedConfig):
     ngram_dropout: float | int = 0.0
     max_position_embeddings: int = 4096
     pad_token_id: int | None = 1
+    initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
         self.boundary_token_ids = self.boundary_token_ids or []

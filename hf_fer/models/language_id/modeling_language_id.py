@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_language_id import LanguageIdNgramConfig
 
@@ -60,7 +61,7 @@ class LanguageIdNgramPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, LanguageIdNgramForSequenceClassification):
-            nn.init.zeros_(module.ngrams.weight)
+            nn.init.normal_(module.ngrams.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
             nn.init.ones_(module.scale)
 
@@ -86,19 +87,22 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
             input_ids = torch.where(boundary, ends[0], input_ids)
         return hashed_ngrams(input_ids, present, boundary, config.max_ngram, config.num_buckets)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of weights; its rows are buckets of n-grams, not tokens."""
+        return self.ngrams
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.ngrams = value
+
+    @can_return_tuple
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): Characters of texts.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*): Languages; -100 does not count.
-            return_dict (`bool`, *optional*): `False` for a tuple.
 
         Returns:
             `loss`, where there are labels, and `logits` `(B, C)`.
@@ -113,8 +117,7 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
         total = F.embedding_bag(found.clamp(min=0), weight, mode="sum", per_sample_weights=shares)
         logits = self.scale * total + self.bias
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
-        return output if return_dict is not False else output.to_tuple()
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 __all__ = ["LanguageIdNgramForSequenceClassification", "LanguageIdNgramPreTrainedModel", "hashed_ngrams"]

@@ -68,7 +68,7 @@ def test_wrong_encoding_names_line_and_remedy(tmp_path):
         read_texts(str(path), TextFormat())
     rows, _ = read_texts(str(path), TextFormat(encoding="cp1252"))
     assert rows["text"].tolist() == ["fine", "déjà vu"]
-    with pytest.raises(DataError, match="'nonsense' is not one that Python knows"):
+    with pytest.raises(DataError, match="'nonsense' is unknown to Python"):
         read_texts(str(path), TextFormat(encoding="nonsense"))
 
 
