@@ -32,8 +32,6 @@ class LanguageIdModelArguments(ModelArguments):
             raise RecipeError(
                 f"vocab_size must be at least 300 (256 bytes and the special tokens), got {self.vocab_size}."
             )
-        if not self.ngram_smoothing > 0:
-            raise RecipeError(f"ngram_smoothing must be positive, got {self.ngram_smoothing}.")
 
 
 @dataclass

@@ -96,8 +96,6 @@ class SpeechToTextDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.check_decoders()
-        if self.join_recordings < 0:
-            raise RecipeError(f"join_recordings must be 0 or more, got {self.join_recordings}.")
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
