@@ -178,7 +178,6 @@ def test_no_hook_of_a_task_stores_anything_for_another():
 
 
 PAGES = [page for folder in ("", "docs", "docs/measurements") for page in (PACKAGE.parent / folder).glob("*.md")]
-PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -120,4 +120,4 @@ def test_clips_left_out_are_said_once_and_again_where_there_are_more(args, tmp_p
     append_skipped(skipped, [{"path": "b.mp4", "reason": "gone"}])
     for _ in range(2):
         callback.on_epoch_end(args, state, control)
-    assert caplog.messages == ["2 of 100 examples are left out; see report/skipped.jsonl."]
+    assert caplog.messages == ["2 of 100 examples were skipped; see report/skipped.jsonl."]
