@@ -185,7 +185,7 @@ def test_machines_that_would_go_on_from_different_places(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "machines.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("would go on from different places, False, machine_0/checkpoint-4") == 2
+    assert done.stdout.count("would resume from different checkpoints, False, machine_0/checkpoint-4") == 2
 
 
 def test_batch_norm_is_synchronised_where_it_trains():
