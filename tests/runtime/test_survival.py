@@ -268,7 +268,7 @@ class TestOutOfMemory:
         small_memory.limit = 4
         at_step(3, lambda: setattr(small_memory, "limit", 2))
         main([recipe(**SAVING, auto_find_batch_size=True, per_device_eval_batch_size=2, num_train_epochs=1)])
-        assert "again with batch 2 x accumulation 2" in caplog.text
+        assert "retrying with batch 2 x accumulation 2" in caplog.text
         runtime = metrics_of(tmp_path / "out")["runtime"]
         assert (runtime["steps"], runtime["batch"]) == (6, "2 x 2 x 1")
 
@@ -281,7 +281,7 @@ class TestOutOfMemory:
         assert later
         fields = {"auto_find_batch_size": True, "per_device_eval_batch_size": 2, "save_total_limit": None}
         main([recipe(**SAVING, **fields, resume_from_checkpoint=str(first), learning_rate=0.002)])
-        assert "again with batch 2 x accumulation 2" in caplog.text
+        assert "retrying with batch 2 x accumulation 2" in caplog.text
         assert first.is_dir()
         weights, before = (load_file(folder / "model.safetensors") for folder in (out, by_steps))
         assert any(not torch.equal(value, before[name]) for name, value in weights.items())
@@ -289,7 +289,7 @@ class TestOutOfMemory:
     def test_evaluation_has_a_batch_of_its_own(self, recipe, small_memory, tmp_path, caplog):
         fields = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 8, "num_train_epochs": 1}
         main([recipe(auto_find_batch_size=True, **fields)])
-        assert "again with batches of 2" in caplog.text
+        assert "retrying with batches of 2" in caplog.text
         assert metrics_of(tmp_path / "out")["runtime"]["batch"] == "2 x 1 x 1"
 
     @pytest.mark.parametrize("automatic", [False, True])
