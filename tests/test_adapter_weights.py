@@ -61,7 +61,7 @@ def test_an_adapter_that_is_not_finite(adapter):
 )
 def test_a_base_that_is_not_whole(adapter, part, value, message):
     change(adapter.parent / "base" / "model.safetensors", part, value)
-    with pytest.raises(RecipeError, match=rf"adapter: the model that its adapters belong to .*base.*({message})"):
+    with pytest.raises(RecipeError, match=rf"adapter: the base model of its adapters .*base.*({message})"):
         load_adapter_model(str(adapter))
 
 

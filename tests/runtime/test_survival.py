@@ -300,7 +300,7 @@ class TestOutOfMemory:
         assert "Out of memory" in message
         batch = "--gradient_checkpointing true (now false)" if automatic else "--per_device_train_batch_size 2 "
         assert batch in message
-        assert message.split("Lower, ")[1].count("(now ") == 3
+        assert message.split("Try, one by one: ")[1].count("(now ") == 3
 
 
 class TestFullDisk:

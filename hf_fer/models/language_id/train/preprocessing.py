@@ -30,10 +30,11 @@ class WindowSettings:
             RecipeError: they do not go together.
         """
         args, path = task.data_args, task.model_args.model_name_or_path
-        stored = (getattr(checkpoint_config(path), "language_id", None) or {}) if path else {}
+        names = ("max_length", "overlap")
+        left_out = path and not set(names) <= task.given
+        stored = (getattr(checkpoint_config(path), "language_id", None) or {}) if left_out else {}
         values = {
-            name: stored[name] if name in stored and name not in task.given else getattr(args, name)
-            for name in ("max_length", "overlap")
+            name: stored[name] if name in stored and name not in task.given else getattr(args, name) for name in names
         }
         if not 0 <= values["overlap"] < values["max_length"] - 2:
             raise RecipeError(
