@@ -14,7 +14,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 MODULES = {"flashlight-text": "flashlight", "lingua-language-detector": "lingua"}
 """Of distributions whose module has another name."""
 
-INDIRECT = {"python-multipart", "codecarbon"}
+INDIRECT = {"python-multipart", "codecarbon", "trackio"}
 """What other libraries import: FastAPI, where it reads an upload, and the Trainer, where `report_to` names it."""
 
 NO_INDEX = ("Failed to fetch", "Could not connect", "dns error", "network connectivity", "error sending request")

@@ -1,4 +1,4 @@
-"""What a system says about being exported, and what stands in for its model where an export is used."""
+"""The contract for exports: what a system declares about its model, and the stand-in that runs the exported graph."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Runtime = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 @dataclass(frozen=True)
 class TensorSpec:
     """
-    An input of an export.
+    Type and shape of an input of an export.
 
     Args:
         dtype: Such as `float32`.
@@ -30,7 +30,7 @@ class TensorSpec:
     shape: Sequence[int | None]
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor in this type; raises `ValueError` where it has another shape."""
+        """Convert a tensor to the type of its specification; raises `ValueError` where the shape differs."""
         sizes = tuple(tensor.shape)
         fits = len(sizes) == len(self.shape) and all(
             known in (None, size) for known, size in zip(self.shape, sizes, strict=True)
@@ -43,7 +43,7 @@ class TensorSpec:
 
 class ExportedModel:
     """
-    Stands in for a model in its pipeline: the same configuration and forms of input and output, another runtime.
+    Stand-in for a model in its pipeline: same configuration, inputs and outputs, but another runtime.
 
     Args:
         config: The model's.
@@ -73,7 +73,7 @@ class ExportedModel:
         self.output_class = output_class
 
     def can_generate(self) -> bool:
-        """None of these models writes text."""
+        """False: none of these models generates text."""
         return False
 
     def __call__(self, *args: Tensor, **given: Tensor | None) -> ModelOutput:
@@ -97,7 +97,7 @@ class ExportedModel:
 
 class Exporter(ABC):
     """
-    One system's models as graphs. A system's module `train/export.py` holds one subclass.
+    Declares how a system's models are exported; a system's module `train/export.py` holds one subclass.
 
     Attributes:
         pipeline_task: The registered pipeline.
@@ -117,7 +117,7 @@ class Exporter(ABC):
     @abstractmethod
     def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> Any:
         """
-        An input of the pipeline that says nothing, where no real one is given; a higher number is a longer one.
+        A synthetic input of the pipeline, used where no real example is given; a higher number gives a longer one.
 
         Raises:
             RecipeError: the pipeline takes none but real ones.
@@ -125,15 +125,15 @@ class Exporter(ABC):
 
     @classmethod
     def padding(cls, pipe: Pipeline) -> dict[str, float]:
-        """Input -> what it is padded with, where that is not 0."""
+        """Input -> padding value, where it is not 0."""
         return {}
 
     @classmethod
     def kept_weights(cls, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Weights that the pipeline uses beside the graph; small."""
+        """Small weights that the pipeline needs beside the graph."""
         return {}
 
 
 def exporters() -> dict[str, type[Exporter]]:
-    """The exporter of each system that has one, by its pipeline's name."""
+    """Pipeline name -> exporter of the system, for the systems that have one."""
     return classes_by_pipeline("export", Exporter)

@@ -1,4 +1,4 @@
-"""`hf-fer export`: options to settings, and messages."""
+"""`hf-fer export`: turns options into settings and prints messages."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The folder of an export: what is in it, and that it is what was written."""
+"""The folder of an export: its contents, and a check that they are unchanged since they were written."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Manifest:
     """
-    What an export's folder says of itself.
+    Contents of `export.json`, which describes an export.
 
     Args:
         pipeline_task: Of the model's system.
@@ -48,7 +48,7 @@ class Manifest:
     hf_fer: str = hf_fer.__version__
 
     def write(self, folder: Path) -> None:
-        """Write it, with the digests of the folder's present files."""
+        """Write the manifest, with the digests of the files that are in the folder."""
         files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
         write_json_atomically(folder / MANIFEST, {**asdict(self), "files": files}, indent=2)
 
@@ -60,7 +60,7 @@ def is_export(path: str | Path) -> bool:
 
 def read_manifest(folder: Path) -> Manifest:
     """
-    What an export's folder says of itself.
+    Read `export.json` of an export.
 
     Raises:
         RecipeError: it cannot be read, or is of a system or a format that this version does not have.
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises `RecipeError` where a file that the export was written with is missing or is another."""
+    """Raises `RecipeError` where a file of the export is missing or differs from the digest in its manifest."""
     if FORMATS[manifest.form] not in manifest.files:
         raise RecipeError(f"{folder / MANIFEST} does not name {FORMATS[manifest.form]}. {REMEDY}")
     for name, known in manifest.files.items():
@@ -96,7 +96,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 def load_export(folder: Path, manifest: Manifest | None = None) -> ExportedModel:
     """
-    What stands in for the model that was exported.
+    Load the stand-in for the exported model.
 
     Args:
         folder: Of the export.
@@ -123,6 +123,6 @@ def load_export(folder: Path, manifest: Manifest | None = None) -> ExportedModel
 
 
 def sha256(path: Path) -> str:
-    """A file's digest, in hexadecimal."""
+    """SHA-256 digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

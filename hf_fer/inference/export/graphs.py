@@ -1,4 +1,4 @@
-"""From a model to a graph: tracing, half precision and integers; and what computes a graph."""
+"""Traces a model to a graph, converts its weights to half precision or 8-bit integers, and runs graphs."""
 
 import copy
 import warnings
@@ -27,7 +27,7 @@ EXTRA = "it needs the extra `onnx`: pip install 'hf_fer[onnx]'."
 
 class Graph(nn.Module):
     """
-    A model's `forward` from tensors in a fixed order to tensors in a fixed order.
+    Wraps a model so that `forward` takes and returns tensors in a fixed order.
 
     Args:
         model: In the type in which it computes.
@@ -55,7 +55,7 @@ def trace(
     model: PreTrainedModel, example: dict[str, Tensor], specs: dict[str, TensorSpec], *, half: bool
 ) -> tuple[torch.export.ExportedProgram, list[str]]:
     """
-    A model as a program whose free axes are free; the model itself stays as it is.
+    Trace a model to a program with free batch and length axes; the model itself does not change.
 
     Args:
         model: On the CPU.
@@ -155,7 +155,7 @@ def quantise(folder: Path) -> None:
 
 def load_graph(folder: Path, form: str, inputs: Sequence[str], outputs: Sequence[str]) -> Runtime:
     """
-    What computes an export's outputs on the CPU, with as many threads as torch has.
+    Load an export's graph for the CPU, with as many threads as torch has.
 
     Raises:
         RecipeError: onnxruntime is missing, or refuses the file.
@@ -196,6 +196,6 @@ def _torch_runtime(path: Path, inputs: Sequence[str], outputs: Sequence[str]) ->
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, on one line."""
+    """The first line of an error message."""
     lines: list[Any] = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(lines[0].split())[:300]

@@ -33,7 +33,7 @@ CONFIG = "config.json"
 @dataclass(frozen=True)
 class Settings:
     """
-    One call of `hf-fer export`.
+    Options of one call of `hf-fer export`.
 
     Args:
         model: A saved model's folder, or its name on the Hub.
@@ -67,7 +67,7 @@ class Settings:
 
     @property
     def tolerance(self) -> float:
-        """Of logits, as a share of the largest one."""
+        """Allowed difference of logits, as a share of the largest logit."""
         return TOLERANCES[self.dtype] if self.max_difference is None else self.max_difference
 
 
@@ -109,7 +109,7 @@ def export_model(settings: Settings) -> Report:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder that becomes `output` at the end, or is removed where anything fails."""
+    """A temporary folder that is renamed to `output` at the end, or removed where an error occurs."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -122,7 +122,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporter]) -> tuple[list[Input], str]:
-    """Inputs to compare on, and what they are in words; raises `DataError` where there are none."""
+    """Inputs for the comparison, and a description of them; raises `DataError` where there are none."""
     if settings.examples is None:
         draw = torch.Generator().manual_seed(0)
         values = [exporter.made_up(predictor.pipe, number, draw) for number in range(MADE_UP)]
@@ -138,7 +138,7 @@ def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporte
 def write_export(
     settings: Settings, predictor: Predictor, exporter: type[Exporter], inputs: list[Input], folder: Path
 ) -> tuple[Manifest, parity.Rows]:
-    """Graph, configuration, processor and weights; what the folder's manifest will say, and inputs of the model."""
+    """Write graph, configuration, processor and kept weights; returns the manifest and example inputs of the model."""
     pipe = predictor.pipe
     rows = parity.input_rows(predictor, [given.value for given in inputs], exporter)
     specs = parity.specs_of(rows, exporter)
@@ -179,7 +179,7 @@ def measure(
     inputs: list[Input],
     rows: parity.Rows,
 ) -> Report:
-    """The export beside the model; `examples` of the report is left empty."""
+    """Compare the export with the model; the report's `examples` stays empty."""
     pipe = predictor.pipe
     padding = exporter.padding(pipe)
     differences = parity.compare(pipe.model, export, parity.batches(rows, export.inputs, padding))
@@ -214,7 +214,7 @@ def measure(
 
 
 def with_model(pipe: Any, export: ExportedModel) -> Any:
-    """The same pipeline with what stands in for its model."""
+    """A copy of a pipeline that uses another model."""
     parts = {part: getattr(pipe, part) for part in PARTS if getattr(type(pipe), f"_load_{part}")}
     return pipeline(pipe.task, model=export, device=export.device, **parts)
 
@@ -222,7 +222,7 @@ def with_model(pipe: Any, export: ExportedModel) -> Any:
 def compared_metrics(
     exporter: type[Exporter], before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """Metrics that may not get worse, before and after; empty where no true answer is known."""
+    """Metrics that must not get worse, before and after; empty where no label is known."""
     found = {}
     for name, is_lower_better in exporter.metrics.items():
         if name in before:

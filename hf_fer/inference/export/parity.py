@@ -1,4 +1,4 @@
-"""Whether an export answers as its model does: the same inputs through both, at several batch sizes and lengths."""
+"""Compares an export with its model on the same inputs, at several batch sizes and lengths."""
 
 import inspect
 import time
@@ -27,7 +27,7 @@ Rows = list[dict[str, Tensor]]
 
 @contextmanager
 def recorded(model: PreTrainedModel) -> Iterator[list[dict[str, Tensor]]]:
-    """The inputs of a model's calls meanwhile, by name, as a list that grows."""
+    """Record the inputs of the model's calls within the context, by name, in a list."""
     names, calls = list(inspect.signature(model.forward).parameters), []
 
     def keep(module: Any, args: tuple[Tensor, ...], given: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def recorded(model: PreTrainedModel) -> Iterator[list[dict[str, Tensor]]]:
 
 def input_rows(predictor: Predictor, values: Sequence[Any], exporter: type[Exporter]) -> Rows:
     """
-    What the model is given for inputs of its pipeline, a row each, `(1, ...)`, in the exporter's order.
+    Inputs that a pipeline gives its model for some examples, one row `(1, ...)` each, in the exporter's order.
 
     Raises:
         RecipeError: the pipeline can answer none of the inputs.
@@ -68,7 +68,7 @@ def input_rows(predictor: Predictor, values: Sequence[Any], exporter: type[Expor
 
 def specs_of(rows: Rows, exporter: type[Exporter]) -> dict[str, TensorSpec]:
     """
-    The form of the inputs: batches of any size, and free axes where the exporter says so.
+    Types and shapes of the inputs: the batch axis is free, and so are the axes that the exporter names.
 
     Raises:
         RecipeError: rows have other inputs or other sizes than the exporter says.
@@ -90,7 +90,7 @@ def specs_of(rows: Rows, exporter: type[Exporter]) -> dict[str, TensorSpec]:
 
 
 def collate(rows: Rows, specs: dict[str, TensorSpec], padding: dict[str, float]) -> dict[str, Tensor]:
-    """Rows as one batch; free axes are padded to the longest row."""
+    """Join rows to one batch; free axes are padded to the longest row."""
     batch = {}
     for name in specs:
         longest = [max(sizes) for sizes in zip(*(row[name].shape[1:] for row in rows), strict=True)]
@@ -102,7 +102,7 @@ def collate(rows: Rows, specs: dict[str, TensorSpec], padding: dict[str, float])
 
 
 def batches(rows: Rows, specs: dict[str, TensorSpec], padding: dict[str, float]) -> Iterator[dict[str, Tensor]]:
-    """Batches of `BATCH_SIZES`; each begins with another row, so that lengths differ. Short lists go round."""
+    """Batches of `BATCH_SIZES` examples, each starting at another row, so that lengths differ; short lists repeat."""
     start = 0
     for size in BATCH_SIZES:
         for _ in range(max(len(rows) // size, 2) if size == 1 else 2):
@@ -113,7 +113,7 @@ def batches(rows: Rows, specs: dict[str, TensorSpec], padding: dict[str, float])
 
 def compare(model: PreTrainedModel, export: ExportedModel, given: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
     """
-    Both on the same batches.
+    Run model and export on the same batches.
 
     Returns:
         `batches` (their `batch`, `length`, the largest difference of `logits`), `outputs` (name -> largest
@@ -147,7 +147,7 @@ def difference(known: Tensor, got: Tensor) -> float:
 
 
 def largest(first: float, second: float) -> float:
-    """The larger of two; NaN where one is."""
+    """The larger of two numbers; NaN where one of them is NaN."""
     return second if second != second or second > first else first
 
 
@@ -155,7 +155,7 @@ def latency(
     model: Callable[..., Any], export: Callable[..., Any], batch: dict[str, Tensor]
 ) -> tuple[float, float, int]:
     """
-    Milliseconds of the fastest call of both, so that other jobs of the machine count little.
+    Milliseconds of the fastest call of model and export; the fastest depends least on other jobs of the machine.
 
     Args:
         model, export: Called in turn; the first two calls of each are not timed.
@@ -184,7 +184,7 @@ def answers(predictor: Predictor, inputs: Sequence[Input]) -> list[dict[str, Any
 
 
 def scores(predictor: Predictor, inputs: Sequence[Input], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics of the rows whose true answer is known; empty if there is none."""
+    """Metrics over the rows with a label; empty if there is none."""
     pairs = [
         (given.target, row)
         for given, row in zip(inputs, rows, strict=True)
@@ -197,7 +197,7 @@ def scores(predictor: Predictor, inputs: Sequence[Input], rows: Sequence[dict[st
 
 
 def same_answers(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """How many of the rows with an answer say the same class or text in both, and how many there are."""
+    """Number of rows for which model and export give the same class or text, and number of rows with an answer."""
     pairs = [(one, two) for one, two in zip(before, after, strict=True) if one["error"] is None]
     same = sum(
         two["error"] is None and all(one.get(name) == two.get(name) for name in ("label", "text"))

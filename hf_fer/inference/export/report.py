@@ -1,4 +1,4 @@
-"""The report of an export: what was compared, what it says, and whether that is good enough."""
+"""The report of an export: differences, metrics, size and latency, and the reasons to refuse it."""
 
 import platform
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
 @dataclass
 class Report:
     """
-    An export beside its model.
+    Comparison of an export with its model.
 
     Args:
         model: Its folder's name, or its name on the Hub.
@@ -50,16 +50,16 @@ class Report:
 
     @property
     def allowed(self) -> float:
-        """The largest difference of logits that is no reason to refuse."""
+        """Largest difference of logits that is accepted."""
         return self.tolerance * max(1.0, self.differences["largest_logit"])
 
     @property
     def difference(self) -> float:
-        """The largest difference of logits that was found."""
+        """Largest difference of logits that was found."""
         return self.differences["outputs"]["logits"]
 
     def reasons(self) -> list[str]:
-        """Why the export is not good enough; none if it is."""
+        """Reasons to refuse the export; empty if there is none."""
         found = []
         if not self.difference <= self.allowed:  # so that NaN is a reason, too
             found.append(f"logits differ by {self.difference:.3g}, more than {self.allowed:.3g} (--max_difference).")
@@ -72,14 +72,14 @@ class Report:
         return found
 
     def write(self, folder: Path) -> None:
-        """Both forms of it."""
+        """Write the report as JSON and as Markdown."""
         versions = {name: version(name) for name in ("torch", "transformers", *_onnx(self.form))}
         facts = {**asdict(self), "allowed_difference": self.allowed, "versions": versions}
         write_json_atomically(folder / JSON, facts | {"processor": platform.machine()}, indent=2)
         write_atomically(folder / MARKDOWN, self.page().encode())
 
     def page(self) -> str:
-        """As Markdown."""
+        """The report as Markdown."""
         same, count = self.same_answers
         rows = [
             ("largest difference of logits", f"{self.difference:.3g} (allowed: {self.allowed:.3g})"),

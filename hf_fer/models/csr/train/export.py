@@ -1,4 +1,4 @@
-"""csr as a graph: from pixels to maps and similarities; what a person corrects is computed from these."""
+"""Exports csr: pixels to maps and similarities, from which corrections by a person are computed."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..reasoning_csr import ConceptReasoning
 
 
 class ExportedCsr(ConceptReasoning, ExportedModel):
-    """An exported model whose similarities can be corrected: its classifier is there as weights, too."""
+    """Stand-in for an exported model; its classifier weights are kept, so that similarities can be corrected."""
 
     def __init__(self, *args: Any, weights: dict[str, Tensor], **kwargs: Any):
         super().__init__(*args, weights=weights, **kwargs)
@@ -36,7 +36,7 @@ class ImageExporter(Exporter):
 
     @classmethod
     def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> np.ndarray:
-        """Noise."""
+        """An image of noise."""
         size = (64 + 16 * number, 64, 3)
         return torch.randint(256, size, generator=draw, dtype=torch.uint8).numpy()
 

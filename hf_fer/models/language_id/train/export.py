@@ -1,4 +1,4 @@
-"""language_id as a graph."""
+"""Exports language_id: tokens to logits."""
 
 import torch
 from transformers import Pipeline
@@ -18,7 +18,7 @@ class TextExporter(Exporter):
 
     @classmethod
     def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> str:
-        """Tokens drawn from the vocabulary."""
+        """A text of tokens drawn from the vocabulary."""
         ids = torch.randint(len(pipe.tokenizer), (4 + 6 * number,), generator=draw).tolist()
         return f"a {pipe.tokenizer.decode(ids, skip_special_tokens=True)}"
 

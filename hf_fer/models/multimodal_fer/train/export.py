@@ -1,4 +1,4 @@
-"""multimodal_fer as a graph."""
+"""Exports multimodal_fer: sound and pictures to logits."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""speech_to_text as a graph."""
+"""Exports speech_to_text: features or samples to logits."""
 
 import numpy as np
 import torch
@@ -18,6 +18,6 @@ class RecordingExporter(Exporter):
 
     @classmethod
     def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> np.ndarray:
-        """Noise of 0.6 s and more."""
+        """A recording of noise, 0.6 s and longer."""
         samples = int((0.6 + 0.35 * number) * pipe.feature_extractor.sampling_rate)
         return (0.1 * torch.randn(samples, generator=draw)).numpy()
