@@ -3,7 +3,7 @@
 import pytest
 import torch
 from models import suite_csr, suite_multimodal_fer
-from models.test_models_common import build, inputs_for, take, with_layers
+from models.test_models_common import build, every_model, inputs_for, take, with_layers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.utils import ModelOutput
@@ -141,3 +141,23 @@ def test_attentions_that_a_backbone_has_not_are_refused(backbone):
     model = CsrForImageClassification(suite_csr.config(backbone)).eval()
     with pytest.raises(ValueError, match="give no attentions"):
         model(suite_csr.batch()["pixel_values"], output_attentions=True)
+
+
+@every_model
+def test_compiled_it_gives_the_same(suite, model_class):
+    """Graph capture with ahead-of-time autograd; the code generator after it is torch's own matter."""
+    model, inputs = build(suite, model_class), inputs_for(model_class, suite.batch())
+    with torch.no_grad():
+        expected = suite.main_output(model(**inputs))
+        found = suite.main_output(torch.compile(model, backend="aot_eager")(**inputs))
+    torch._dynamo.reset()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_loads_by_a_device_map(suite, model_class, tmp_path):
+    model, inputs = build(suite, model_class), inputs_for(model_class, suite.batch())
+    model.save_pretrained(tmp_path)
+    mapped = model_class.from_pretrained(tmp_path, device_map={"": "cpu"})
+    with torch.no_grad():
+        torch.testing.assert_close(suite.main_output(mapped(**inputs)), suite.main_output(model(**inputs)))
