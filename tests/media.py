@@ -92,7 +92,7 @@ def break_ravdess(root: Path) -> dict[str, str]:
     Damage a RAVDESS folder of mp4 files in five ways.
 
     Returns:
-        File -> a word of the reason it should be skipped for.
+        File, relative to the folder -> a word of the reason it should be skipped for.
     """
     clips = sorted(root.glob("Actor_01/*.mp4"))
     truncate(clips[0], 0.5)
@@ -101,10 +101,11 @@ def break_ravdess(root: Path) -> dict[str, str]:
     empty = root / "Actor_02" / "03-01-02-01-02-02-02.wav"
     empty.write_bytes(b"")
     nameless = talking_clip(root / "Actor_02" / "holiday.mp4")
-    return {
-        str(clips[0]): "not readable",
-        str(clips[1]): "no audio track",
-        str(clips[2]): "not readable",
-        str(empty): "empty",
-        str(nameless): "file name",
+    reasons = {
+        clips[0]: "not readable",
+        clips[1]: "no audio track",
+        clips[2]: "not readable",
+        empty: "empty",
+        nameless: "file name",
     }
+    return {path.relative_to(root).as_posix(): word for path, word in reasons.items()}

@@ -400,47 +400,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def append_skipped(path: Path, skipped: list[dict[str, str]]) -> None:
-    """Append entries to `skipped.jsonl`; each line is one short write, so that processes may append concurrently."""
-    if not skipped:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for entry in skipped:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            file.flush()
-
-
-def read_skipped(path: Path) -> list[dict[str, str]]:
-    """The entries of `skipped.jsonl`, one per file, with the reason that was found first."""
-    if not path.is_file():
-        return []
-    entries: dict[str, dict[str, str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        entries.setdefault(entry["path"], entry)
-    return list(entries.values())
-
-
-def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float, known: int = 0) -> None:
-    """
-    Fail if too many examples were skipped; log a warning if there are more than the `known` ones.
-
-    Raises:
-        DataError: more than `max_fraction` of `total` examples were skipped; the message names the first five.
-    """
-    if len(skipped) <= max_fraction * total:
-        if len(skipped) > known:
-            logger.warning("%d of %d examples were skipped; see report/skipped.jsonl.", len(skipped), total)
-        return
-    first = "".join(f"\n  {entry['path']}: {entry['reason']}" for entry in skipped[:5])
-    more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    raise DataError(
-        f"{len(skipped)} of {total} examples cannot be used, over max_skipped_fraction = {max_fraction:g}. All are "
-        f"listed in report/skipped.jsonl; repair or remove them, or raise --max_skipped_fraction.{first}{more}"
-    )
-
-
 def optional_column(values: Iterable[Any], index: pd.Index) -> pd.Series:
     """A column with `None` for missing values; pandas would infer a string column with NaN, which is truthy."""
     return pd.Series([None if pd.isna(value) else value for value in values], index=index, dtype=object)

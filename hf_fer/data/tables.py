@@ -4,9 +4,12 @@ import csv
 import io
 import json
 import logging
+import lzma
 import os
 import sys
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -73,8 +76,8 @@ def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFram
     Read a table. No type is guessed: `00000`, `NA` and `None` stay text, and only an empty field is missing.
 
     Args:
-        path: CSV, TSV, JSONL or Parquet file, with the ending in any case; it may be compressed (gz, bz2, xz, zip; zst
-            where `zstandard` is installed).
+        path: CSV, TSV, JSONL or Parquet file, with the ending in any case; it may be compressed (gz, bz2, xz, zip,
+            zst).
         form: Encoding and delimiter.
 
     Returns:
@@ -101,12 +104,15 @@ def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFram
 
 
 def _read_bytes(path: Path) -> bytes:
+    import pyarrow
+
     try:
+        if path.suffix.lower() == ".zst":  # fsspec needs another package for it
+            with pyarrow.input_stream(str(path), compression="zstd") as file:
+                return file.read()
         with LocalFileSystem().open(str(path), "rb", compression="infer") as file:
             return file.read()
-    except ValueError as error:  # fsspec knows the compression, but its library is not installed
-        raise DataError(f"{path}: cannot be unpacked ({error}). Unpack it, or pip install zstandard.") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from error
 
 

@@ -9,7 +9,8 @@ from datasets import Dataset, DatasetDict
 from transformers import Trainer
 
 from hf_fer.adapters import base_model
-from hf_fer.data.loading import LoadedData, read_skipped
+from hf_fer.data.loading import LoadedData
+from hf_fer.data.skipped import data_folder
 from hf_fer.experiment.model_card import write_card
 from hf_fer.reporting import html as report_html
 from hf_fer.reporting import report
@@ -18,7 +19,7 @@ from hf_fer.runtime.failures import RunError
 from hf_fer.runtime.trackers import emissions, log_report
 from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, SplitReport, write_files
-from hf_fer.task.settings import shared_patterns, skipped_file
+from hf_fer.task.settings import report_folder, shared_patterns, skipped_file
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def all_metrics(
         "data": {
             "dataset": Path(task.data_args.dataset).name,
             "counts": data.counts(),
-            "skipped": len(read_skipped(skipped_file(task))),
+            "skipped": len(skipped_file(task).read()),
             "notes": data.notes,
             "absent": data.absent,
             "test_groups_unseen": apart,
@@ -87,13 +88,12 @@ def finish(
     apart: bool,
 ) -> None:
     """Write report and model card, and push the model if the recipe says so."""
-    args, skipped = task.training_args, skipped_file(task)
-    folder = skipped.parent
+    args, folder = task.training_args, report_folder(task)
     folder.mkdir(parents=True, exist_ok=True)
-    skipped.touch()
+    skipped_file(task).path.touch()
     results = contents(reports)
     metrics = all_metrics(task, data, results, {**runtime, **emissions(trainer)}, apart=apart)
-    captions = write_files(folder, reports)
+    captions = write_files(folder, reports, data_folder(task.data_args.dataset))
     history = report.history_table(trainer.state.log_history)
     if args.do_train:
         report.plot_curves(folder / "curves.png", history, task.metric_names)
@@ -156,7 +156,7 @@ def headline(task: Task, results: dict[str, dict[str, Any]]) -> str | None:
 def closing_lines(task: Task, results: dict[str, dict[str, Any]]) -> str:
     """Lines that end a run's output: headline, paths of report and model, and Python lines that use the model."""
     folder, first = Path(task.training_args.output_dir), headline(task, results)
-    lines = [*([first] if first else []), f"Report: {skipped_file(task).parent / 'report.html'}"]
+    lines = [*([first] if first else []), f"Report: {report_folder(task) / 'report.html'}"]
     if not task.training_args.do_train:
         return "\n".join(lines)
     example = "\n".join(f"    {line}".rstrip() for line in task.card_example(folder.as_posix()).splitlines())

@@ -15,7 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_fer.adapters import base_model
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.loading import LoadedData, enforce_skip_limit, file_facts, read_skipped
+from hf_fer.data.loading import LoadedData, file_facts
+from hf_fer.data.skipped import SkippedFile, enforce_skip_limit
 from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.reporting.report import peak_memory
 from hf_fer.reporting.sharing import add_pipeline
@@ -159,7 +160,7 @@ class SaveProcessorCallback(TrainerCallback):
 class SkipLimitCallback(TrainerCallback):
     """Ends training when more examples were skipped than `max_fraction` allows, those of this run included."""
 
-    def __init__(self, skipped_file: Path, total: int, max_fraction: float):
+    def __init__(self, skipped_file: SkippedFile, total: int, max_fraction: float):
         self.skipped_file = skipped_file
         self.total = total
         self.max_fraction = max_fraction
@@ -168,13 +169,13 @@ class SkipLimitCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.known = len(read_skipped(self.skipped_file))  # loading the data has warned of these
+        self.known = len(self.skipped_file.read())  # loading the data has warned of these
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         args.distributed_state.wait_for_everyone()  # so that all processes read the same list and decide alike
-        skipped = read_skipped(self.skipped_file)
+        skipped = self.skipped_file.read()
         enforce_skip_limit(skipped, self.total, self.max_fraction, self.known)
         self.known = len(skipped)
 

@@ -10,7 +10,9 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel
 
 from hf_fer.data.loading import DataError, LoadedData
+from hf_fer.data.skipped import saved_path
 from hf_fer.metrics.extra import MetricError, extra_figures
+from hf_fer.metrics.scored import IDENTITY
 from hf_fer.recipe.arguments import TrainingArguments
 
 
@@ -137,13 +139,14 @@ def with_extra(
     return {**figures, **extra}
 
 
-def write_files(folder: Path, reports: Mapping[str, SplitReport]) -> dict[str, str]:
+def write_files(folder: Path, reports: Mapping[str, SplitReport], data_folder: Path | None = None) -> dict[str, str]:
     """
     Write the tables and plots of all splits.
 
     Args:
         folder: Folder of the report.
         reports: Split -> its report, in order.
+        data_folder: Folder of the data set; the tables name files relative to it.
 
     Returns:
         File name -> caption.
@@ -156,6 +159,12 @@ def write_files(folder: Path, reports: Mapping[str, SplitReport]) -> dict[str, s
         if last.every_split:
             parts = [table.frame.assign(split=split) for split, table in tables.items()]
             frame = pd.concat(parts).pipe(lambda rows: rows[["split", *rows.columns.drop("split")]])
+        named = {
+            column: [saved_path(value, data_folder) if isinstance(value, str) else value for value in frame[column]]
+            for column in IDENTITY
+            if column in frame
+        }
+        frame = frame.assign(**named)
         frame.to_csv(folder / name, index=False, float_format="%.4f")
         captions[name] = last.caption
     plots = {name: plot for report in reports.values() for name, plot in report.plots.items()}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from hf_fer.adapters import LoraSettings, add_lora
+from hf_fer.data.skipped import SkippedFile, data_folder
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments, check_rivals, object_fields, overlaid
 from hf_fer.recipe.search_space import TRAINING_FIELDS, Dimension, read_space
 from hf_fer.reporting.sharing import MODEL_FILES
@@ -76,10 +77,15 @@ def adapted(task: "Task", model: PreTrainedModel) -> PreTrainedModel:
     return add_lora(model, settings) if settings and task.training_args.do_train else model
 
 
-def skipped_file(task: "Task") -> Path:
-    """Path of the list of skipped examples: in the report's folder, or in the new one while the old is in place."""
+def report_folder(task: "Task") -> Path:
+    """Folder that the report is written to; while the report of an earlier run is in place, a new one."""
     folder = output_folder.NEW_REPORT if task.replaces_report else output_folder.REPORT
-    return Path(task.training_args.output_dir, folder, output_folder.SKIPPED)
+    return Path(task.training_args.output_dir, folder)
+
+
+def skipped_file(task: "Task") -> SkippedFile:
+    """The list of skipped examples in the report's folder."""
+    return SkippedFile(report_folder(task) / output_folder.SKIPPED, data_folder(task.data_args.dataset))
 
 
 def shared_patterns(task: "Task | type[Task]") -> tuple[str, ...]:

@@ -6,7 +6,8 @@ import pandas as pd
 
 from hf_fer.data import manifest
 from hf_fer.data.copies import drop_copies
-from hf_fer.data.loading import append_skipped, enforce_skip_limit, is_leaky, take_subset
+from hf_fer.data.loading import is_leaky, take_subset
+from hf_fer.data.skipped import enforce_skip_limit
 from hf_fer.task.base import Task
 from hf_fer.task.settings import protocol_name, skipped_file
 
@@ -42,7 +43,7 @@ def leave_out(task: Task, skipped: list[dict[str, str]], total: int) -> None:
         DataError: their fraction exceeds `max_skipped_fraction`.
     """
     if task.training_args.should_save and not task.training_args.dry_run:
-        append_skipped(skipped_file(task), skipped)
+        skipped_file(task).append(skipped)
     enforce_skip_limit(skipped, total, task.data_args.max_skipped_fraction)
 
 

@@ -182,23 +182,6 @@ def test_a_cache_that_cannot_be_written_names_what_to_set(tmp_path, monkeypatch)
         loading.cache_dir("arrays")
 
 
-def test_the_limit_stops_with_the_first_files_named():
-    skipped = [{"path": f"{index}.mp4", "reason": "empty"} for index in range(7)]
-    loading.enforce_skip_limit(skipped, 700, 0.01)
-    with pytest.raises(DataError, match="7 of 699"):
-        loading.enforce_skip_limit(skipped, 699, 0.01)
-    with pytest.raises(DataError, match=r"7 of 100(?s:.)*0.mp4: empty(?s:.)*and 2 more"):
-        loading.enforce_skip_limit(skipped, 100, 0.01)
-
-
-def test_skipped_files_are_listed_once(tmp_path):
-    path = tmp_path / "report" / "skipped.jsonl"
-    assert loading.read_skipped(path) == []
-    for _ in range(2):
-        loading.append_skipped(path, [{"path": "a", "reason": "x"}, {"path": "ü", "reason": "y"}])
-    assert [entry["path"] for entry in loading.read_skipped(path)] == ["a", "ü"]
-
-
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     loading.write_json_atomically(path, [1])

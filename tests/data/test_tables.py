@@ -3,10 +3,13 @@
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import unicodedata
+import zipfile
 
 import pandas as pd
+import pyarrow
 import pytest
 
 from hf_fer.data.loading import DataError
@@ -26,6 +29,13 @@ def as_rows(table):
     return [tuple(None if pd.isna(value) else value for value in row) for row in table.itertuples(index=False)]
 
 
+def zipped(text: str) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("t.csv", text)
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -42,6 +52,9 @@ def as_rows(table):
         ("t.CSV.GZ", gzip.compress(CSV.encode())),
         ("t.csv.bz2", bz2.compress(CSV.encode())),
         ("t.csv.xz", lzma.compress(CSV.encode())),
+        ("t.csv.zip", zipped(CSV)),
+        ("t.csv.zst", pyarrow.compress(CSV.encode(), codec="zstd", asbytes=True)),
+        ("t.CSV.ZST", pyarrow.compress(CSV.encode(), codec="zstd", asbytes=True)),
         ("t.v1.2.csv", CSV),
         ("t.csv", CSV.replace("\n", ",\n").replace("n,\n", "n\n", 1)),
         ("t.csv", CSV.replace("\n", ",\n")),
@@ -106,7 +119,9 @@ def test_what_cannot_be_read(tmp_path):
         read_table(tmp_path / "t.xlsx")
     with pytest.raises(DataError, match="file not found"):
         read_table(tmp_path / "t.csv")
-    for name, data in (("a.csv.gz", b"no gzip"), ("a.parquet", b"PAR0"), ("a.jsonl", "{")):
+    packed = [(f"a.csv.{name}", b"not packed") for name in ("gz", "bz2", "xz", "zip", "zst")]
+    packed.append(("b.csv.gz", gzip.compress(CSV.encode())[:12] + b"\xff" * 20))
+    for name, data in (*packed, ("a.parquet", b"PAR0"), ("a.jsonl", "{")):
         with pytest.raises(DataError, match=name):
             read_table(write(tmp_path, name, data))
     assert is_table("a.CSV.gz")

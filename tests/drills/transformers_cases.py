@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import torch
-from models import suite_csr, suite_multimodal_fer
+from models import suite_csr, suite_language_id, suite_multimodal_fer
 from transformers import (
     ModernBertConfig,
     ModernBertForSequenceClassification,
@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from hf_fer.models.csr import CsrForImageClassification, CsrProcessor
+from hf_fer.models.language_id import LanguageIdNgramForSequenceClassification
 from hf_fer.models.multimodal_fer import (
     MultimodalFerConfig,
     MultimodalFerFeatureExtractor,
@@ -123,6 +124,18 @@ def text_tester() -> Tester:
         num_hidden_layers=2,
         num_attention_heads=4,
         hidden_size=32,
+        seq_length=12,
+    )
+
+
+def ngrams_tester() -> Tester:
+    """The table of n-gram weights, which has no layers."""
+    batch = suite_language_id.batch(BATCH)
+    return Tester(
+        make_config=suite_language_id.config,
+        make_inputs=lambda: {name: batch[name].clone() for name in ("input_ids", "attention_mask")},
+        labels={"labels": batch["labels"]},
+        num_hidden_layers=0,
         seq_length=12,
     )
 
@@ -244,6 +257,8 @@ def cases(common: Callable[[str], ModuleType]) -> dict[str, type]:
         tester = csr_tester(backbone, stage)
         add_model(f"Csr{name}Stage{stage}Test", tester, (CsrForImageClassification,), **flags)
     add_model("LanguageIdTest", text_tester(), (ModernBertForSequenceClassification,))
+    ngrams = (LanguageIdNgramForSequenceClassification,)
+    add_model("LanguageIdNgramsTest", ngrams_tester(), ngrams, has_attentions=False)
     add_model("SpeechToTextTest", speech_tester(), (ParakeetForCTC,), all_generative_model_classes=())
     add("CsrProcessorTest", processor_case(processing, CsrProcessor, {"image_processor": ViTImageProcessor}))
     parts = {"feature_extractor": MultimodalFerFeatureExtractor, "image_processor": SiglipImageProcessor}

@@ -15,7 +15,7 @@ from media import break_ravdess
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.experiment.model_card import shareable_recipe
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
@@ -284,12 +284,18 @@ class TestBadInput:
     def test_the_run_completes_on_the_rest(self, recipe, damaged, tmp_path):
         root, reasons = damaged
         main([recipe(dataset=str(root), max_skipped_fraction=0.1, max_train_samples=None, num_train_epochs=1)])
-        skipped = {entry["path"]: entry["reason"] for entry in read_skipped(tmp_path / "out/report/skipped.jsonl")}
+        skipped = {
+            entry["path"]: entry["reason"] for entry in SkippedFile(tmp_path / "out/report/skipped.jsonl").read()
+        }
         assert skipped.keys() == reasons.keys()
         for path, word in reasons.items():
             assert word in skipped[path]
         metrics = metrics_of(tmp_path / "out")
         assert metrics["data"]["skipped"] == 5
+        to_resume = ("training_args.bin", "trainer_state.json")  # the Trainer's own, which hold output_dir
+        saved = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and file.name not in to_resume]
+        assert any(file.name == "predictions.csv" for file in saved)
+        assert not [str(file) for file in saved if str(tmp_path).encode() in file.read_bytes()]
         assert sum(metrics["data"]["counts"]["train"].values()) == 16 * 8 - 3
 
     def test_over_the_limit_it_stops_before_the_first_step(self, recipe, damaged, tmp_path, capsys):
@@ -300,7 +306,7 @@ class TestBadInput:
         message = capsys.readouterr().err
         assert "over max_skipped_fraction = 0.01" in message
         assert message.count("hf_fer: error") == 1
-        assert len(read_skipped(tmp_path / "out/report/skipped.jsonl")) == 5
+        assert len(SkippedFile(tmp_path / "out/report/skipped.jsonl").read()) == 5
         assert not list((tmp_path / "out").glob("checkpoint-*"))
 
     def test_a_file_that_goes_bad_during_the_run_is_skipped_too(self, recipe, small_ravdess, tmp_path, monkeypatch):
@@ -317,8 +323,8 @@ class TestBadInput:
 
         monkeypatch.setattr(MultimodalFerTask, "load_data", load_then_lose_one)
         main([recipe(dataset=str(root), max_train_samples=None, num_train_epochs=1, max_skipped_fraction=0.05)])
-        skipped = read_skipped(tmp_path / "out/report/skipped.jsonl")
-        assert [entry["path"] for entry in skipped] == [str(victim)]
+        skipped = SkippedFile(tmp_path / "out/report/skipped.jsonl").read()
+        assert [entry["path"] for entry in skipped] == [victim.relative_to(root).as_posix()]
         assert "not found" in skipped[0]["reason"]
 
     def test_one_modality_is_enough_where_the_recipe_says_so(self, recipe, damaged, tmp_path):
@@ -334,7 +340,7 @@ class TestBadInput:
                 )
             ]
         )
-        skipped = {entry["path"] for entry in read_skipped(tmp_path / "out/report/skipped.jsonl")}
+        skipped = {entry["path"] for entry in SkippedFile(tmp_path / "out/report/skipped.jsonl").read()}
         silent = {path for path, word in reasons.items() if word == "no audio track"}
         assert skipped == reasons.keys() - silent
 

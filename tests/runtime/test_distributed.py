@@ -15,7 +15,7 @@ from runs import AUDIO, ROOT, assert_same_weights, metrics_of, write_recipe
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
 from hf_fer.models.multimodal_fer.train.clips import ClipTransform
 from hf_fer.run import main
@@ -119,7 +119,7 @@ def test_each_example_is_evaluated_once(together):
 
 def test_one_list_of_skipped_clips(together):
     lines = (together / "report" / "skipped.jsonl").read_text().splitlines()
-    assert len(lines) == len(read_skipped(together / "report" / "skipped.jsonl")) == 1
+    assert len(lines) == len(SkippedFile(together / "report" / "skipped.jsonl").read()) == 1
 
 
 def test_a_signal_to_one_process_stops_both(together, fields, tmp_path):

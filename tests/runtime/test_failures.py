@@ -9,7 +9,8 @@ import torch.distributed as dist
 from datasets import Dataset, DatasetDict
 from transformers import TrainerControl, TrainerState
 
-from hf_fer.data.loading import LoadedData, append_skipped
+from hf_fer.data.loading import LoadedData
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.recipe.arguments import RecipeError, TrainingArguments
 from hf_fer.run import one_message
 from hf_fer.runtime.callbacks import ChangedFilesCallback, SkipLimitCallback
@@ -111,13 +112,14 @@ def test_a_file_replaced_between_epochs_is_in_the_notes(args, tmp_path, caplog):
 
 
 def test_clips_left_out_are_said_once_and_again_where_there_are_more(args, tmp_path, caplog):
-    skipped, state, control = tmp_path / "skipped.jsonl", TrainerState(), TrainerControl()
-    append_skipped(skipped, [{"path": "a.mp4", "reason": "empty"}])
+    skipped = SkippedFile(tmp_path / "skipped.jsonl")
+    state, control = TrainerState(), TrainerControl()
+    skipped.append([{"path": "a.mp4", "reason": "empty"}])
     callback = SkipLimitCallback(skipped, total=100, max_fraction=0.5)
     callback.on_train_begin(args, state, control)
     callback.on_epoch_end(args, state, control)
     assert not caplog.messages
-    append_skipped(skipped, [{"path": "b.mp4", "reason": "gone"}])
+    skipped.append([{"path": "b.mp4", "reason": "gone"}])
     for _ in range(2):
         callback.on_epoch_end(args, state, control)
     assert caplog.messages == ["2 of 100 examples were skipped; see report/skipped.jsonl."]

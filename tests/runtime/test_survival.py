@@ -20,7 +20,7 @@ from runs import AUDIO, ROOT, assert_same_weights, metrics_of, write_recipe
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
 from hf_fer.models.multimodal_fer.train.clips import ClipTransform
 from hf_fer.models.multimodal_fer.train.task import MultimodalFerTask
@@ -389,7 +389,10 @@ class TestNanDrill:
         fields = {"config_overrides": overrides, "max_skipped_fraction": 0.2, "per_device_train_batch_size": 1}
         main([recipe(dataset=str(clips), **pictures, **fields)])
         out = tmp_path / "out"
-        assert {entry["path"] for entry in read_skipped(out / "report" / "skipped.jsonl")} == {str(before), str(after)}
+        assert {entry["path"] for entry in SkippedFile(out / "report" / "skipped.jsonl").read()} == {
+            before.name,
+            after.name,
+        }
         assert metrics_of(out)["runtime"]["steps"] == 14
         assert metrics_of(out)["runtime"]["skipped_steps"] == 4  # two clips, two epochs
         for folder in (out, *declared(out)):

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_language_id import LanguageIdNgramConfig
@@ -96,7 +98,11 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """
         Args:
@@ -105,7 +111,7 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
             labels (`torch.LongTensor` of shape `(B,)`, *optional*): Languages; -100 does not count.
 
         Returns:
-            `loss`, where there are labels, and `logits` `(B, C)`.
+            `loss`, where there are labels, and `logits` `(B, C)`. There are no hidden states or attentions to ask for.
         """
         found = self.buckets(input_ids, attention_mask)
         counted = found >= 0

@@ -15,7 +15,7 @@ from models.csr.test_csr_pipeline import CONCEPTS, IMAGE, save_model
 from PIL import Image
 from transformers import pipeline
 
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.csr import overlay
 from hf_fer.models.csr.train.atlas import patch_name
 from hf_fer.models.csr.train.explanations import ExplanationPage, choose
@@ -160,7 +160,9 @@ def write_page(folder: Path, labels: list, atlas: Path | None = None, bad: int |
             path.write_bytes(b"no image")
         rows.append({"image": f"<b>{index}</b> & co", "path": str(path), "labels": label})
     page = folder / "explanations"
-    ExplanationPage(page, explain, atlas, folder / "skipped.jsonl").write("validation", Dataset.from_list(rows))
+    ExplanationPage(page, explain, atlas, SkippedFile(folder / "skipped.jsonl")).write(
+        "validation", Dataset.from_list(rows)
+    )
     return Page(page / "index.html"), explain, rows
 
 
@@ -264,7 +266,9 @@ class TestPage:
         assert page.sections[0]["h2"] == ["<b>0</b> & co"]
         assert page.sections[0]["p"] == ["Skipped: it can no longer be read."]
         assert len(page.sections[1]["td"]) == 6
-        assert [entry["path"] for entry in read_skipped(tmp_path / "skipped.jsonl")] == [str(tmp_path / "image 0.png")]
+        assert [entry["path"] for entry in SkippedFile(tmp_path / "skipped.jsonl").read()] == [
+            str(tmp_path / "image 0.png")
+        ]
         assert str(tmp_path) not in (page.folder / "index.html").read_text()
 
     def test_several_classes(self, tmp_path):

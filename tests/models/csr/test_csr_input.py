@@ -11,7 +11,7 @@ from models.csr.test_csr_decoding import RAMP, write_dicom
 from models.csr_runs import FAST, STAGES, metrics_of
 from PIL import Image
 
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.csr import CsrConfig
 from hf_fer.run import main
 
@@ -69,8 +69,8 @@ class TestBadInput:
         victim = folder / "7.dcm"
         victim.write_bytes(victim.read_bytes()[:-900])
         metrics = self.run(folder, max_skipped_fraction=0.1)
-        skipped = read_skipped(folder / "out/report/skipped.jsonl")
-        assert [entry["path"] for entry in skipped] == [str(victim)]
+        skipped = SkippedFile(folder / "out/report/skipped.jsonl").read()
+        assert [entry["path"] for entry in skipped] == [victim.name]
         assert "truncated" in skipped[0]["reason"]
         assert sum(metrics["data"]["counts"]["train"].values()) == 15
 

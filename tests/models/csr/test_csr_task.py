@@ -17,6 +17,7 @@ from runs import ROOT
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import pipeline
 
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.experiment.stages import main as run_stages
 from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
 from hf_fer.models.csr.train.building import positive_weights
@@ -191,7 +192,9 @@ class TestBoxViews:
 
     def test_an_image_that_cannot_be_read_is_not_counted(self, trained, tmp_path):
         processor = CsrProcessor.from_pretrained(trained / "out/3")
-        transform = ImageTransform(processor, tmp_path / "skipped.jsonl", steering=Steering("negative", (6, 6)))
+        transform = ImageTransform(
+            processor, SkippedFile(tmp_path / "skipped.jsonl"), steering=Steering("negative", (6, 6))
+        )
         row = {"path": "gone.png", "labels": 1, "concept_labels": [1.0] * 6, "boxes": [[2.0, 0.0, 0.0, 1.0, 0.5]]}
         example = {name: values[0] for name, values in transform({k: [v] for k, v in row.items()}).items()}
         batch = ImageCollator(processor)([example])

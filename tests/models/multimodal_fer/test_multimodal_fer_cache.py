@@ -16,7 +16,7 @@ from media import break_ravdess
 
 from hf_fer.data import loading
 from hf_fer.data.augment import EpochClock
-from hf_fer.data.loading import read_skipped
+from hf_fer.data.skipped import SkippedFile, saved_path
 from hf_fer.models.multimodal_fer.train.building import base_processor
 from hf_fer.models.multimodal_fer.train.cache import EncodedClips
 from hf_fer.recipe.arguments import RecipeError
@@ -111,7 +111,7 @@ class TestDecoded:
         fields = {"dataset": str(root), "max_skipped_fraction": 0.1, "max_train_samples": None}
         found = [parse_task([recipe(cache=cache, **fields)]).load_data().skipped for cache in ("none", "decoded")]
         assert found[0] == found[1]
-        assert {entry["path"] for entry in found[1]} == reasons.keys()
+        assert {saved_path(entry["path"], root) for entry in found[1]} == reasons.keys()
 
     def test_another_size_or_number_of_frames_is_a_miss(self, recipe, tmp_path):
         prepared(recipe(cache="decoded"))
@@ -220,7 +220,7 @@ class TestFeatures:
         with torch.no_grad():
             model.model.vision_encoder.post_layernorm.weight.fill_(1e6)
         data = task.caches(data, processor).fill(lambda: model)
-        skipped = read_skipped(tmp_path / "out" / "report" / "skipped.jsonl")
+        skipped = SkippedFile(tmp_path / "out" / "report" / "skipped.jsonl").read()
         assert len(skipped) == 64
         assert "too large for float16" in skipped[0]["reason"]
         assert task.with_transforms(data, processor, EpochClock())["train"][0]["labels"] == -100

@@ -15,6 +15,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.multimodal_fer import (
     MultimodalFerConfig,
     MultimodalFerFeatureExtractor,
@@ -301,7 +302,7 @@ def test_real_video_through_transform_collator_and_model(real_data, tmp_path):
     clips = sorted(str(path) for path in (real_data / "grid_s1" / "video").glob("*.mpg"))
     rows = {"video": clips, "audio": clips, "labels": [n % 8 for n in range(60)], "index": list(range(60))}
     processor = new_processor(face_crop="center")
-    skipped = tmp_path / "skipped.jsonl"
+    skipped = SkippedFile(tmp_path / "skipped.jsonl")
     data = Dataset.from_dict(rows).with_transform(ClipTransform(processor, ["audio", "video"], skipped))
     set_seed(0)
     model = MultimodalFerForEmotionClassification(MultimodalFerConfig.from_preset("tiny", num_frames=6)).eval()

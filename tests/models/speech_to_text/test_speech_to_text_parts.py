@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, ParakeetFeatureExtractor, ParakeetProces
 
 from hf_fer.data.augment import seeded
 from hf_fer.data.loading import DataError
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.models.multimodal_fer import decoding_multimodal_fer, limits_multimodal_fer, sound_multimodal_fer
 from hf_fer.models.speech_to_text import sound_speech_to_text
 from hf_fer.models.speech_to_text.alignment_speech_to_text import best_tokens, text_of, timed, words_of
@@ -157,7 +158,7 @@ class TestRecordings:
     def test_a_batch_is_padded_and_masked(self, tmp_path, tone):
         half = write_wav(tmp_path / "half.wav", 0.5 * np.sin(np.arange(8000) / 8))
         processor = ParakeetProcessor(ParakeetFeatureExtractor(), build_tokenizer(["ab"], "nfc", 60))
-        transform = RecordingTransform(processor, tmp_path / "skipped.jsonl", 30.0)
+        transform = RecordingTransform(processor, SkippedFile(tmp_path / "skipped.jsonl"), 30.0)
         rows = {"audio": [tone, half], "transcript": ["ab", "b"], "index": [0, 1]}
         made = transform(rows)
         examples = [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
@@ -168,7 +169,7 @@ class TestRecordings:
 
     def test_a_file_that_went_bad_is_listed(self, tmp_path):
         processor = ParakeetProcessor(ParakeetFeatureExtractor(), build_tokenizer(["ab"], "nfc", 60))
-        transform = RecordingTransform(processor, tmp_path / "skipped.jsonl", 30.0)
+        transform = RecordingTransform(processor, SkippedFile(tmp_path / "skipped.jsonl"), 30.0)
         made = transform({"audio": [str(tmp_path / "gone.wav")], "transcript": ["ab"], "index": [0]})
         assert made["labels"] == [[]]
         assert torch.isfinite(made["inputs"][0]).all()
@@ -181,7 +182,7 @@ class TestRecordings:
         rows = Dataset.from_dict({"audio": files, "transcript": said, "seconds": [0.5] * 6, "group": list("ab") * 3})
         processor = ParakeetProcessor(ParakeetFeatureExtractor(), build_tokenizer(said, "nfc", 60))
         companions = Companions(rows, 2, 30.0)
-        transform = RecordingTransform(processor, tmp_path / "skipped.jsonl", 30.0, companions=companions)
+        transform = RecordingTransform(processor, SkippedFile(tmp_path / "skipped.jsonl"), 30.0, companions=companions)
         heard = set()
         for index in range(20):
             with seeded(index):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_fer.data.loading import append_skipped
+from hf_fer.data.skipped import SkippedFile
 
 from ..decoding_csr import UnusableImageError
 from ..pipeline_csr import ConceptImageClassificationPipeline
@@ -46,7 +46,7 @@ class ExplanationPage:
     folder: Path
     explain: ConceptImageClassificationPipeline
     atlas: Path | None
-    skipped_file: Path
+    skipped_file: SkippedFile
 
     def write(self, split: str, rows: Dataset) -> None:
         """
@@ -76,7 +76,7 @@ class ExplanationPage:
                 load_pixels(path, self.explain.processor.max_pixels),
             )
         except UnusableImageError as error:
-            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            self.skipped_file.append([{"path": error.path, "reason": error.reason}])
             return f'<section>{title}\n<p class="other">Skipped: it can no longer be read.</p></section>'
         shown = picture(self.folder / f"{stem}.jpg", resized(image, SIDE), f"The image {name}")
         caption = verdict(answer, classes, self.explain.model.config.problem_type == "multi_label_classification")

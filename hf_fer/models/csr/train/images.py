@@ -11,9 +11,10 @@ from torchvision.transforms.v2.functional import resize
 
 from hf_fer.data.augment import EpochClock, seeded
 from hf_fer.data.files import class_folders, visible_files
-from hf_fer.data.loading import DataError, FileCheck, append_skipped
+from hf_fer.data.loading import DataError, FileCheck
 from hf_fer.data.manifest import LABEL_COLUMNS
 from hf_fer.data.names import clean_names
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..decoding_csr import (
@@ -80,7 +81,7 @@ class ImageTransform:
     def __init__(
         self,
         processor: CsrProcessor,
-        skipped_file: Path,
+        skipped_file: SkippedFile,
         augmentation: ImageAugmentation | None = None,
         seed: int = 0,
         clock: EpochClock | None = None,
@@ -110,7 +111,7 @@ class ImageTransform:
         try:
             image = self.image(row["path"])
         except UnusableImageError as error:
-            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            self.skipped_file.append([{"path": error.path, "reason": error.reason}])
             lost = [float(IGNORED)] * len(row["labels"]) if isinstance(row["labels"], list) else IGNORED
             ignored = [float(IGNORED)] * len(row["concept_labels"])
             return {"pixel_values": None, "labels": lost, "concept_labels": ignored}

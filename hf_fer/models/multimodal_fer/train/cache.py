@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from transformers import PreTrainedModel
 
 from hf_fer.adapters import base_model
 from hf_fer.data.cache import ArrayCache, weights_digest
-from hf_fer.data.loading import LoadedData, append_skipped, enforce_skip_limit, read_skipped
+from hf_fer.data.loading import LoadedData
+from hf_fer.data.skipped import SkippedFile, enforce_skip_limit
 from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.task.base import Task
 from hf_fer.task.settings import skipped_file
@@ -145,7 +145,7 @@ class EncodedClips:
         processor: MultimodalFerProcessor,
         decoded: DecodedClips,
         args: TrainingArguments,
-        skipped_file: Path,
+        skipped_file: SkippedFile,
     ):
         self.model = base_model(model).base_model
         self.processor = processor
@@ -239,7 +239,7 @@ class EncodedClips:
         if stored.isfinite().all():
             return stored.cpu().numpy()
         reason = "an encoder's outputs for it are not finite, or too large for float16"
-        append_skipped(self.skipped_file, [{"path": path, "reason": reason}])
+        self.skipped_file.append([{"path": path, "reason": reason}])
         return None
 
 
@@ -310,7 +310,7 @@ class ClipCaches:
         encoded.fill(self.paths)
         data.notes.extend(self._lost_augmentation(encoded))
         total = sum(len(split) for split in data.splits.values()) + len(data.skipped)
-        enforce_skip_limit(read_skipped(skipped_file(self.task)), total, args.max_skipped_fraction)
+        enforce_skip_limit(skipped_file(self.task).read(), total, args.max_skipped_fraction)
         return replace(data, own=replace(data.own, encoded=encoded))
 
     def _encoded(self, model: PreTrainedModel, decoded: DecodedClips) -> EncodedClips:

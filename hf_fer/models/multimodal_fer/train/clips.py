@@ -12,7 +12,8 @@ from hf_fer.data import manifest
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
 from hf_fer.data.cache import ArrayCache
 from hf_fer.data.files import CLIP_SUFFIXES, class_folders, visible_files
-from hf_fer.data.loading import DataError, FileCheck, append_skipped, optional_column
+from hf_fer.data.loading import DataError, FileCheck, optional_column
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import TableFormat
 
 from ..configuration_multimodal_fer import MODALITIES
@@ -67,7 +68,7 @@ class ClipTransform:
         self,
         processor: MultimodalFerProcessor,
         modalities: list[str],
-        skipped_file: Path,
+        skipped_file: SkippedFile,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         clock: EpochClock | None = None,
@@ -98,7 +99,7 @@ class ClipTransform:
                 if "video" in self.modalities and row["video"]:
                     features.update(self.video(row["video"]))
         except UnusableMediaError as error:
-            append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+            self.skipped_file.append([{"path": error.path, "reason": error.reason}])
             return {"labels": -100}
         return {**features, "labels": row["labels"]}
 

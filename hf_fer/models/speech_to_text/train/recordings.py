@@ -20,7 +20,6 @@ from transformers import ProcessorMixin
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, seeded
 from hf_fer.data.loading import (
     DataError,
-    append_skipped,
     cache_dir,
     digest,
     file_facts,
@@ -29,6 +28,7 @@ from hf_fer.data.loading import (
     write_json_atomically,
 )
 from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
+from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio, open_media, sound_track
@@ -193,7 +193,7 @@ class RecordingTransform:
     def __init__(
         self,
         processor: ProcessorMixin,
-        skipped_file: Path,
+        skipped_file: SkippedFile,
         max_seconds: float,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -235,7 +235,7 @@ class RecordingTransform:
             try:
                 samples = load_audio(part["audio"], rate, self.limits)
             except UnusableMediaError as error:
-                append_skipped(self.skipped_file, [{"path": error.path, "reason": error.reason}])
+                self.skipped_file.append([{"path": error.path, "reason": error.reason}])
             else:
                 pause = random.uniform(0, PAUSE) if sounds else 0
                 sounds += [np.zeros(round(pause * rate), np.float32), samples]

@@ -10,7 +10,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 from hf_fer.runtime.evaluation_order import evaluation_order
 from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, SplitReport, with_extra
-from hf_fer.task.settings import skipped_file
+from hf_fer.task.settings import report_folder
 
 from ..alignment_speech_to_text import text_of
 from ..recognition_speech_to_text import Search
@@ -110,7 +110,7 @@ def add_hearing(task: Task, found: SpeechReport, evaluation: Evaluation) -> None
 
 def searches(task: Task, evaluation: Evaluation) -> dict[str, Search]:
     """The decoders that the report compares; with lm 'train', it first writes the language model."""
-    path, args = skipped_file(task).parent / "train.arpa", task.data_args
+    path, args = report_folder(task) / "train.arpa", task.data_args
     if args.lm == TRAINING_TRANSCRIPTS:
         path.parent.mkdir(parents=True, exist_ok=True)
         spoken = [text.split() for text in evaluation.data.splits["train"]["transcript"]]

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from hf_fer.data.loading import DataError, LoadedData, cache_dir, enforce_skip_limit, to_splits, warned
+from hf_fer.data.loading import DataError, LoadedData, cache_dir, to_splits, warned
 from hf_fer.data.remarks import with_remarks
+from hf_fer.data.skipped import enforce_skip_limit
 from hf_fer.task.base import Task
 from hf_fer.task.steps import leave_out, split_rows
 
