@@ -85,6 +85,7 @@ def make_trainer(
         trained = Trained(model=adapters.base_model(trainer.model), processor=processor, data=data)
         return task.compute_metrics(prediction, trained)
 
+    args.run_name = args.run_name or Path(args.output_dir).name  # trackers would make one up
     trainer = Trainer(
         model=in_processes(model, args),
         args=args,

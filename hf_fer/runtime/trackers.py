@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.image import imread
-from transformers import Trainer
-from transformers.integrations import CodeCarbonCallback, TensorBoardCallback, WandbCallback
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import CodeCarbonCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 
 
 def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shareable: tuple[str, ...]) -> None:
     """
-    Add final scores and pictures of the report to TensorBoard and Weights & Biases, where the run logs there.
+    Add final scores and pictures of the report to TensorBoard, Weights & Biases and Trackio, where the run logs there.
 
     The Trainer's own callbacks stop logging when training ends, before the report is written.
 
@@ -31,6 +31,8 @@ def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shar
             _to_tensorboard(callback, scores, pictures, step)
         if isinstance(callback, WandbCallback):
             _to_wandb(scores, pictures)
+        if isinstance(callback, TrackioCallback):
+            _to_trackio(scores, pictures, trainer.args)
 
 
 def _to_tensorboard(
@@ -52,6 +54,16 @@ def _to_wandb(scores: Mapping[str, float], pictures: list[Path]) -> None:
 
     if wandb.run is not None:
         wandb.run.log({**scores, **{picture.stem: wandb.Image(str(picture)) for picture in pictures}})
+
+
+def _to_trackio(scores: Mapping[str, float], pictures: list[Path], args: TrainingArguments) -> None:
+    """Log to the run that the callback has opened; the callback has closed it if nothing was scored after training."""
+    import trackio
+
+    if trackio.context_vars.current_run.get() is None:
+        trackio.init(project=args.project, name=args.run_name, space_id=args.trackio_space_id, resume="allow")
+    trackio.log({**scores, **{picture.stem: trackio.Image(str(picture)) for picture in pictures}})
+    trackio.finish()
 
 
 def emissions(trainer: Trainer) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""What the report is told by trackers."""
+"""What trackers get of the report, and what the report is told by trackers."""
 
 from types import SimpleNamespace
 
-from transformers.integrations import CodeCarbonCallback
+import numpy as np
+import pytest
+from matplotlib.image import imsave
+from transformers.integrations import CodeCarbonCallback, TrackioCallback
 
-from hf_fer.runtime.trackers import emissions
+from hf_fer.recipe.arguments import TrainingArguments
+from hf_fer.runtime.trackers import emissions, log_report
 
 
 def run_with(*trackers) -> SimpleNamespace:
@@ -25,3 +29,28 @@ def test_without_a_tracker_or_before_its_end_nothing_is_said():
     # other processes than the first of a machine have no tracker
     assert emissions(run_with()) == emissions(run_with(None)) == {}
     assert emissions(run_with(SimpleNamespace(final_emissions_data=None))) == {}
+
+
+@pytest.mark.parametrize("still_open", [True, False], ids=["run still open", "run closed"])
+def test_trackio_gets_scores_and_shareable_pictures(tmp_path, monkeypatch, still_open):
+    """A real Trackio project in a folder, as it is without a Space."""
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    project = f"test-{tmp_path.name}"
+    for name in ("confusion_matrix_counts.png", "clip.png"):
+        imsave(tmp_path / name, np.zeros((4, 4, 3)))
+    args = TrainingArguments(output_dir=str(tmp_path / "run"), project=project, run_name="run", use_cpu=True)
+    trainer = SimpleNamespace(
+        args=args,
+        state=SimpleNamespace(global_step=5),
+        callback_handler=SimpleNamespace(callbacks=[TrackioCallback.__new__(TrackioCallback)]),
+    )
+    if still_open:
+        trackio.init(project=project, name="run")
+    log_report(trainer, {"test/uar": 0.75}, tmp_path, ("confusion_matrix_*.png",))
+    (logged,) = SQLiteStorage.get_logs(project, "run")
+    assert logged["test/uar"] == 0.75
+    assert "confusion_matrix_counts" in logged
+    assert "clip" not in logged
+    assert trackio.context_vars.current_run.get() is None
