@@ -215,5 +215,5 @@ def test_windows_of_texts_are_the_checkpoint_s_unless_the_recipe_gives_others(tm
     assert (stored.max_length, stored.overlap) == (40, 8)
     mixed = WindowSettings.of(task_of("language_id", tmp_path, tmp_path / "start", max_length=200))
     assert (mixed.max_length, mixed.overlap) == (200, 8)
-    with pytest.raises(RecipeError, match="got 60 of 40; what the recipe leaves out is"):
+    with pytest.raises(RecipeError, match="got 60 of 40; fields that the recipe leaves out are"):
         WindowSettings.of(task_of("language_id", tmp_path, tmp_path / "start", overlap=60))

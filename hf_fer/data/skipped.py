@@ -1,4 +1,4 @@
-"""The list of examples that a run skips, with paths that say nothing about the machine."""
+"""The list of examples that a run skips, with paths relative to the data set instead of the machine's own."""
 
 import json
 import logging
@@ -21,12 +21,12 @@ def data_folder(dataset: str | None) -> Path | None:
 
 def saved_path(path: str, folder: Path | None) -> str:
     """
-    A file's path as the report's tables have it: relative to the folder of the data set, with `/`.
+    A file's path as the report's tables write it: relative to the folder of the data set, with `/`.
 
     Args:
         path: Path of a file, with or without words after it (`texts.csv row 4`). An absolute path outside `folder`
-            becomes a relative one with `..`; what is not a path stays as it is.
-        folder: Folder of the data set; with `None`, the path stays as it is.
+            becomes a relative one with `..`; a string that is no path is returned unchanged.
+        folder: Folder of the data set; with `None`, the path is returned unchanged.
     """
     if folder is None:
         return path
@@ -37,7 +37,7 @@ def saved_path(path: str, folder: Path | None) -> str:
         return path
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on Windows, where the file is on another drive
+    except ValueError:  # on Windows, if the file is on another drive
         return Path(path).name
 
 
@@ -47,7 +47,7 @@ class SkippedFile:
     The report's `skipped.jsonl`: one `{"path", "reason"}` per line.
 
     Args:
-        path: Path of the list.
+        path: Path of `skipped.jsonl`.
         folder: Folder of the data set; see `saved_path`.
     """
 
@@ -84,7 +84,7 @@ class SkippedFile:
 
 def enforce_skip_limit(skipped: list[dict[str, str]], total: int, max_fraction: float, known: int = 0) -> None:
     """
-    Fail if too many examples were skipped; log a warning if there are more than the `known` ones.
+    Fail if too many examples were skipped; log a warning if there are more than `known`.
 
     Raises:
         DataError: more than `max_fraction` of `total` examples were skipped; the message names the first five.

@@ -67,7 +67,7 @@ def evaluate_elsewhere(recipe: str, fields: list[str], trained: Path, dataset: s
 
 
 def page(table: pd.DataFrame) -> str:
-    """The table in Markdown: a row for each training set, a column for each data set that was scored."""
+    """The table in Markdown, with a row for each training set and a column for each data set that was scored."""
     shown = table.assign(
         cell=[
             f"{value:.3f}" + ("" if pd.isna(low) else f" ({low:.3f} to {high:.3f})")
@@ -80,8 +80,8 @@ def page(table: pd.DataFrame) -> str:
     title = f"# Cross-corpus {table['metric'].iloc[0]}"
     return (
         f"{title}\n\nRows: the training set. Columns: the data set that is scored, with 95% intervals. Off the "
-        "diagonal only classes that both have are scored, so a column may have figures of different classes; "
-        f"`classes` in cross_corpus.csv lists them. Splits that are scored: {splits}.\n\n"
+        "diagonal, only classes that both data sets have are scored, so figures in one column may be of different "
+        f"classes; `classes` in cross_corpus.csv lists them. Splits that are scored: {splits}.\n\n"
         f"{markdown_table(wide.reset_index())}\n"
     )
 
@@ -91,7 +91,7 @@ def cross_corpus(recipe: str, datasets: list[str], fields: list[str], folder: Pa
     Train on each data set and score on all of them.
 
     Returns:
-        A row per pair of data sets: `trained_on`, `scored_on`, `split`, `samples`, `metric`, `score`, `ci95_low`,
+        One row per pair of data sets: `trained_on`, `scored_on`, `split`, `samples`, `metric`, `score`, `ci95_low`,
         `ci95_high` and `classes`.
     """
     names, rows = names_of(datasets), []

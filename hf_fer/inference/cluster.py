@@ -30,8 +30,8 @@ class ShardAnswer:
         rows: Rows of its inputs, in order.
         schema: Columns and types of the rows.
         unseen: Input files that do not exist on the actor's machine.
-        machine: Address of that machine.
-        failure: Error that ended the actor's work, and would end it for every shard; there are then no rows.
+        machine: Address of the actor's machine.
+        failure: Error that stops the actor on every shard; there are then no rows.
     """
 
     rows: list[dict[str, Any]]
@@ -68,7 +68,7 @@ class ShardPredictor:
 
 
 def check_installed() -> None:
-    """Raises `RecipeError` where Ray is not installed."""
+    """Raises `RecipeError` if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise RecipeError("--engine ray needs the extra `ray`: pip install 'hf_fer[ray]'.")
 
@@ -85,14 +85,14 @@ def run(
     """
     Predict shards on the actors of a Ray cluster, and write each on this machine when it is returned.
 
-    Inputs, the model and this package must exist on every machine, under the same paths. If a machine is lost, its
-    shards are given to others.
+    Inputs, the model and this package must exist on every machine, under the same paths. If a machine is lost, other
+    machines predict its shards.
 
     Args:
         work: Model and settings of every actor.
         shards: Shards to write, on this machine.
         parts: Number of a shard -> its inputs.
-        done: Called with the number of inputs of each shard that was written.
+        done: Function that is called with the number of inputs of each shard once it is written.
         address: Address of the cluster, or `auto` for the one that this machine belongs to; `None` starts Ray on this
             machine alone.
         actors: Number of actors, each with one GPU if the cluster has any, else with one core.
@@ -107,12 +107,14 @@ def run(
         kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
         room = int(ray.cluster_resources().get(kind, 0))
         if room < actors:
-            logger.warning(f"--num_processes {actors}: the cluster has {room} {kind}s, so {room} run at a time.")
+            logger.warning(
+                f"--num_processes {actors}: the cluster has {room} {kind}s, so {room} actors run at a time."
+            )
         given = [{"number": number, "inputs": pickle.dumps(inputs)} for number, inputs in parts.items()]
         answers = ray.data.from_items(given, override_num_blocks=len(given)).map(
             ShardPredictor,
             fn_constructor_args=(work,),
-            # A minimum of 1, so that the actors of a lost machine are not waited for.
+            # With a minimum of 1, Ray does not wait for the actors of a lost machine.
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=max(min(actors, room), 1)),
             **({"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}),
         )
@@ -128,7 +130,7 @@ def run(
 
 
 def check_answer(found: ShardAnswer) -> None:
-    """Raises the error that ended an actor's work, and `RunError` if its machine lacks a file that exists on this."""
+    """Raises the error that stopped an actor, or `RunError` if its machine lacks a file that exists on this one."""
     if found.failure is not None:
         raise type(found.failure)(f"{found.failure} (on {found.machine})") from found.failure
     missing = next((file for file in found.unseen if os.path.exists(file)), None)
@@ -147,9 +149,8 @@ def _connected(address: str | None) -> Iterator[Any]:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # INFO logs its execution plan
-    logging.getLogger("ray.data._internal.progress").setLevel(
-        logging.ERROR
-    )  # WARNING says that the progress bar is off
+    # Its warning says that the progress bar is off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield ray
         return

@@ -1,4 +1,4 @@
-"""Passes the report's scores and pictures to the run's experiment trackers, and their emissions to the report."""
+"""Passes the report's scores and images to the run's experiment trackers, and CodeCarbon's estimate to the report."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -12,7 +12,7 @@ from transformers.integrations import CodeCarbonCallback, TensorBoardCallback, T
 
 def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shareable: tuple[str, ...]) -> None:
     """
-    Add final scores and pictures of the report to TensorBoard, Weights & Biases and Trackio, where the run logs there.
+    Add final scores and images of the report to those of TensorBoard, Weights & Biases and Trackio that the run uses.
 
     The Trainer's own callbacks stop logging when training ends, before the report is written.
 
@@ -20,7 +20,7 @@ def log_report(trainer: Trainer, scores: Mapping[str, float], report: Path, shar
         trainer: The Trainer after `train`, in the main process.
         scores: `split/name` -> score.
         report: Folder of the report.
-        shareable: Glob patterns of the files that may leave the machine; no other picture is logged.
+        shareable: Glob patterns of the files that may leave the machine; no other image is logged.
     """
     pictures = [
         file for file in sorted(report.glob("*.png")) if any(fnmatch(file.name, pattern) for pattern in shareable)
@@ -57,7 +57,7 @@ def _to_wandb(scores: Mapping[str, float], pictures: list[Path]) -> None:
 
 
 def _to_trackio(scores: Mapping[str, float], pictures: list[Path], args: TrainingArguments) -> None:
-    """Log to the run that the callback has opened; the callback has closed it if nothing was scored after training."""
+    """Log to the callback's run; resume it if the callback has closed it because nothing was scored after training."""
     import trackio
 
     if trackio.context_vars.current_run.get() is None:
@@ -68,7 +68,7 @@ def _to_trackio(scores: Mapping[str, float], pictures: list[Path], args: Trainin
 
 def emissions(trainer: Trainer) -> dict[str, Any]:
     """
-    CodeCarbon's estimate for the training, where `report_to` names `codecarbon`.
+    CodeCarbon's estimate for the training, if `report_to` names `codecarbon`.
 
     Returns:
         `energy_wh`, `co2_g` (grams of CO2 equivalent) and `co2_country`, whose electricity mix the estimate assumes;

@@ -1,4 +1,4 @@
-"""The kill drill on every backbone of csr, each with a small model on the demo's images:
+"""Runs the kill drill on every backbone of csr, each with a small model on the demo's images:
 
 python tests/drills/csr_drill.py [--backbones medmae vit resnet50 convnext] [--kills 3] [--seed 0] [--json OUT]
 """
@@ -42,7 +42,7 @@ def recipe_of(backbone: str) -> dict:
 
 
 def main() -> None:
-    """Command line; exit status 1 where a bit differs."""
+    """Command line; exit status 1 if any tensor differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--kills", type=int, default=3)

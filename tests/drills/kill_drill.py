@@ -1,9 +1,9 @@
-"""Kill a run with SIGKILL at random moments, resume it, and compare its model with that of a run left alone:
+"""Kills a run with SIGKILL at random moments, resumes it, and compares its model with an uninterrupted run's:
 
 python tests/drills/kill_drill.py RECIPE.json [--kills 10] [--save_steps 2] [--seed 0] [--json OUT] [--FIELD VALUE ...]
 
-Other fields go to the run. Every second kill waits for a checkpoint that is being written. Exit status 1 where a bit
-differs.
+Other fields go to the run. Every second kill waits for a checkpoint that is being written. The exit status is 1 if any
+tensor differs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 def start(recipe: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
-    """The run in a process group of its own; one line of its output per step."""
+    """Start a run in its own process group; it prints one line per step."""
     command = [sys.executable, str(ROOT / "hf_fer" / "run.py"), recipe, "--output_dir", str(output_dir), *arguments]
     return subprocess.Popen(
         [*command, "--logging_steps", "1", "--disable_tqdm", "true"],
@@ -38,7 +38,7 @@ def start(recipe: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
 
 
 def after_steps(process: subprocess.Popen, steps: int) -> list[str]:
-    """Read the run's output until it has logged so many steps; returns the lines, all of them if it ends before."""
+    """Read a run's output until it has logged `steps` steps or ended; returns the lines that were read."""
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -61,14 +61,14 @@ def wait_for_a_save(process: subprocess.Popen, output_dir: Path) -> None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the run and its workers."""
+    """Send SIGKILL to a run and its workers."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Let the run end; its output is shown where it fails."""
+    """Wait for a run to end; if it failed, show its output and exit."""
     output, _ = process.communicate()
     if process.returncode:
         sys.exit(f"the run failed with status {process.returncode}:\n{output[-3000:]}")
@@ -81,7 +81,7 @@ def differing(folder: Path, other: Path) -> list[str]:
 
 
 def drill(recipe: str, fields: list[str], folder: Path, kills: int, save_steps: int, seed: int) -> dict:
-    """Run alone, run with kills, compare."""
+    """Run a recipe once without kills and once with kills, and compare the two models."""
     saving = ("--save_strategy", "steps", "--save_steps", str(save_steps), "--eval_strategy", "steps")
     common = (*fields, *saving, "--eval_steps", str(save_steps), "--overwrite_output_dir", "false")
     finish(start(recipe, folder / "alone", *common))
@@ -117,7 +117,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     different = result["differing_tensors"]
-    print(f"{args.kills} kills; {len(different)} tensors differ from the run left alone. {different[:5] or ''}")
+    print(f"{args.kills} kills; {len(different)} tensors differ from the uninterrupted run. {different[:5] or ''}")
     sys.exit(1 if different else 0)
 
 

@@ -1,9 +1,9 @@
-"""Changes one line of the code at a time, wrongly, and runs the tests that ought to notice.
+"""Replaces one line of the code at a time by a wrong one, and runs the tests that should fail.
 
 python tests/drills/mutations.py [--only NAME ...] [--json OUT]
 
-Works in a copy of the tracked files, first unchanged, when all tests have to pass; then a wrong line at a time, when
-at least one has to fail. Ends with status 1 where a wrong line goes unnoticed.
+The drill works in a copy of the tracked files. All tests must pass on the unchanged copy, and at least one must fail
+for each wrong line. The exit status is 1 if a wrong line goes unnoticed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Mutation(NamedTuple):
-    """A line `right` of `file` (it occurs once there), what it becomes, and the tests to run."""
+    """Text `right` that occurs once in `file`, text `wrong` that replaces it, and the tests to run."""
 
     name: str
     file: str
@@ -154,7 +154,7 @@ MUTATIONS = [
 
 
 def copy_of_the_code(folder: Path) -> None:
-    """The files that git knows, as they are now."""
+    """Copy the files that git tracks, with their uncommitted changes, to a folder."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in tracked.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -163,13 +163,13 @@ def copy_of_the_code(folder: Path) -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """New text, and no bytecode that a file of the same size and second would be taken for."""
+    """Write a file, and remove bytecode, which Python would take for that of a file of the same size and second."""
     file.write_text(text, encoding="utf-8")
     shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
 
 
 def run_tests(folder: Path, words: list[str]) -> tuple[int, str]:
-    """Pytest's status, and its last line that says something."""
+    """Run pytest; returns its exit status, and its last failure or else its last line."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -178,6 +178,7 @@ def run_tests(folder: Path, words: list[str]) -> tuple[int, str]:
 
 
 def main() -> int:
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="names, or parts of them")
     parser.add_argument("--json", type=Path)
@@ -196,7 +197,7 @@ def main() -> int:
             file = folder / one.file
             text = file.read_text(encoding="utf-8")
             if text.count(one.right) != 1:
-                print(f"{one.file}: has {text.count(one.right)} times, not once: {one.right}")
+                print(f"{one.file}: contains this text {text.count(one.right)} times, not once: {one.right}")
                 return 2
             write(file, text.replace(one.right, one.wrong))
             status, last = run_tests(folder, one.tests.split())

@@ -1,10 +1,10 @@
-"""`hf-fer predict` over many clips in two processes, killed twice with SIGKILL: the rows are those of one process.
+"""Kills `hf-fer predict` in two processes twice with SIGKILL, and compares the rows with those of one process.
 
 python tests/drills/predict_drill.py [--clips 2000] [--bad 7] [--json OUT]
 
-The clips are tones of 0.3 to 0.6 s, of which some are no media; the model is small, of sound alone, with random
-weights. The command runs as a user runs it: `hf-fer predict` in a process of its own, which starts two more, and is
-sent SIGKILL alone when a third and when two thirds of the shards are there.
+The clips are tones of 0.3 to 0.6 s, and `--bad` of them are text files; the model is small, takes audio only and has
+random weights. As for a user, `hf-fer predict` runs in a process of its own, which starts two more. This process alone
+gets SIGKILL when a third and when two thirds of the shards are written.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHARD = 50
 
 
 def make_clips(folder: Path, count: int, bad: int) -> list[Path]:
-    """Sound files, of which `bad`, evenly spread, are text."""
+    """Write `count` sound files, of which `bad`, evenly spread, contain text."""
     from media import tone, write_clip
 
     draw = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def make_clips(folder: Path, count: int, bad: int) -> list[Path]:
 
 
 def start(model: Path, clips: Path, output: Path, processes: int, *more: str) -> subprocess.Popen:
-    """The command, with `more` options."""
+    """Start the command, with `more` options."""
     words = [sys.executable, "-m", "hf_fer.cli", "predict", str(model), str(clips), "--output", str(output)]
     words += ["--num_processes", str(processes), "--shard_size", str(SHARD), *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -51,7 +51,7 @@ def start(model: Path, clips: Path, output: Path, processes: int, *more: str) ->
 
 
 def kill_at(process: subprocess.Popen, parts: Path, count: int) -> int:
-    """SIGKILL when so many shards are there; returns how many there were."""
+    """Send SIGKILL once `count` shards are written; returns how many there were."""
     while (found := len(list(parts.glob("[0-9]*.parquet")))) < count:
         if process.poll() is not None:
             raise SystemExit(f"the command ended before it could be killed: {process.stdout.read()[-2000:]}")
@@ -62,7 +62,7 @@ def kill_at(process: subprocess.Popen, parts: Path, count: int) -> int:
 
 
 def finish(process: subprocess.Popen) -> str:
-    """The last line of what a command printed, once it has ended well."""
+    """Wait for a command to succeed; returns the line of its output that counts the answers."""
     printed, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"status {process.returncode}: {printed[-2000:]}")
@@ -70,7 +70,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def main() -> None:
-    """Run the drill, and print what came of it."""
+    """Run the drill, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--bad", type=int, default=7)

@@ -1,10 +1,10 @@
-"""`hf-fer predict --engine ray` over two Ray nodes on loopback, one of which is killed half-way: the table is whole.
+"""Runs `hf-fer predict --engine ray` on two Ray nodes on loopback, kills one half-way, and checks the table.
 
 python tests/drills/ray_drill.py [--clips 2000] [--bad 7] [--json OUT]
 
-The clips and the model are those of predict_drill.py. Each node is a raylet with one core and object store of its own;
-the command is a process of its own, with one actor on each node. When half of the shards are there, the second node is
-sent SIGKILL with all of its workers. The table is compared with that of one process without Ray.
+The clips and the model are those of predict_drill.py. Each node is a raylet with one core and an object store of its
+own; the command is a process of its own, with one actor on each node. When half of the shards are written, the second
+node and all of its workers get SIGKILL. The table is compared with that of one process without Ray.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from predict_drill import SHARD, finish, make_clips, start
 
 
 def wait_for(parts: Path, count: int, process) -> int:
-    """Wait until so many shards are there; returns how many there are."""
+    """Wait until `count` shards are written; returns how many there are."""
     while (found := len(list(parts.glob("[0-9]*.parquet")))) < count:
         if process.poll() is not None:
             raise SystemExit(f"the command ended before the node was killed: {process.stdout.read()[-2000:]}")
@@ -36,13 +36,13 @@ def computed(node) -> float:
 
 
 def main() -> None:
-    """Run the drill, and print what came of it."""
+    """Run the drill, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--bad", type=int, default=7)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 else, which other jobs on the machine would starve
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15, at which other jobs starve the actors
     from ray.cluster_utils import Cluster
     from recording_memory import save_model
 

@@ -1,4 +1,4 @@
-"""What transformers' common tests need to know of each model, as classes that are tests: see `transformers_drill`."""
+"""Test classes that run transformers' common tests on each model here; see `transformers_drill`."""
 
 import unittest
 from collections.abc import Callable
@@ -29,7 +29,7 @@ BATCH = 4
 
 
 class Tester(SimpleNamespace):
-    """What the mixins call a model tester: a configuration, inputs, labels, and the shapes of what comes out."""
+    """What the mixins call a model tester: a configuration, inputs, labels, and the shapes of outputs."""
 
     is_training = True
     batch_size = BATCH
@@ -61,7 +61,7 @@ def fer_tester(modalities: list[str]) -> Tester:
         make_config=make_config,
         make_inputs=make_inputs,
         labels={"labels": torch.arange(BATCH)},
-        num_hidden_layers=1,  # of attention; the other is a convolution
+        num_hidden_layers=1,  # the attention layer; the other one is a convolution
         expected_num_hidden_layers=3,
         num_attention_heads=4,
         hidden_size=32,
@@ -81,7 +81,7 @@ CSR_SHAPES = {
 
 
 def csr_tester(backbone: str, stage: int) -> Tester:
-    """csr on images of 32 pixels."""
+    """A small csr model on images of 32 x 32 pixels."""
     batch = suite_csr.batch(BATCH)
     return Tester(
         make_config=lambda: suite_csr.config(backbone, stage),
@@ -169,7 +169,7 @@ def speech_tester() -> Tester:
 
 
 def model_case(mixin: type, config_tester: type, tester: Tester, classes: tuple[type, ...], **flags) -> type:
-    """A test of some model classes that share a configuration."""
+    """A test class for model classes that share a configuration."""
 
     class Case(mixin, unittest.TestCase):
         all_model_classes = classes
@@ -190,7 +190,7 @@ def model_case(mixin: type, config_tester: type, tester: Tester, classes: tuple[
             self.config_tester.run_common_tests()
 
         def test_model_get_set_embeddings(self):
-            """As transformers' own tests of models without tokens have it: any layer, not an `nn.Embedding`."""
+            """Embeddings may be any layer, as in transformers' own tests of models without tokens."""
             for model_class in self.all_model_classes:
                 model = model_class(tester.make_config())
                 try:
@@ -216,7 +216,7 @@ TRAINING = (
 
 
 def with_losses(test: Callable) -> Callable:
-    """The test on the classes that have a loss; the mixin passes over base models by the names of its own."""
+    """The test on classes that have a loss; the mixin itself skips only the base models of transformers."""
 
     def run(self):
         self.all_model_classes = tuple(each for each in self.all_model_classes if "For" in each.__name__)
@@ -226,13 +226,13 @@ def with_losses(test: Callable) -> Callable:
 
 
 def processor_case(mixin: type, processor: type, components: dict[str, Callable]) -> type:
-    """A test of a processor, of parts that need no file."""
+    """A test class for a processor whose components need no files."""
     setups = {f"_setup_{name}": staticmethod(make) for name, make in components.items()}
     return type("Case", (mixin, unittest.TestCase), {"processor_class": processor, **setups})
 
 
 def cases(common: Callable[[str], ModuleType]) -> dict[str, type]:
-    """The tests by name; `common` imports a module of transformers' own tests."""
+    """The test classes by name; `common` imports a module of transformers' own tests."""
     mixin = common("test_modeling_common").ModelTesterMixin
     config_tester = common("test_configuration_common").ConfigTester
     processing = common("test_processing_common").ProcessorTesterMixin

@@ -1,4 +1,4 @@
-"""transformers' own common tests of models, configurations and processors, on every model here:
+"""Runs transformers' own common tests of models, configurations and processors on every model here:
 
 python tests/drills/transformers_drill.py FOLDER [-k NAME] [--json OUT]
 
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 FOLDER = "TRANSFORMERS_FOLDER"
 PACKAGE = "transformers_own_tests"
 
-# What the common tests import, and a source distribution lacks: none of it says anything about models here.
+# Modules that the common tests import and a source distribution lacks; none of them tests the models here.
 MISSING = {
     f"{PACKAGE}.exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     f"{PACKAGE}.generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
@@ -35,7 +35,7 @@ MISSING = {
 
 
 def common(name: str, folder: Path) -> types.ModuleType:
-    """A module of transformers' folder `tests`, as one of a package of another name than that of the tests here."""
+    """A module of transformers' folder `tests`, imported under another package name than that of the tests here."""
     package = sys.modules.setdefault(PACKAGE, types.ModuleType(PACKAGE))
     package.__path__ = [str(folder / "tests")]
     (folder / "tests" / "__init__.py").touch()
@@ -58,13 +58,13 @@ if FOLDER in os.environ:  # pytest reads this file
 
 
 class Count:
-    """pytest's plugin that notes what came of each test."""
+    """A plugin of pytest that records the outcome of each test."""
 
     def __init__(self) -> None:
         self.results: dict[str, dict[str, str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One phase of one test, or one of its subtests, which counts where it fails."""
+        """Record one phase of a test, or one of its subtests, which counts only if it fails."""
         if report.when != "call" and report.passed:
             return
         case, _, name = report.nodeid.split("::", 1)[1].partition("::")
@@ -77,8 +77,8 @@ def main() -> None:
     """Command line; prints how many passed, failed and were skipped, for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("-k", default="", metavar="NAME", help="as pytest's")
-    parser.add_argument("--json", type=Path, help="where the outcome of each test goes")
+    parser.add_argument("-k", default="", metavar="NAME", help="passed on to pytest")
+    parser.add_argument("--json", type=Path, help="file for the outcome of each test")
     args = parser.parse_args()
     os.environ[FOLDER] = str(args.folder.resolve())
     count = Count()

@@ -1,8 +1,8 @@
-"""run.py with accidents, for `torchrun --nproc_per_node 2` in test_distributed.py:
+"""Runs run.py with injected faults, for `torchrun --nproc_per_node 2` in test_distributed.py:
 
 two_processes.py RECIPE.json [fields] --bad_clip INDEX [--stop_at STEP] [--kill_at STEP]
 
-The clip with that index has NaN features. At that step the second process alone gets SIGTERM, or SIGKILL.
+The clip with index INDEX gets NaN features. The second process alone gets SIGTERM or SIGKILL at step STEP.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from hf_fer.run import main
 
 
 def spoil(index: int) -> None:
-    """Let one clip's features be NaN."""
+    """Make the features of one clip NaN."""
     example = ClipTransform.example
 
     def spoilt(transform: ClipTransform, row: dict) -> dict:
@@ -35,7 +35,7 @@ def spoil(index: int) -> None:
 
 
 class SignalAt(TrainerCallback):
-    """Sends a signal to this process at a step, if it is not the first."""
+    """Sends a signal to the second process at a step."""
 
     def __init__(self, step: int, signum: int):
         self.step = step

@@ -223,7 +223,7 @@ def test_an_export_that_loses_is_refused_unless_that_is_accepted(text, systems, 
     [
         ({"form": "tflite"}, "Unknown --format 'tflite'"),
         ({"dtype": "int4"}, "Unknown --dtype 'int4'"),
-        ({"form": "torch_export", "dtype": "int8"}, "int8 is onnxruntime's"),
+        ({"form": "torch_export", "dtype": "int8"}, "int8 is available with --format onnx only"),
         ({"max_metric_drop": -1.0}, "--max_metric_drop must be 0 or more"),
         ({"output": "."}, "exists already"),
         ({"model": "export"}, "is an export; give the folder of the model"),

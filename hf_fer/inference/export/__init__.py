@@ -1,1 +1,1 @@
-"""Models as graphs for other runtimes, with proof that they answer the same."""
+"""Exports models as graphs for other runtimes, and compares the outputs of graph and model."""

@@ -11,10 +11,11 @@ def main(**settings: Any) -> int:
     Export a model, and print its report.
 
     Args:
-        settings: Those of `Settings`.
+        settings: Fields of `Settings`.
 
     Returns:
-        The exit status, 0. What the user can mend ends the process with 2, an export that is not good enough with 3.
+        Exit status 0. The process ends with 2 after an error that the user can correct, and with 3 if the export is
+        not good enough.
     """
     with one_message():
         job = Settings(**settings)

@@ -18,7 +18,7 @@ from hf_fer.weights.starting_points import read
 
 MANIFEST = "export.json"
 KEPT = "kept.safetensors"
-"""Weights that a pipeline uses beside the graph."""
+"""File of the weights that a pipeline needs beside the graph."""
 REMEDY = "Export the model again."
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,13 @@ class Manifest:
     Contents of `export.json`, which describes an export.
 
     Args:
-        pipeline_task: Of the model's system.
-        form, dtype: As they were asked for.
-        inputs, outputs: Of the graph, in order.
-        accepted: Why it would have been refused, where the user has accepted that.
-        files: Name -> SHA-256, of all files that are read.
-        hf_fer: Version that has written it.
+        pipeline_task: Pipeline task of the model's system.
+        form, dtype: Format of the graph, and type of its weights.
+        inputs: Name -> type and shape of each input of the graph, in order.
+        outputs: Names of the graph's outputs, in order.
+        accepted: Reasons to refuse the export that the user overrode.
+        files: Name -> SHA-256 digest of every other file in the folder.
+        hf_fer: Version of hf_fer that wrote the export.
     """
 
     pipeline_task: str
@@ -48,13 +49,13 @@ class Manifest:
     hf_fer: str = hf_fer.__version__
 
     def write(self, folder: Path) -> None:
-        """Write the manifest, with the digests of the files that are in the folder."""
+        """Write the manifest, with the digests of all other files in the folder."""
         files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
         write_json_atomically(folder / MANIFEST, {**asdict(self), "files": files}, indent=2)
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether a path is the folder of an export."""
+    """Whether a path is an export's folder."""
     return (Path(path) / MANIFEST).is_file()
 
 
@@ -63,7 +64,7 @@ def read_manifest(folder: Path) -> Manifest:
     Read `export.json` of an export.
 
     Raises:
-        RecipeError: it cannot be read, or is of a system or a format that this version does not have.
+        RecipeError: the file cannot be read, or names a system or a format that this version does not have.
     """
     path = folder / MANIFEST
     try:
@@ -74,23 +75,23 @@ def read_manifest(folder: Path) -> Manifest:
         raise RecipeError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if manifest.pipeline_task not in exporters() or manifest.form not in FORMATS:
         raise RecipeError(
-            f"{path}: this version of hf_fer has no {manifest.pipeline_task} as {manifest.form}. {REMEDY}"
+            f"{path}: this version of hf_fer cannot load {manifest.pipeline_task} as {manifest.form}. {REMEDY}"
         )
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises `RecipeError` where a file of the export is missing or differs from the digest in its manifest."""
+    """Raises `RecipeError` if a file of the export is missing or does not have the digest in the manifest."""
     if FORMATS[manifest.form] not in manifest.files:
         raise RecipeError(f"{folder / MANIFEST} does not name {FORMATS[manifest.form]}. {REMEDY}")
     for name, known in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise RecipeError(f"{path} is missing: the export is not whole. {REMEDY}")
+            raise RecipeError(f"{path} is missing: the export is incomplete. {REMEDY}")
         if sha256(path) != known:
             raise RecipeError(
-                f"{path} is not the file that was exported ({path.stat().st_size} bytes with another SHA-256 than "
-                f"{MANIFEST} has): it is cut off, or of another export. {REMEDY}"
+                f"{path} differs from the file that was exported ({path.stat().st_size} bytes, and not the SHA-256 "
+                f"that {MANIFEST} has): it is truncated, or belongs to another export. {REMEDY}"
             )
 
 
@@ -99,11 +100,11 @@ def load_export(folder: Path, manifest: Manifest | None = None) -> ExportedModel
     Load the stand-in for the exported model.
 
     Args:
-        folder: Of the export.
-        manifest: Where it has been read already, and its files are not to be looked at again.
+        folder: Folder of the export.
+        manifest: Manifest of the folder, if it has been read already; the files are then not checked again.
 
     Raises:
-        RecipeError: a file is missing or another, or the runtime is not installed.
+        RecipeError: a file is missing or has changed, or the runtime is not installed.
     """
     if manifest is None:
         manifest = read_manifest(folder)

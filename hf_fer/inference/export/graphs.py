@@ -16,12 +16,12 @@ from hf_fer.task.export import Runtime, TensorSpec
 
 ONNX, TORCH = "onnx", "torch_export"
 FORMATS = {ONNX: "model.onnx", TORCH: "model.pt2"}
-"""Form of an export -> its file."""
+"""Format of an export -> name of its graph file."""
 DTYPES = ("fp32", "fp16", "int8")
 LARGE = 3 * 2**29
-"""Bytes of weights from which ONNX keeps them in a second file; a Protobuf message has at most 2 GiB."""
+"""Bytes of weights above which ONNX keeps them in a second file; a Protobuf message has at most 2 GiB."""
 QUANTISED = ("MatMul", "Gemm", "Gather")
-"""Operators whose weights become integers. Convolutions stay: onnxruntime has slow integer ones only."""
+"""Operators whose weights are quantised. Convolutions are not: onnxruntime's integer ones are slow."""
 EXTRA = "it needs the extra `onnx`: pip install 'hf_fer[onnx]'."
 
 
@@ -30,9 +30,9 @@ class Graph(nn.Module):
     Wraps a model so that `forward` takes and returns tensors in a fixed order.
 
     Args:
-        model: In the type in which it computes.
-        inputs: Names of its inputs.
-        outputs: Names of its outputs; floats come out as float32.
+        model: Model, converted to the type in which the graph computes.
+        inputs: Names of the model's inputs.
+        outputs: Names of the model's outputs; those of floating point are returned as float32.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]):
@@ -58,10 +58,10 @@ def trace(
     Trace a model to a program with free batch and length axes; the model itself does not change.
 
     Args:
-        model: On the CPU.
-        example: Inputs; axes that are free have sizes of 2 and more.
-        specs: Of the inputs.
-        half: Whether weights are float16.
+        model: Model on the CPU.
+        example: Example inputs; each free axis has a size of 2 or more.
+        specs: Types and shapes of the inputs.
+        half: Whether the graph's weights are float16.
 
     Returns:
         The program, and the names of its outputs.
@@ -72,7 +72,7 @@ def trace(
     with torch.no_grad():
         outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
     copied = copy.deepcopy(model).eval()
-    # The fused attention of torch 2.14 cannot be traced in all of these models.
+    # In some of these models the fused attention of torch 2.14 cannot be traced.
     copied.set_attn_implementation("eager")
     graph = Graph(copied.half() if half else copied, list(example), outputs)
     axes = tuple(
@@ -82,7 +82,7 @@ def trace(
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(graph, tuple(example.values()), dynamic_shapes=(axes,)), outputs
-        except Exception as error:  # of the tracer, which has many kinds
+        except Exception as error:  # the tracer raises many types
             raise RecipeError(f"{type(model).__name__} cannot be traced ({first_line(error)}).") from error
 
 
@@ -90,16 +90,16 @@ def write_graph(
     program: torch.export.ExportedProgram, names: tuple[Sequence[str], Sequence[str]], folder: Path, form: str
 ) -> None:
     """
-    Write a program in one of `FORMATS`.
+    Write a program as a graph file.
 
     Args:
-        program: As `trace` gives it.
-        names: Of inputs and of outputs.
-        folder: Where to.
-        form: The format.
+        program: Program from `trace`.
+        names: Names of the inputs, and names of the outputs.
+        folder: Folder to write to.
+        form: Format, a key of `FORMATS`.
 
     Raises:
-        RecipeError: onnx is not installed, or has no operator for a step of the model.
+        RecipeError: the extra `onnx` is not installed, or ONNX has no operator for a step of the model.
     """
     path = folder / FORMATS[form]
     with warnings.catch_warnings():
@@ -108,23 +108,23 @@ def write_graph(
             torch.export.save(program, path)
             return
         try:
-            import onnxscript  # noqa: F401 - torch.onnx names it in no clear way where it is missing
+            import onnxscript  # noqa: F401 - torch.onnx reports a missing onnxscript less clearly
         except ImportError as error:
             raise RecipeError(f"--format onnx: {EXTRA} ({error})") from error
         size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
         try:
             written = torch.onnx.export(program, input_names=names[0], output_names=names[1], verbose=False)
-        except Exception as error:  # of the converter, which has many kinds
+        except Exception as error:  # the converter raises many types
             raise RecipeError(f"the model cannot be written as ONNX ({first_line(error)}).") from error
         written.save(path, external_data=size > LARGE)
 
 
 def quantise(folder: Path) -> None:
     """
-    Make weights of an ONNX export 8-bit integers in place; activations are quantised as they come.
+    Quantise the weights of an ONNX export to 8-bit integers in place; activations are quantised at each call.
 
     Raises:
-        RecipeError: the graph has no operator for it, or onnxruntime is not installed.
+        RecipeError: the graph has no operator that can be quantised, or the extra `onnx` is not installed.
     """
     try:
         import onnx
@@ -136,8 +136,8 @@ def quantise(folder: Path) -> None:
     is_large = names[1].exists()
     model = onnx.load(path)
     if not any(node.op_type in QUANTISED for node in model.graph.node):
-        raise RecipeError(f"--dtype int8: the graph has none of {', '.join(QUANTISED)}; nothing would get smaller.")
-    del model.graph.value_info[:]  # shapes of what is replaced
+        raise RecipeError(f"--dtype int8: the graph has none of {', '.join(QUANTISED)}, so it would not get smaller.")
+    del model.graph.value_info[:]  # shapes of tensors that are replaced
     onnx.save(model, whole, save_as_external_data=is_large, location=f"{whole.name}.data")
     for name in names:
         name.unlink(missing_ok=True)
@@ -155,10 +155,10 @@ def quantise(folder: Path) -> None:
 
 def load_graph(folder: Path, form: str, inputs: Sequence[str], outputs: Sequence[str]) -> Runtime:
     """
-    Load an export's graph for the CPU, with as many threads as torch has.
+    Load an export's graph on the CPU, with as many threads as torch uses.
 
     Raises:
-        RecipeError: onnxruntime is missing, or refuses the file.
+        RecipeError: onnxruntime is not installed, or the file cannot be loaded.
     """
     return (_onnx_runtime if form == ONNX else _torch_runtime)(folder / FORMATS[form], inputs, outputs)
 
@@ -173,8 +173,8 @@ def _onnx_runtime(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> 
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of the library, which has many kinds
-        raise RecipeError(f"{path}: onnxruntime does not load it ({first_line(error)}).") from error
+    except Exception as error:  # the library raises many types
+        raise RecipeError(f"{path}: onnxruntime cannot load it ({first_line(error)}).") from error
 
     def run(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         given = {known.name: tensors[known.name].numpy() for known in session.get_inputs()}
@@ -186,8 +186,8 @@ def _onnx_runtime(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> 
 def _torch_runtime(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Runtime:
     try:
         module = torch.export.load(path).module()
-    except Exception as error:  # of the library, which has many kinds
-        raise RecipeError(f"{path}: torch does not load it ({first_line(error)}).") from error
+    except Exception as error:  # the library raises many types
+        raise RecipeError(f"{path}: torch cannot load it ({first_line(error)}).") from error
 
     def run(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(outputs, module(*(tensors[name] for name in inputs)), strict=True))

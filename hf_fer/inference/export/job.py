@@ -1,4 +1,4 @@
-"""One export: from a saved model to a folder with a graph, a processor and a report."""
+"""Exports a saved model to a folder with a graph, a processor and a report."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from hf_fer.task.export import ExportedModel, Exporter, exporters
 from hf_fer.task.predictor import Predictor
 
 MADE_UP = 6
-"""Inputs that are drawn where none are given."""
+"""Number of synthetic inputs that are drawn if no examples are given."""
 CONFIG = "config.json"
 
 
@@ -37,13 +37,14 @@ class Settings:
 
     Args:
         model: A saved model's folder, or its name on the Hub.
-        output: The folder to make.
-        form: One of `graphs.FORMATS`.
-        dtype: Of the weights, one of `graphs.DTYPES`.
-        examples: A table, folder or file to compare on; noise if `None`.
-        max_metric_drop: What a metric may lose on examples whose true answer is known.
-        max_difference: Of logits, as a share of the largest one; by type of weights if `None`.
-        allow_loss: Whether an export that is not good enough is written all the same, and marked.
+        output: Folder to create.
+        form: Format of the graph, a key of `graphs.FORMATS`.
+        dtype: Type of the weights, one of `graphs.DTYPES`.
+        examples: Table, folder or file of inputs to compare on; noise if `None`.
+        max_metric_drop: Largest accepted loss of a metric on examples with a label.
+        max_difference: Largest accepted difference of logits, as a share of the largest logit; if `None`, that of
+            `TOLERANCES` for the type of the weights.
+        allow_loss: Whether to write an export that is not good enough, with a mark.
     """
 
     model: str
@@ -63,7 +64,7 @@ class Settings:
             if value is not None and not 0 <= value < float("inf"):
                 raise RecipeError(f"--{name} must be 0 or more, got {value}.")
         if self.dtype == "int8" and self.form != ONNX:
-            raise RecipeError(f"--dtype int8 is onnxruntime's: give --format {ONNX}.")
+            raise RecipeError(f"--dtype int8 is available with --format {ONNX} only.")
 
     @property
     def tolerance(self) -> float:
@@ -73,7 +74,7 @@ class Settings:
 
 def export_model(settings: Settings) -> Report:
     """
-    Write an export and its report; the folder appears when it is whole and good enough.
+    Write an export and its report; the folder appears once it is complete and good enough.
 
     Raises:
         RecipeError, DataError: model, examples or output cannot be used, or the model cannot be exported.
@@ -83,12 +84,12 @@ def export_model(settings: Settings) -> Report:
     if output.exists():
         raise RecipeError(f"{output} exists already; give another --output, or remove it.")
     if is_export(settings.model):
-        raise RecipeError(f"{settings.model} is an export; give the folder of the model that it was made of.")
+        raise RecipeError(f"{settings.model} is an export; give the folder of the model that it was made from.")
     found = find_model(settings.model)
     predictor = load_predictor(found, on=torch.device("cpu"))
     exporter = exporters().get(found.predictor.pipeline_task)
     if exporter is None:
-        raise RecipeError(f"{settings.model}: its system says nothing about exports (train/export.py).")
+        raise RecipeError(f"{settings.model}: its system has no exporter (train/export.py).")
     inputs, words = examples_of(settings, predictor, exporter)
     with new_folder(output) as folder:
         specs, rows = write_export(settings, predictor, exporter, inputs, folder)
@@ -98,8 +99,8 @@ def export_model(settings: Settings) -> Report:
         reasons = report.reasons()
         if reasons and not settings.allow_loss:
             raise RunError(
-                f"{output} was not written: {' '.join(reasons)} Compared on {words}; --allow_loss writes it all the "
-                "same, and marks it."
+                f"{output} was not written: {' '.join(reasons)} Compared on {words}; --allow_loss writes it anyway, "
+                "and marks it."
             )
         report.accepted = reasons
         report.write(folder)
@@ -109,7 +110,7 @@ def export_model(settings: Settings) -> Report:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to `output` at the end, or removed where an error occurs."""
+    """A temporary folder that is renamed to `output` at the end, or removed if an error occurs."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -122,7 +123,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporter]) -> tuple[list[Input], str]:
-    """Inputs for the comparison, and a description of them; raises `DataError` where there are none."""
+    """Inputs for the comparison, and a description of them; raises `DataError` if there are none."""
     if settings.examples is None:
         draw = torch.Generator().manual_seed(0)
         values = [exporter.made_up(predictor.pipe, number, draw) for number in range(MADE_UP)]
@@ -130,7 +131,7 @@ def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporte
         return [Input(str(number), value) for number, value in enumerate(values, 1)], words
     inputs = [given for given in read_sources([settings.examples], type(predictor)) if given.error is None]
     if not inputs:
-        raise DataError(f"{settings.examples}: has no input.")
+        raise DataError(f"{settings.examples}: has no usable input.")
     known = sum(given.target is not None for given in inputs)
     return inputs, f"{len(inputs)} inputs of {Path(settings.examples).name}, {known} of them with their true answer"
 
@@ -138,7 +139,7 @@ def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporte
 def write_export(
     settings: Settings, predictor: Predictor, exporter: type[Exporter], inputs: list[Input], folder: Path
 ) -> tuple[Manifest, parity.Rows]:
-    """Write graph, configuration, processor and kept weights; returns the manifest and example inputs of the model."""
+    """Write graph, configuration, processor and kept weights; returns the manifest and the model's inputs in rows."""
     pipe = predictor.pipe
     rows = parity.input_rows(predictor, [given.value for given in inputs], exporter)
     specs = parity.specs_of(rows, exporter)
@@ -160,7 +161,7 @@ def longest(rows: parity.Rows) -> dict[str, Any]:
 
 
 def save_parts(pipe: Any, folder: Path) -> None:
-    """The configuration and the processor; the code that goes with them is what the Hub's machines would need."""
+    """Save the configuration and the processor; `auto_map` names the code of these two, and not the model's."""
     pipe.model.config.save_pretrained(folder)
     for part in PARTS:
         if getattr(type(pipe), f"_load_{part}"):
@@ -179,7 +180,7 @@ def measure(
     inputs: list[Input],
     rows: parity.Rows,
 ) -> Report:
-    """Compare the export with the model; the report's `examples` stays empty."""
+    """Compare the export with the model; the caller fills in the report's `examples`."""
     pipe = predictor.pipe
     padding = exporter.padding(pipe)
     differences = parity.compare(pipe.model, export, parity.batches(rows, export.inputs, padding))
@@ -222,7 +223,7 @@ def with_model(pipe: Any, export: ExportedModel) -> Any:
 def compared_metrics(
     exporter: type[Exporter], before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """Metrics that must not get worse, before and after; empty where no label is known."""
+    """Metrics that must not get worse, before and after; empty if no example has a label."""
     found = {}
     for name, is_lower_better in exporter.metrics.items():
         if name in before:

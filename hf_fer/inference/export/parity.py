@@ -18,9 +18,9 @@ from hf_fer.task.predictor import Predictor
 
 BATCH_SIZES = (1, 2, 3, 8)
 ROWS = 32
-"""Rows of inputs whose outputs are compared."""
+"""Largest number of input rows whose outputs are compared."""
 TIMED, SECONDS = 30, 3.0
-"""Most runs that are timed, and how long they may take together."""
+"""Largest number of timed calls, and seconds after which no further call is made."""
 
 Rows = list[dict[str, Tensor]]
 
@@ -62,7 +62,7 @@ def input_rows(predictor: Predictor, values: Sequence[Any], exporter: type[Expor
             if len(rows) >= ROWS:
                 break
     if not rows:
-        raise RecipeError(f"--examples: none has an answer ({reason}).")
+        raise RecipeError(f"--examples: the pipeline can answer none of them ({reason}).")
     return rows[:ROWS]
 
 
@@ -71,7 +71,7 @@ def specs_of(rows: Rows, exporter: type[Exporter]) -> dict[str, TensorSpec]:
     Types and shapes of the inputs: the batch axis is free, and so are the axes that the exporter names.
 
     Raises:
-        RecipeError: rows have other inputs or other sizes than the exporter says.
+        RecipeError: rows differ in their inputs, or in the size of an axis that is not free.
     """
     specs = {}
     for name, tensor in rows[0].items():
@@ -85,7 +85,7 @@ def specs_of(rows: Rows, exporter: type[Exporter]) -> dict[str, TensorSpec]:
             for name, spec in specs.items():
                 spec.cast(name, row[name])
     except ValueError as error:
-        raise RecipeError(f"the model is given inputs of different forms: {error}.") from error
+        raise RecipeError(f"the model's inputs differ from example to example: {error}.") from error
     return specs
 
 
@@ -133,21 +133,21 @@ def compare(model: PreTrainedModel, export: ExportedModel, given: Iterator[dict[
 
 
 def size_of(batch: dict[str, Tensor], specs: dict[str, TensorSpec]) -> dict[str, int | None]:
-    """`batch`, and `length` along the first input's free axis; `None` where it has none, as images."""
+    """`batch`, and `length` along the first input's free axis; `None` if it has none, as with images."""
     name, spec = next(iter(specs.items()))
     axes = [axis for axis, size in enumerate(spec.shape) if axis and size is None]
     return {"batch": len(batch[name]), "length": batch[name].shape[axes[0]] if axes else None}
 
 
 def difference(known: Tensor, got: Tensor) -> float:
-    """The largest absolute difference; infinite where the shapes differ."""
+    """The largest absolute difference; infinite if the shapes differ."""
     if known.shape != got.shape:
         return float("inf")
     return (known.double() - got.double()).abs().max().item()
 
 
 def largest(first: float, second: float) -> float:
-    """The larger of two numbers; NaN where one of them is NaN."""
+    """The larger of two numbers; NaN if one of them is NaN."""
     return second if second != second or second > first else first
 
 
@@ -158,11 +158,11 @@ def latency(
     Milliseconds of the fastest call of model and export; the fastest depends least on other jobs of the machine.
 
     Args:
-        model, export: Called in turn; the first two calls of each are not timed.
-        batch: Inputs of a call.
+        model, export: The two to call in turn; the first two calls of each are not timed.
+        batch: Inputs of each call.
 
     Returns:
-        Of the model, of the export, and how many calls of each were timed.
+        Milliseconds of the model, milliseconds of the export, and the number of timed calls of each.
     """
     times: tuple[list[float], list[float]] = ([], [])
     begun = time.perf_counter()
@@ -179,12 +179,12 @@ def latency(
 
 
 def answers(predictor: Predictor, inputs: Sequence[Input]) -> list[dict[str, Any]]:
-    """Rows of inputs, as `hf-fer predict` has them."""
+    """Predictions for inputs, as the rows that `hf-fer predict` writes."""
     return answer(predictor, inputs, predictor.batch_size)
 
 
 def scores(predictor: Predictor, inputs: Sequence[Input], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics over the rows with a label; empty if there is none."""
+    """Metrics over the rows with a label; empty if no row has one."""
     pairs = [
         (given.target, row)
         for given, row in zip(inputs, rows, strict=True)

@@ -10,7 +10,7 @@ from hf_fer.data.loading import write_atomically, write_json_atomically
 
 JSON, MARKDOWN = "export_report.json", "export_report.md"
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
-"""Largest difference of logits, as a share of the largest logit (of 1 where that is smaller), by type of weights."""
+"""Type of weights -> largest accepted difference of logits, as a share of the largest logit or of 1 if larger."""
 
 
 @dataclass
@@ -19,19 +19,18 @@ class Report:
     Comparison of an export with its model.
 
     Args:
-        model: Its folder's name, or its name on the Hub.
-        pipeline_task: Of its system.
-        form, dtype: As they were asked for.
-        examples: What was given to both, in words.
-        differences: As `parity.compare` gives them.
-        tolerance: As a share of the largest logit.
-        max_metric_drop: What a metric may lose.
-        same_answers: How many inputs have the same class or text, and of how many.
-        metrics: Name -> `before`, `after` and `loss`, where true answers are known.
-        not_lost: Names of metrics that may not get worse.
-        bytes: Of weights, `before` and `after`.
-        latency: `batch`, `length`, `before_ms`, `after_ms`, `runs` and `threads`.
-        accepted: Why it would have been refused.
+        model: Name of the model's folder, or its name on the Hub.
+        pipeline_task: Pipeline task of the model's system.
+        form, dtype: Format of the graph, and type of its weights.
+        examples: Description of the inputs that model and export were given.
+        differences: Result of `parity.compare`.
+        tolerance: Largest accepted difference of logits, as a share of the largest logit.
+        max_metric_drop: Largest accepted loss of a metric.
+        same_answers: Result of `parity.same_answers`.
+        metrics: Name -> `before`, `after` and `loss`; empty if no example has a label.
+        bytes: Size of the weights, `before` and `after`.
+        latency: `batch` and `length` of the timed inputs, `before_ms`, `after_ms`, `runs` and `threads`.
+        accepted: Reasons to refuse the export that the user overrode.
     """
 
     model: str
@@ -64,8 +63,8 @@ class Report:
         if not self.difference <= self.allowed:  # so that NaN is a reason, too
             found.append(f"logits differ by {self.difference:.3g}, more than {self.allowed:.3g} (--max_difference).")
         found += [
-            f"{name} goes from {one['before']:.4f} to {one['after']:.4f}, by more than {self.max_metric_drop} "
-            "(--max_metric_drop)."
+            f"{name} goes from {one['before']:.4f} to {one['after']:.4f}, worse by more than "
+            f"{self.max_metric_drop} (--max_metric_drop)."
             for name, one in self.metrics.items()
             if not one["loss"] <= self.max_metric_drop
         ]

@@ -1,4 +1,4 @@
-"""Text language identification. Importing this registers its pipeline and its n-gram model; others are stock ones."""
+"""Text language identification. Importing it registers its pipeline and n-gram model; other models are stock ones."""
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY

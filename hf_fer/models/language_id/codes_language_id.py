@@ -11,7 +11,7 @@ except ImportError:
 # Copied from hf_fer.models.language_id.train.languages, down to the end of subtag
 TAG = re.compile(r"([A-Za-z]{2,3})((?:[-_]\w+)*)$")
 
-# English names in common use that ISO 639's tables do not have, or have only as part of a longer name.
+# English names in common use that ISO 639's tables lack, or contain only as part of a longer name.
 COMMON_NAMES = {
     "azeri": "az",
     "bahasa indonesia": "id",
@@ -37,10 +37,10 @@ COMMON_NAMES = {
 
 def language_tag(value: str) -> str:
     """
-    A language as one tag, written as BCP 47 writes it: `vie` is `vi`, `zh_cn` is `zh-CN`, `Farsi` is `fa`.
+    The BCP 47 tag of a language: `vie` becomes `vi`, `zh_cn` becomes `zh-CN`, `Farsi` becomes `fa`.
 
     Raises:
-        InvalidLanguageValue, DeprecatedLanguageValue: ISO 639 does not know it, or has withdrawn it.
+        InvalidLanguageValue, DeprecatedLanguageValue: ISO 639 does not have the language, or has withdrawn it.
     """
     text = COMMON_NAMES.get(value.strip().casefold(), value.strip())
     tag = TAG.match(text)
@@ -62,7 +62,7 @@ def subtag(part: str) -> str:
 
 
 def same_language(label: str, known: list[str]) -> str | None:
-    """The one of `known` that means the language of `label`; `None` where none does or iso639-lang is missing."""
+    """The entry of `known` for the language of `label`; `None` if there is none, or iso639-lang is not installed."""
     wanted = _tag_or_none(label) if Lang else None
     return next((name for name in known if wanted and _tag_or_none(name) == wanted), None)
 

@@ -13,22 +13,22 @@ class LanguageIdNgramConfig(PreTrainedConfig):
 
     Args:
         vocab_size (`int`, *optional*, defaults to 256):
-            Characters and special tokens of the tokenizer.
+            Number of the tokenizer's characters and special tokens.
         num_buckets (`int`, *optional*, defaults to 262139):
-            Rows of the table of n-gram weights; n-grams are hashed to them. A prime spreads them best.
+            Rows of the table of n-gram weights, to which n-grams are hashed. A prime number spreads them best.
         max_ngram (`int`, *optional*, defaults to 5):
-            Characters of the longest n-grams.
+            Length of the longest n-grams, in characters.
         boundary_token_ids (`list[int]`, *optional*):
-            Tokens between words: the space, and the begin and end of a text. An n-gram may begin or end with one and
-            has none inside, so that it lies within a word.
+            Tokens between words: the space, and the begin and end of a text. An n-gram may begin or end with one, and
+            has none inside, so that it does not cross words.
         length_power (`float`, *optional*, defaults to 0.5):
             The sum of an n-gram's weights is divided by their number to this power.
         ngram_dropout (`float`, *optional*, defaults to 0.0):
-            Share of the n-grams of a text that are hidden in training.
+            Fraction of a text's n-grams that are dropped in training.
         max_position_embeddings (`int`, *optional*, defaults to 4096):
             Longest input in tokens; the model itself has no limit.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the weights of a new table; training replaces them by those of naive Bayes.
+            Standard deviation of a new table's weights; training starts from those of naive Bayes instead.
     """
 
     model_type = "language_id_ngram"
@@ -52,7 +52,7 @@ class LanguageIdNgramConfig(PreTrainedConfig):
         """Check the ranges of sizes and rates."""
         if self.num_buckets < 2 or self.max_ngram < 1:
             raise ValueError(
-                f"num_buckets must be at least 2 and max_ngram 1, got {self.num_buckets}, {self.max_ngram}."
+                f"num_buckets must be at least 2 and max_ngram at least 1, got {self.num_buckets}, {self.max_ngram}."
             )
         if not 0 <= self.ngram_dropout < 1:
             raise ValueError(f"ngram_dropout must be in [0, 1), got {self.ngram_dropout}.")

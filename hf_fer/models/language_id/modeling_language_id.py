@@ -1,8 +1,7 @@
 """A linear classifier of languages over hashed character n-grams.
 
-The n-grams, with hashing in the place of a vocabulary, are those of fastText (Joulin et al. 2017, arXiv 1607.01759);
-each n-gram has one weight per language instead of an embedding. Shapes use B (batch), T (tokens), N (n-grams of a
-text), C (languages).
+As in fastText (Joulin et al. 2017, arXiv 1607.01759), n-grams are hashed and need no vocabulary; each n-gram has one
+weight per language instead of an embedding. Shapes use B (batch), T (tokens), N (n-grams of a text), C (languages).
 """
 
 import torch
@@ -27,14 +26,14 @@ def hashed_ngrams(input_ids: Tensor, present: Tensor, boundary: Tensor, max_ngra
     Buckets of all n-grams of 1 to `max_ngram` tokens.
 
     Args:
-        input_ids: Tokens `(B, T)`.
+        input_ids: Token ids, `(B, T)`.
         present: False for padding, `(B, T)`.
         boundary: True for tokens between words, `(B, T)`.
-        max_ngram: Tokens of the longest n-grams.
-        buckets: Size of the table.
+        max_ngram: Length of the longest n-grams, in tokens.
+        buckets: Number of rows of the weight table.
 
     Returns:
-        `(B, N)`, -1 for what is no n-gram: windows with padding, with a boundary inside, or of boundaries only.
+        Bucket of each n-gram, `(B, N)`; -1 for windows with padding, with a boundary inside, or of boundaries only.
     """
     length, found = input_ids.shape[1], []
     state = torch.zeros_like(input_ids)
@@ -53,7 +52,7 @@ def hashed_ngrams(input_ids: Tensor, present: Tensor, boundary: Tensor, max_ngra
 
 
 class LanguageIdNgramPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, and what the transformers machinery needs to know."""
+    """Weight initialisation, and the class attributes that transformers reads."""
 
     config: LanguageIdNgramConfig
     base_model_prefix = "model"
@@ -80,12 +79,12 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
         self.post_init()
 
     def buckets(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Buckets of the n-grams of texts `(B, T)` -> `(B, N)`, -1 for what is none; see `hashed_ngrams`."""
+        """Buckets of the n-grams of texts, `(B, T)` -> `(B, N)`; see `hashed_ngrams`."""
         config = self.config
         present = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         ends = input_ids.new_tensor(config.boundary_token_ids)
         boundary = torch.isin(input_ids, ends)
-        if len(ends):  # a word at the end of a text has the n-grams that it has inside
+        if len(ends):  # with one id for all boundaries, a word has the same n-grams anywhere in a text
             input_ids = torch.where(boundary, ends[0], input_ids)
         return hashed_ngrams(input_ids, present, boundary, config.max_ngram, config.num_buckets)
 
@@ -106,12 +105,12 @@ class LanguageIdNgramForSequenceClassification(LanguageIdNgramPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, T)`): Characters of texts.
+            input_ids (`torch.LongTensor` of shape `(B, T)`): Token ids; a token is a character.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding.
-            labels (`torch.LongTensor` of shape `(B,)`, *optional*): Languages; -100 does not count.
+            labels (`torch.LongTensor` of shape `(B,)`, *optional*): Class of each text; -100 is ignored.
 
         Returns:
-            `loss`, where there are labels, and `logits` `(B, C)`. There are no hidden states or attentions to ask for.
+            `loss`, if labels are given, and `logits` `(B, C)`. The model has no hidden states or attentions.
         """
         found = self.buckets(input_ids, attention_mask)
         counted = found >= 0

@@ -31,14 +31,14 @@ class TextLanguageIdentificationPipeline(Pipeline):
     are scored in overlapping windows whose log-probabilities are pooled.
 
     Args (of the call, or of `pipeline` as defaults):
-        top_k: How many languages to return, 1 by default.
+        top_k: Number of languages to return, 1 by default.
         labels: The only languages to choose from, as codes of the model, or, where `iso639-lang` is installed, as
             any ISO 639 code, tag or English name that training takes.
         unknown_threshold: A text is `unknown` if the logistic function of its `familiarity` is below this value in
             [0, 1). The default was fitted on validation; 0 switches it off. With `labels`, a text is still compared
             with all languages of the model, so that a text in none of `labels` is unknown.
         spans: Also return spans of the text with their languages.
-        max_windows: Windows of a long text that are scored, evenly spread; `None` for all. Spans use all.
+        max_windows: Largest number of windows of a long text to score, evenly spread; `None` for all. Spans use all.
         batch_size: Windows per forward pass.
 
     Returns for each input a list of `{"label", "score"}`, best first, `top_k` of them. Scores are calibrated
@@ -55,7 +55,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Window, temperature and threshold stored with the model, or defaults, within the model's length."""
+        """Window, temperature and threshold stored with the model, or defaults; windows fit the model's length."""
         longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
         stored = {**SETTINGS, **(getattr(self.model.config, "language_id", None) or {})}
         stored["max_length"] = min(stored["max_length"], longest)
@@ -134,7 +134,7 @@ class TextLanguageIdentificationPipeline(Pipeline):
         self, inputs: list[str | Path], spans: bool = False, max_windows: int | None = 64
     ) -> dict[str, Any]:
         """
-        Turns texts into `{"texts", "windows", "wordless"}`; a text without a letter is wordless, and counts as empty.
+        Turns texts into `{"texts", "windows", "wordless"}`; a text without a letter is wordless, and treated as empty.
 
         Raises:
             TypeError: an input is neither a text nor a path.

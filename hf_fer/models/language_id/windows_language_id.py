@@ -23,7 +23,7 @@ class Window:
     Args:
         text: Index of the text that it is cut from.
         input_ids: Tokens, including special ones.
-        start, end: Its place in the text, in characters.
+        start, end: Position in the text, in characters.
     """
 
     text: int
@@ -82,13 +82,13 @@ def pool_windows(logits: np.ndarray, texts: np.ndarray, lengths: np.ndarray, num
     Log-probabilities of whole texts: the mean over their windows, weighted by length and normalised again.
 
     Args:
-        logits: `(windows, classes)`.
+        logits: Logits of the windows, `(windows, classes)`.
         texts: Index of each window's text, `(windows,)`.
         lengths: Tokens of each window, `(windows,)`.
         num_texts: Number of texts; each must have a window.
 
     Returns:
-        `(num_texts, classes)`.
+        Log-probabilities of the texts, `(num_texts, classes)`.
     """
     weights = np.asarray(lengths, dtype=np.float64)
     total = np.bincount(texts, weights, minlength=num_texts)
@@ -104,11 +104,11 @@ def margins(log_probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     A text in an unknown language often has one likely class too, but its rivals are closer than those of other texts.
 
     Args:
-        log_probs: Uncalibrated, `(n, classes)`.
+        log_probs: Uncalibrated log-probabilities, `(n, classes)`.
         chosen: Class of each row, `(n,)`.
 
     Returns:
-        In nats, `(n,)`; below 0 only where the chosen class is not the best.
+        Margins in nats, `(n,)`; below 0 only if the chosen class is not the most likely one.
     """
     rows = np.arange(len(log_probs))
     others = log_probs.copy()
@@ -121,16 +121,16 @@ def familiarity(log_probs: np.ndarray, chosen: np.ndarray, typical: dict[str, li
     """
     The margin of each text, in standard deviations above the mean margin of its class.
 
-    Languages with a close relative have small margins and others large ones, so a text in an unknown language shows
-    best in comparison with the language that it is mistaken for.
+    Languages with a close relative have small margins and others large ones, so a text in an unknown language stands
+    out best among texts of the language that it is mistaken for.
 
     Args:
-        log_probs: Uncalibrated, `(n, classes)`.
+        log_probs: Uncalibrated log-probabilities, `(n, classes)`.
         chosen: Class of each row, `(n,)`.
         typical: `mean` and `std` of each class's margins on validation; with `None`, margins are returned unscaled.
 
     Returns:
-        `(n,)`.
+        Standardised margins, `(n,)`.
     """
     found = margins(log_probs, chosen)
     if typical is None:
@@ -153,7 +153,7 @@ def best_path(scores: np.ndarray, switch_penalty: float) -> np.ndarray:
 
     Args:
         scores: Log-probabilities `(steps, classes)`.
-        switch_penalty: In nats.
+        switch_penalty: Penalty for each change of class, in nats.
 
     Returns:
         Class indices `(steps,)`.
@@ -197,7 +197,7 @@ def merge_spans(
     Args:
         text: The text that the windows are cut from.
         windows: Windows of this text, in order.
-        log_probs: `(windows, classes)`.
+        log_probs: Log-probabilities of the windows, `(windows, classes)`.
         switch_penalty: See `best_path`.
 
     Returns:

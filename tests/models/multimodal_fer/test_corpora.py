@@ -198,7 +198,7 @@ class TestClasses:
         assert "bored (6) left out, angry (6) to tense" in source.notes[-1]
 
     def test_that_no_clip_has(self, emodb):
-        with pytest.raises(DataError, match="no clip is of calm; the classes are angry, bored"):
+        with pytest.raises(DataError, match="no clip has the class calm; the classes are angry, bored"):
             read_source(task("--dataset", str(emodb), "--label_map", '{"calm": "neutral"}'))
 
     def test_a_new_name_is_a_name(self):

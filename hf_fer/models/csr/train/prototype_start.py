@@ -1,4 +1,4 @@
-"""Where a concept's prototypes start: at the centres of what the concept looks like in the training images."""
+"""Starts a concept's prototypes at cluster centres of the concept's vectors in the training images."""
 
 import logging
 
@@ -28,7 +28,7 @@ def start_prototypes(task: Task, data: LoadedData, processor: CsrProcessor, mode
     """
     Start the prototypes of a new stage 2 as the recipe's `prototype_start` says.
 
-    Nothing is done where the weights come from elsewhere: in a resumed run, and in stage 2 from a stage-2 checkpoint.
+    A resumed run, and stage 2 from a stage-2 checkpoint, keep the prototypes of their checkpoint.
     """
     args, training = task.model_args, task.training_args
     if args.stage != PROTOTYPES or args.prototype_start != "kmeans" or "train" not in data.splits:
@@ -47,15 +47,15 @@ def cluster_prototypes(model: CsrForImageClassification, images: Dataset, batch_
     """
     Set each concept's prototypes to the centres that k-means finds among the concept's projected vectors.
 
-    A concept's vectors are those that its map pools from the training images that show it. Drawn at random, all
-    prototypes but one are far from every image, and an assignment to the nearest never trains them; k-means, as of
-    k-means++ (Arthur and Vassilvitskii 2007), starts each at a share of the images.
+    A concept's vectors are those that its map pools from the training images that show it. If prototypes are drawn at
+    random, all but one are far from every image, and assignment to the nearest prototype never trains them. k-means
+    with k-means++ (Arthur and Vassilvitskii 2007) gives each prototype a share of the images.
 
     Args:
-        model: Of stage 2, with the concept maps of stage 1, on its device.
+        model: Model of stage 2, with the concept maps of stage 1, on its device.
         images: Training rows with the transform of evaluation, and `concept_labels`.
         batch_size: Images per forward pass.
-        seed: Of k-means; the same seed gives the same prototypes.
+        seed: Seed of k-means; the same seed gives the same prototypes.
     """
 
     def vectors(pixels: Tensor) -> np.ndarray:
@@ -70,7 +70,7 @@ def cluster_prototypes(model: CsrForImageClassification, images: Dataset, batch_
         if len(np.unique(own, axis=0)) < count:
             logger.warning(
                 "The prototypes of %s start at random: %d training images show it, and %d prototypes need as many "
-                "that differ.",
+                "different images.",
                 name,
                 len(own),
                 count,

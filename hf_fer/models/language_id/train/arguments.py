@@ -12,17 +12,17 @@ from .languages import canonical_code
 
 @dataclass
 class LanguageIdModelArguments(ModelArguments):
-    """Which model; without `model_name_or_path`, a small one is trained from scratch, with its own tokenizer."""
+    """Choice of the model; without `model_name_or_path`, a small one and its tokenizer are trained from scratch."""
 
     architecture: Literal["transformer", "ngrams"] = field(
         default="transformer",
         metadata={
-            "help": "New model: one layer over word pieces, or weights of character n-grams that start from naive "
-            "Bayes."
+            "help": "Model that is trained from scratch: one layer over word pieces, or weights of character n-grams "
+            "that start from naive Bayes."
         },
     )
     ngram_smoothing: float = field(
-        default=0.01, metadata={"help": "Added to each count of an n-gram, for the start from naive Bayes."}
+        default=0.01, metadata={"help": "Added to each n-gram's count, for the start from naive Bayes."}
     )
     vocab_size: int = field(default=32000, metadata={"help": "Largest vocabulary of a tokenizer that is trained."})
 
@@ -36,7 +36,7 @@ class LanguageIdModelArguments(ModelArguments):
 
 @dataclass
 class LanguageIdDataArguments(DataArguments):
-    """Which texts, how they are cleaned, split, cut and reported on."""
+    """Choice of the texts, and how they are cleaned, split, cut and reported on."""
 
     text_column: str | None = field(
         default=None, metadata={"help": "Column of the texts; found by the usual names if unset."}
@@ -69,7 +69,7 @@ class LanguageIdDataArguments(DataArguments):
     )
     validation_fraction: float = field(default=0.1, metadata={"help": "Fraction drawn for validation."})
     test_fraction: float = field(default=0.1, metadata={"help": "Fraction drawn for test."})
-    max_length: int = field(default=512, metadata={"help": "Tokens of a window."})
+    max_length: int = field(default=512, metadata={"help": "Tokens per window."})
     overlap: int = field(default=64, metadata={"help": "Tokens that neighbouring windows share."})
     short_copies: int = field(default=0, metadata={"help": "Shortened copies of each training text per epoch."})
     short_lengths: list[int] = field(

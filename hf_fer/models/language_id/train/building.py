@@ -29,7 +29,7 @@ from .source import checkpoint_config
 logger = logging.getLogger(__name__)
 
 SPANS_OF_CHARACTERS = {"span_length": 24, "span_overlap": 18}
-"""Windows of the pipeline's spans where a token is a character: four or five words."""
+"""Windows of four or five words for the pipeline's spans, if tokens are characters."""
 
 
 def make_tokenizer(task: Task, data: LoadedData) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""Exports language_id: tokens to logits."""
+"""Exporter of language_id's classifiers."""
 
 import torch
 from transformers import Pipeline
@@ -9,7 +9,7 @@ from hf_fer.task.export import Exporter
 
 
 class TextExporter(Exporter):
-    """Windows of tokens to logits."""
+    """Exports a classifier that maps windows of tokens to logits."""
 
     pipeline_task = "text-language-identification"
     output_class = SequenceClassifierOutput

@@ -9,7 +9,7 @@ from hf_fer.data.loading import DataError
 
 TAG = re.compile(r"([A-Za-z]{2,3})((?:[-_]\w+)*)$")
 
-# English names in common use that ISO 639's tables do not have, or have only as part of a longer name.
+# English names in common use that ISO 639's tables lack, or contain only as part of a longer name.
 COMMON_NAMES = {
     "azeri": "az",
     "bahasa indonesia": "id",
@@ -35,10 +35,10 @@ COMMON_NAMES = {
 
 def language_tag(value: str) -> str:
     """
-    A language as one tag, written as BCP 47 writes it: `vie` is `vi`, `zh_cn` is `zh-CN`, `Farsi` is `fa`.
+    The BCP 47 tag of a language: `vie` becomes `vi`, `zh_cn` becomes `zh-CN`, `Farsi` becomes `fa`.
 
     Raises:
-        InvalidLanguageValue, DeprecatedLanguageValue: ISO 639 does not know it, or has withdrawn it.
+        InvalidLanguageValue, DeprecatedLanguageValue: ISO 639 does not have the language, or has withdrawn it.
     """
     text = COMMON_NAMES.get(value.strip().casefold(), value.strip())
     tag = TAG.match(text)
@@ -64,7 +64,7 @@ def canonical_code(value: str) -> str:
     The `language_tag` of a label.
 
     Raises:
-        DataError: ISO 639 does not know it, or has withdrawn it; the message has its replacement.
+        DataError: ISO 639 does not have the language, or has withdrawn it; the message names the replacement.
     """
     try:
         return language_tag(value)

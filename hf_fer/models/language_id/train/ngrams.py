@@ -1,4 +1,4 @@
-"""Tokenizer and start of the n-gram model: naive Bayes, whose weights training goes on from."""
+"""The n-gram model's tokenizer, and its initial weights: those of naive Bayes, which training improves."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,11 +16,11 @@ TEXTS_AT_ONCE = 512
 
 def character_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
     """
-    A tokenizer whose tokens are characters, normalised as `scratch.train_tokenizer` does.
+    A tokenizer whose tokens are characters, normalised by `scratch.plain_normalizer`.
 
     Args:
-        texts: Texts of the training split only; other characters than theirs are unknown.
-        max_length: Characters per window, with the tokens for begin and end.
+        texts: Texts of the training split only; characters that they lack become the unknown token.
+        max_length: Characters per window, including the tokens for begin and end.
     """
     normalizer = plain_normalizer()
     characters = sorted({character for text in texts for character in normalizer.normalize_str(text)} | {SPACE})
@@ -37,7 +37,7 @@ def character_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedToke
 
 
 def ngram_config(tokenizer: PreTrainedTokenizerBase, max_length: int, **fields) -> LanguageIdNgramConfig:
-    """The configuration of a new model for a tokenizer of `character_tokenizer`."""
+    """The configuration of a new model for a tokenizer from `character_tokenizer`."""
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(SPACE)]
     return LanguageIdNgramConfig(
         vocab_size=len(tokenizer),
@@ -59,14 +59,14 @@ def start_from_counts(
     """
     Set the weights to those of multinomial naive Bayes: the log-probability of each n-gram in a language.
 
-    The mean over languages is subtracted, which changes no decision. N-grams that no text has weigh 0: naive Bayes
-    would give them the languages with the fewest n-grams.
+    The mean over languages is subtracted, which changes no prediction. N-grams that occur in no text get a weight of
+    0; with smoothed counts they would favour the languages with the fewest n-grams.
 
     Args:
-        model: Its table is filled.
-        tokenizer: Of `character_tokenizer`.
+        model: Model whose table of weights is filled.
+        tokenizer: Tokenizer from `character_tokenizer`.
         texts, labels: Normalised texts of the training split, and their classes.
-        smoothing: Added to each count.
+        smoothing: Number that is added to each count.
     """
     classes, size = model.config.num_labels, model.config.num_buckets
     counts = torch.zeros(size * classes, dtype=torch.float64)

@@ -11,7 +11,7 @@ TOP = 5
 
 
 def add_tab(host: Host, limit: Any) -> None:
-    """Add the tab's components and what they do."""
+    """Add the tab's components and the function behind its button."""
     gradio.Markdown("Identifies the language of a text, and the language of each span in a mixed text.")
     model = choose_model(host)
     text = gradio.Textbox(label="Text", lines=5, max_length=host.limits.max_characters)

@@ -1,4 +1,4 @@
-"""How texts become windows of tokens: the one home of these settings."""
+"""The settings of token windows, which all code that cuts texts reads from here."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class WindowSettings:
     Windows of long texts.
 
     Args:
-        max_length: Tokens of a window, with special ones.
+        max_length: Tokens per window, including special ones.
         overlap: Tokens that neighbouring windows share.
     """
 
@@ -24,10 +24,10 @@ class WindowSettings:
     @classmethod
     def of(cls, task: Task) -> "WindowSettings":
         """
-        The settings of the recipe; those of the checkpoint where the recipe does not give them.
+        The settings of the recipe, or those of the checkpoint for fields that the recipe leaves out.
 
         Raises:
-            RecipeError: they do not go together.
+            RecipeError: the overlap does not fit the length, or the checkpoint's configuration cannot be read.
         """
         args, path = task.data_args, task.model_args.model_name_or_path
         names = ("max_length", "overlap")
@@ -39,6 +39,6 @@ class WindowSettings:
         if not 0 <= values["overlap"] < values["max_length"] - 2:
             raise RecipeError(
                 f"overlap must be in [0, max_length - 2), got {values['overlap']} of {values['max_length']}"
-                + (f"; what the recipe leaves out is {path}'s." if stored else ".")
+                + (f"; fields that the recipe leaves out are {path}'s." if stored else ".")
             )
         return cls(**values)

@@ -35,7 +35,7 @@ class Fitted:
     Args:
         settings: Fields of `config.language_id`.
         remarks: How temperature and threshold were fitted.
-        warnings: Why there is no threshold.
+        warnings: Reason why no threshold was fitted.
     """
 
     settings: dict[str, Any]
@@ -70,7 +70,7 @@ def windows(
 
 
 def score_split(task: Task, evaluation: Evaluation) -> LanguageReport:
-    """Scores of whole texts, pooled over their windows; on validation, fits temperature and unknown threshold."""
+    """Score whole texts, pooled over their windows; on validation, fit temperature and unknown threshold."""
     labels, config = evaluation.data.labels, evaluation.model.config
     scored = pooled(task, evaluation)
     fitted = fit(scored, evaluation, task.data_args.accepted_fraction)
@@ -104,7 +104,7 @@ def report_of_texts(split: str, scored: Scored, labels: list[str], fitted: Fitte
 
 
 def pooled(task: Task, evaluation: Evaluation) -> Scored:
-    """The split's texts with their scores, pooled from windows, which length-grouped evaluation reorders."""
+    """The split's texts with scores pooled over windows, after undoing the order of length-grouped evaluation."""
     inputs, prediction = evaluation.inputs, evaluation.prediction
     order = evaluation_order(task.training_args, list(inputs["length"]))
     if not np.array_equal(np.array(inputs["labels"])[order], prediction.label_ids):
@@ -134,7 +134,7 @@ def calibrate(scored: Scored, accepted: float) -> Fitted:
 
     Args:
         scored: Validation texts.
-        accepted: Fraction of texts in known languages that shall pass the threshold.
+        accepted: Fraction of texts in known languages that should pass the threshold.
     """
     temperature, origin = fitted_temperature(scored)
     settings = {"temperature": temperature, "typical_margins": typical_margins(scored.log_probs)}
@@ -142,7 +142,7 @@ def calibrate(scored: Scored, accepted: float) -> Fitted:
     if texts < needed:
         warning = (
             f"No unknown threshold: {texts} validation texts are too few to fit one that {accepted:.0%} of texts "
-            f"pass; {needed} are needed. The pipeline answers with a language even if a text is in none of them."
+            f"pass; {needed} are needed. The pipeline answers with a language even for a text in none of them."
         )
         return Fitted({**settings, "unknown_threshold": 0.0}, [origin], [warning])
     known = familiarity(scored.log_probs, scored.predicted, settings["typical_margins"])

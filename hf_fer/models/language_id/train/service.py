@@ -15,16 +15,18 @@ class LanguageRequest(BaseModel):
 
     text: str | Annotated[list[str], Field(max_length=MAX_TEXTS)] = Field(description="One text, or a list of them.")
     model: str | None = Field(None, description="Name of a served model; the first of this kind by default.")
-    top_k: int = Field(1, ge=1, description="How many languages, best first.")
+    top_k: int = Field(1, ge=1, description="Number of languages to return, best first.")
     labels: list[str] | None = Field(None, description="The only languages to choose from: codes, tags or names.")
-    unknown_threshold: float | None = Field(None, ge=0, lt=1, description="Below it a text is `unknown`.")
+    unknown_threshold: float | None = Field(
+        None, ge=0, lt=1, description="A text with a familiarity (0 to 1) below it is `unknown`."
+    )
     spans: bool = Field(False, description="Also return spans of the text with their languages.")
 
 
 class TextLanguages(BaseModel):
     """The languages of one text."""
 
-    languages: list[Score] = Field(description="Best first; `unknown` comes first where no language fits.")
+    languages: list[Score] = Field(description="Best first; `unknown` comes first if no language fits.")
     spans: list[Segment] | None = Field(None, description="Spans in characters of the text, if requested.")
 
 
@@ -36,7 +38,7 @@ class LanguageAnswer(BaseModel):
 
 
 class LanguageService(Service):
-    """Languages of texts."""
+    """Serves the identification of languages of texts."""
 
     pipeline_task = "text-language-identification"
     title = "Language"

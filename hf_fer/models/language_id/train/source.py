@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_texts(task: Task) -> LoadedData:
-    """The splits; `own` has the texts of held-out languages."""
+    """Load the splits; `own` of the result holds the texts of held-out languages."""
     args = task.data_args
     rows, skipped, notes = read_rows(args)
     total = len(rows) + len(skipped)
@@ -65,7 +65,7 @@ def choose_languages(
             it may lack those of a recipe file, which serves several data sets.
 
     Raises:
-        DataError: texts of fewer than two languages are left.
+        DataError: the remaining texts are in fewer than two languages.
         RecipeError: the data lacks a language that the recipe names.
     """
     present = set(rows["label"])
@@ -80,7 +80,7 @@ def choose_languages(
     held_out, rows = (rows[chosen].reset_index(drop=True) for chosen in (out, ~out))
     if rows["label"].nunique() < 2:
         raise DataError(
-            f"{args.dataset}: texts of {sorted(set(rows['label'])) or 'no language'} are left; at least two "
+            f"{args.dataset}: the remaining texts are in {sorted(set(rows['label'])) or 'no language'}; at least two "
             "languages are needed."
         )
     return rows, held_out
@@ -123,23 +123,23 @@ def label_names(task: Task, rows: pd.DataFrame, notes: list[str]) -> list[str]:
         notes.append(f"Languages with fewer than 10 training texts, too few to learn or to evaluate: {examples}.")
         logger.warning(notes[-1])
     if len(counts) < 2:
-        raise DataError(f"{task.data_args.dataset}: training texts of fewer than two languages.")
+        raise DataError(f"{task.data_args.dataset}: has training texts in fewer than two languages.")
     known = checkpoint_config(path).id2label if path else {}
     return class_order(sorted(counts.index), [known[index] for index in sorted(known)], training=True)
 
 
 def known_languages(path: str, present: set[str]) -> list[str]:
-    """The checkpoint's languages in its order; raises DataError where the data has others."""
+    """The checkpoint's languages in its order; raises `DataError` if the data has others."""
     config = checkpoint_config(path)
     known = [config.id2label[index] for index in range(config.num_labels)]
     if present - set(known):
         raise DataError(
-            f"{path} does not know {sorted(present - set(known))}: it cannot be "
-            "scored on them. Name them as --held_out_languages, or choose others by --languages."
+            f"{path} does not know {sorted(present - set(known))}, so it cannot be scored on them. Name them as "
+            "--held_out_languages, or name the languages to score with --languages."
         )
     return known
 
 
 def checkpoint_config(path: str, **overrides: object) -> PreTrainedConfig:
-    """The configuration of a checkpoint, with fields of the recipe; raises `RecipeError` where it cannot be read."""
+    """The configuration of a checkpoint, with fields of the recipe; raises `RecipeError` if it cannot be read."""
     return read(AutoConfig.from_pretrained, path, **overrides)

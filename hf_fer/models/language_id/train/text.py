@@ -103,7 +103,7 @@ def _standard_columns(table: pd.DataFrame, where: str, split: str | None, form: 
     for role in {"label", "source"} & set(rows):
         rows[role] = clean_names(rows[role]).fillna("")
     rows["path"] = [f"{where} row {number}" for number in range(1, len(rows) + 1)]
-    if "source" in rows:  # rows without a source are not all of the same one
+    if "source" in rows:  # each row without a source is a source of its own
         rows["source"] = rows["source"].where(rows["source"] != "", rows["path"])
     if split is not None and "split" not in rows:
         rows["split"] = split
@@ -170,7 +170,7 @@ def _drop_unlabelled(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, s
 
 
 def canonical_labels(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `label` as `canonical_code` writes it; raises DataError with the first row it cannot read."""
+    """The rows with canonical codes as `label`; raises `DataError` that names the first row with an unknown label."""
     codes = {}
     for label, path in zip(rows["label"], rows["path"], strict=True):
         if label not in codes:

@@ -18,7 +18,7 @@ NO_SOURCE_NOTE = (
 SHINGLE = 5
 SHINGLED_CHARACTERS = 20_000
 PERMUTATIONS = 64
-SHOWN_FROM = 5000  # texts, which take about two seconds
+SHOWN_FROM = 5000  # texts; comparing so many takes about two seconds
 
 
 def assign_splits(

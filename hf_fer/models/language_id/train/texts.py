@@ -23,7 +23,7 @@ def cut_text(text: str, length: int, rng: random.Random) -> str:
     Args:
         text: Normalised text, whose only white space is the space.
         length: Wanted number of characters; a text that is not longer is returned whole.
-        rng: Draws the place.
+        rng: Generator that draws the place.
     """
     if length >= len(text):
         return text
@@ -135,7 +135,7 @@ def evaluation_windows(
 
 
 class TextCollator:
-    """Pads token sequences to the longest of the batch, a multiple of `pad_to`."""
+    """Pads token sequences to the longest of the batch, rounded up to a multiple of `pad_to`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to: int | None = None):
         self.tokenizer = tokenizer

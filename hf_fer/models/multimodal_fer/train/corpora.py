@@ -1,8 +1,8 @@
 """Corpora of emotional speech, read from their own folders and file names.
 
 Labels become the names that RAVDESS uses, so that one model can be trained and scored on several corpora; classes
-that RAVDESS lacks keep a name of their own. A speaker's group begins with the corpus, because `03` is somebody else
-in each of them.
+that RAVDESS lacks keep a name of their own. A speaker's group begins with the corpus, because `03` is a different
+person in each corpus.
 """
 
 import re
@@ -26,15 +26,15 @@ LEVELS_OF_CREMA_D = {"LO": "low", "MD": "medium", "HI": "high"}
 @dataclass(frozen=True)
 class Corpus:
     """
-    A corpus whose file names say what is in them.
+    A corpus whose file names give speaker and emotion.
 
     Args:
-        name: Its groups begin with it.
-        source: The publication that describes it.
+        name: Name of the corpus, with which its groups begin.
+        source: Publication that describes the corpus.
         name_pattern: Pattern of `<folder>/<file name without ending>`. The groups `speaker` and `emotion` are needed;
             other groups become columns.
-        emotions: Code in the name -> label.
-        more: Further columns, from the named groups of the pattern.
+        emotions: Code of an emotion in the file name -> label.
+        more: Function that makes further columns of the pattern's named groups.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Corpus:
     more: Callable[[dict[str, str]], dict[str, Any]] = field(default=lambda parts: {})
 
     def parse(self, file: Path) -> dict[str, str] | None:
-        """The parts of a file's name, or `None` where it is not of this corpus."""
+        """The named groups of a file's name, or `None` if the file is not of this corpus."""
         match = self.name_pattern.fullmatch(f"{file.parent.name}/{file.stem}")
         return match and match.groupdict()
 
 
 def _names(pattern: str) -> re.Pattern[str]:
-    """A pattern of a file's own name, in whatever folder it lies."""
+    """A pattern that matches a file name in any folder."""
     return re.compile(rf"[^/]*/{pattern}")
 
 
@@ -89,11 +89,11 @@ BY_NAME = (
             **{name: name for name in ("angry", "disgust", "happy", "neutral", "sad")},
             **{"fear": "fearful", "ps": "surprised", "surprise": "surprised"},
         },
-        # One of its files begins with OA.
+        # The name of one file begins with OA instead of OAF.
         lambda parts: {"speaker": "YAF" if parts["speaker"] == "YAF" else "OAF", "sex": "female"},
     ),
 )
-"""Corpora whose file names say everything."""
+"""Corpora whose file names give speaker and emotion."""
 
 MELD = {
     **{"anger": "angry", "disgust": "disgust", "fear": "fearful", "joy": "happy", "neutral": "neutral"},
@@ -111,9 +111,9 @@ class Found:
     The clips of a corpus.
 
     Args:
-        rows: `clip`, `audio` and `video` (paths, or `None`), `label`, `group`, `corpus` and what else is known, one
-            row per clip.
-        skipped: Files whose names are not of the corpus, and clips without an agreed label, with the reason.
+        rows: One row per clip, with `clip`, `audio` and `video` (paths, or `None`), `label`, `group`, `corpus` and
+            the corpus's further columns.
+        skipped: `path` and `reason` of files with another name, and of clips without a file or an agreed label.
     """
 
     rows: pd.DataFrame
@@ -122,14 +122,14 @@ class Found:
 
 def read_corpus(root: Path, form: TableFormat | None = None) -> Found | None:
     """
-    The clips of a folder that has the layout of a known corpus, at any depth; `None` where it has that of none.
+    The clips of a folder that has the layout of a known corpus, at any depth; `None` if it matches no corpus.
 
     Args:
-        root: The folder.
-        form: How a corpus's tables are written.
+        root: Folder to read.
+        form: Encoding and delimiter of the corpus's tables.
 
     Raises:
-        DataError: a table of the corpus names clips that are not there.
+        DataError: none of the clips that the corpus's tables name exists, or a table names an unknown emotion.
     """
     if tables := {split: file for file in sorted(root.rglob("*.csv")) if (split := SENTENCES_OF_MELD.get(file.stem))}:
         return read_meld(root, tables, form)
@@ -142,13 +142,13 @@ def read_corpus(root: Path, form: TableFormat | None = None) -> Found | None:
 
 
 def read_by_name(corpus: Corpus, files: list[Path]) -> Found:
-    """The clips whose names are of a corpus; sound and pictures of one name, in whatever folders, are one clip."""
+    """The clips whose names fit a corpus; a sound file and a video of one name, in any folders, are one clip."""
     clips: dict[str, dict[str, Any]] = {}
     skipped = []
     for file in files:
         parts = corpus.parse(file)
         if parts is None or parts["emotion"] not in corpus.emotions:
-            skipped.append({"path": str(file), "reason": f"the file name is not one of {corpus.name}'s"})
+            skipped.append({"path": str(file), "reason": f"the file name does not fit {corpus.name}"})
             continue
         parts |= corpus.more(parts)
         label, speaker = corpus.emotions[parts.pop("emotion")], parts.pop("speaker")
@@ -160,14 +160,17 @@ def read_by_name(corpus: Corpus, files: list[Path]) -> Found:
 
 def read_meld(root: Path, tables: dict[str, Path], form: TableFormat | None = None) -> Found:
     """
-    MELD (Poria et al. 2019, https://doi.org/10.18653/v1/P19-1050): utterances of a series, by its own splits.
+    MELD (Poria et al. 2019, https://doi.org/10.18653/v1/P19-1050): utterances of a TV series, with its own splits.
 
-    Its speakers are on all sides of these splits, so that they can only be used by the name of a leaky protocol.
+    Its speakers occur in all of these splits, which therefore need a leaky protocol.
 
     Args:
-        root: Folder of the clips `dia<n>_utt<m>.mp4`, one folder below it per split.
-        tables: Its `*_sent_emo.csv`, by split.
-        form: How these are written.
+        root: Folder with one folder of clips `dia<n>_utt<m>.mp4` per split.
+        tables: Split -> path of its `*_sent_emo.csv`.
+        form: Encoding and delimiter of the tables.
+
+    Raises:
+        DataError: no clip of the tables exists, or a table names an unknown emotion.
     """
     rows, skipped = [], []
     for split, table in tables.items():
@@ -178,9 +181,9 @@ def read_meld(root: Path, tables: dict[str, Path], form: TableFormat | None = No
                 person = _whose("meld", speaker)
                 rows.append({"clip": clip, "video": clips[clip], "label": label, **person, "split": split})
             else:
-                skipped.append({"path": f"{table}: {clip}", "reason": f"there is no clip {clip}.mp4 of {folder}"})
+                skipped.append({"path": f"{table}: {clip}", "reason": f"there is no {clip}.mp4 in {folder}"})
     if not rows:
-        raise DataError(f"{root}: has MELD's tables, and none of their clips (dia0_utt0.mp4 in a folder per split).")
+        raise DataError(f"{root}: has MELD's tables, but none of their clips (dia0_utt0.mp4 in a folder per split).")
     return Found(_table(rows), skipped)
 
 
@@ -199,12 +202,15 @@ def read_iemocap(root: Path, evaluations: list[Path]) -> Found:
     """
     IEMOCAP (Busso et al. 2008, https://doi.org/10.1007/s10579-008-9076-6): the sound of each utterance.
 
-    Its video is of whole dialogues, with both speakers, and is not used. Utterances whose judges did not agree (`xxx`)
+    Its videos show whole dialogues with both speakers, and are not used. Utterances whose judges did not agree (`xxx`)
     or named another emotion (`oth`) are left out.
 
     Args:
-        root: Folder of `Session1` ... `Session5`.
-        evaluations: Their `dialog/EmoEvaluation/*.txt`.
+        root: Folder that contains `Session1` ... `Session5`.
+        evaluations: Paths of the sessions' `dialog/EmoEvaluation/*.txt`.
+
+    Raises:
+        DataError: no utterance of the evaluations can be used.
     """
     sounds = {file.stem: str(file) for file in root.rglob("sentences/wav/*/*") if not file.name.startswith(".")}
     rows, skipped = [], []
@@ -219,7 +225,7 @@ def read_iemocap(root: Path, evaluations: list[Path]) -> Found:
             person = _whose("iemocap", speaker) | {"sex": "female" if speaker[-1] == "F" else "male"}
             rows.append({"clip": clip, "audio": sounds[clip], "label": label, **person})
     if not rows:
-        raise DataError(f"{root}: has IEMOCAP's evaluations, and none of their files in sentences/wav.")
+        raise DataError(f"{root}: has IEMOCAP's evaluations, but none of their files in sentences/wav.")
     return Found(_table(rows), skipped)
 
 
@@ -228,7 +234,7 @@ def _whose(corpus: str, speaker: str) -> dict[str, str]:
 
 
 def _table(rows: Any) -> pd.DataFrame:
-    """The rows with both columns of files; where no file of sound is there, the video's own is taken later."""
+    """The rows with both columns of paths; a clip without a sound file later gets the sound of its video."""
     table = pd.DataFrame(list(rows))
     for kind in ("audio", "video"):
         table[kind] = optional_column(table.get(kind, pd.Series(index=table.index, dtype=object)), table.index)

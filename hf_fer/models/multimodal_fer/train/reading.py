@@ -1,4 +1,4 @@
-"""Reading of clips and their splits: RAVDESS, other corpora, tables, folders of classes and Hub data sets."""
+"""Reads clips and their splits from RAVDESS, other corpora, tables, folders of classes and Hub data sets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Source:
         protocol: Name of the protocol, with the fold if it has folds.
         skipped: Files that were left out.
         notes: Sentences for the report.
-        absent: Why a split is missing, by the split's name.
+        absent: Name of a missing split -> the reason.
         factors: Columns by which scores are broken down.
     """
 
@@ -50,7 +50,7 @@ class Source:
 
 
 def read_source(task: Task) -> Source:
-    """The clips of the recipe's `dataset` and `more_datasets` with their splits, and with classes of `label_map`."""
+    """The clips of the recipe's `dataset` and `more_datasets`, with their splits and the classes of `label_map`."""
     args = task.data_args
     more = args.more_datasets or []
     parts = [read_dataset(task, name, alone=not more) for name in (args.dataset, *more)]
@@ -60,12 +60,13 @@ def read_source(task: Task) -> Source:
 
 def read_dataset(task: Task, name: str, alone: bool = True) -> Source:
     """
-    One data set.
+    Read one data set.
 
     Args:
-        task: Its recipe names the protocol, by which each data set is split by itself.
-        name: Of a table, a folder, or a data set of the Hub; or `demo`.
-        alone: Whether it is the only one; beside others, a corpus of one or two speakers may be for training only.
+        task: Task whose recipe names the protocol; each data set is split separately.
+        name: Path of a table or a folder, name of a data set on the Hub, or `demo`.
+        alone: Whether the recipe has no other data set. With others, a corpus of one or two speakers is used for
+            training only.
     """
     args, path = task.data_args, Path(name)
     form = TableFormat(args.encoding, args.delimiter)
@@ -87,7 +88,7 @@ def from_manifest(task: Task, rows: pd.DataFrame, name: str) -> Source:
     """Clips of a table, split by one of `manifest.PROTOCOLS`."""
     args = task.data_args
     wanted = [kind for kind in args.modalities if kind == "audio" or not args.visual_features]
-    # A recipe for RAVDESS may have other data beside it; RAVDESS's protocols are about its own actors.
+    # A recipe for RAVDESS may name more data sets; the protocols of RAVDESS select its own actors.
     own = set(ravdess.PROTOCOLS) - set(manifest.PROTOCOLS)
     protocol = manifest.PROTOCOLS[0] if args.protocol in own else args.protocol
     found = split_by_protocol(task, with_wanted_modalities(rows, wanted, name), protocol)
@@ -96,7 +97,7 @@ def from_manifest(task: Task, rows: pd.DataFrame, name: str) -> Source:
 
 
 def from_corpus(task: Task, rows: pd.DataFrame, skipped: list[dict[str, str]], name: str, alone: bool) -> Source:
-    """Clips of a corpus of `corpora`, split as a table's; its classes are in the order of RAVDESS."""
+    """Clips of a corpus of `corpora`, split like those of a table, with classes in the order of RAVDESS."""
     if not alone and rows["group"].nunique() < FEWEST_SPEAKERS and "split" not in rows:
         note = f"{name} has {rows['group'].nunique()} speakers, too few to hold some out: all are in training."
         source = Source(rows.assign(split="train"), [], "manifest", notes=warned(note))
@@ -114,7 +115,7 @@ def from_ravdess(task: Task, name: str) -> Source:
         path, notes = make_demo_ravdess(cache_dir("demo", "multimodal_fer")), [DEMO_NOTICE]
     protocol = args.protocol or ravdess.PROTOCOLS[0]
     files, skipped = ravdess.scan(path, args.channel)
-    # With visual features, a clip may have only a file of its sound.
+    # With visual features, a clip may consist of a sound file alone.
     rows, pairing = ravdess.performances(files, list(MODALITIES) if args.visual_features else args.modalities)
     if args.more_datasets and protocol in manifest.PROTOCOLS:
         found = split_by_protocol(task, rows)
@@ -133,10 +134,10 @@ def from_ravdess(task: Task, name: str) -> Source:
 
 def joined(parts: list[Source], names: Iterable[str]) -> Source:
     """
-    Several data sets as one, each with the splits that it has; a column `corpus` says which a clip is of.
+    Join several data sets, each with its own splits; the column `corpus` names the data set of each clip.
 
     Raises:
-        DataError: a group of one is on another side in another, or some have groups and others have none.
+        DataError: a group is in different splits of two data sets, or only some of the data sets have groups.
     """
     tables = [
         part.rows if "corpus" in part.rows else part.rows.assign(corpus=corpus_name(name))
@@ -159,12 +160,12 @@ def joined(parts: list[Source], names: Iterable[str]) -> Source:
 
 
 def corpus_name(dataset: str) -> str:
-    """What a data set without a name of its own is called in the column `corpus`."""
+    """Entry of the column `corpus` for a data set that lacks the column."""
     return "ravdess" if ravdess.is_ravdess(Path(dataset)) else Path(dataset).stem
 
 
 def in_usual_order(labels: Iterable[str]) -> list[str]:
-    """Class names in the order of RAVDESS, the others after them."""
+    """Class names in the order of RAVDESS, followed by those that RAVDESS lacks."""
     present = set(labels)
     usual = [name for name in ravdess.EMOTIONS if name in present]
     return [*usual, *sorted(present - set(usual))]
@@ -172,14 +173,15 @@ def in_usual_order(labels: Iterable[str]) -> list[str]:
 
 def relabelled(source: Source, label_map: dict[str, str | None]) -> Source:
     """
-    The clips with the classes of `label_map`; those that become `None` are left out, and a note counts them.
+    The clips with the classes of `label_map`; clips whose class becomes `None` are left out, and a note counts them.
 
     Raises:
-        DataError: it names a class that no clip has, or leaves out all.
+        DataError: `label_map` names a class that no clip has, or leaves out all clips.
     """
     known = set(source.rows["label"])
     if unknown := sorted(label_map.keys() - known):
-        raise DataError(f"label_map: no clip is of {', '.join(unknown)}; the classes are {', '.join(sorted(known))}.")
+        classes = ", ".join(sorted(known))
+        raise DataError(f"label_map: no clip has the class {', '.join(unknown)}; the classes are {classes}.")
     labels = source.rows["label"].map(lambda name: label_map.get(name, name))
     rows = source.rows.assign(label=labels)[labels.notna()].reset_index(drop=True)
     if rows.empty:
@@ -199,7 +201,7 @@ def known_rows(rows: pd.DataFrame, labels: list[str], known: list[str]) -> tuple
     The clips of classes that a checkpoint knows, those classes, and a note on the others.
 
     Raises:
-        DataError: it knows none.
+        DataError: the checkpoint knows none of the classes.
     """
     shared, lost = [name for name in labels if name in known], [name for name in labels if name not in known]
     if not shared:
@@ -209,6 +211,6 @@ def known_rows(rows: pd.DataFrame, labels: list[str], known: list[str]) -> tuple
     kept = rows["label"].isin(shared)
     note = (
         f"{int((~kept).sum())} clips of classes that the checkpoint does not know are left out ({', '.join(lost)}). "
-        "Its other classes stay possible answers, and count as wrong."
+        "Its other classes remain possible predictions, and count as wrong."
     )
     return rows[kept].reset_index(drop=True), shared, warned(note)
