@@ -68,10 +68,10 @@ MUTATIONS = [
     ),
     Mutation(
         "one example too many is left out without a stop",
-        "hf_fer/data/loading.py",
+        "hf_fer/data/skipped.py",
         "if len(skipped) <= max_fraction * total:",
         "if len(skipped) <= max_fraction * total + 1:",
-        "tests/data/test_loading.py tests/data/test_manifest.py",
+        "tests/data/test_skipped.py",
     ),
     Mutation(
         "a manifest's labels in reverse order",
