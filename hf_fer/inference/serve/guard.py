@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import logging
 import secrets
 import time
@@ -27,6 +28,8 @@ CHARACTER_BYTES = 12
 """Most bytes of a character: a surrogate pair in JSON's escapes."""
 LINGER_SECONDS = 1.0
 """How long the remaining body of a refused request is read and discarded, so that the client reads the answer."""
+LINGER_BYTES = 2**26
+"""How much of it is read at most."""
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -185,13 +188,18 @@ class Exchange:
         return self.is_whole or (length == "0" and not chunks)
 
     async def _linger(self) -> None:
-        """Read and discard the rest of the body for `LINGER_SECONDS`."""
-        try:
+        """
+        Read and discard the rest of the body, so that the client gets the answer before the connection is closed.
+
+        After `LINGER_BYTES` the body is not read any more, and after `LINGER_SECONDS` the connection may be closed.
+        """
+        discarded = 0
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while (message := await self._receive())["type"] == "http.request" and message.get("more_body"):
-                    pass
-        except TimeoutError:
-            pass
+                    discarded += len(message.get("body", b""))
+                    if discarded > LINGER_BYTES:
+                        await asyncio.sleep(LINGER_SECONDS)
 
     async def refuse(self, error: HTTPException) -> None:
         """Answer with an error, unless an answer has already started."""
