@@ -48,7 +48,8 @@ def evaluate(
             look=look,
         )
         report = task.score(evaluation)
-        report.figures |= {"loss": prediction.metrics[f"{split}_loss"], "samples": len(splits[split])}
+        report.figures["loss"] = prediction.metrics[f"{split}_loss"]
+        report.figures.setdefault("samples", len(splits[split]))
         reports[split] = report
     return reports
 

@@ -77,7 +77,7 @@ def score_split(task: Task, evaluation: Evaluation) -> LanguageReport:
     found = report_of_texts(evaluation.split, scored, labels, fitted)
     settings = config.language_id
     found.figures = with_extra(found.figures, task.training_args, scored.predicted, scored.labels)
-    found.figures |= length_figures(scored)
+    found.figures |= length_figures(scored) | {"samples": len(scored.labels)}  # texts, not windows
     found.figures["calibration"] = calibration.calibration_report(
         scored.log_probs, scored.labels, settings["temperature"]
     )
