@@ -73,7 +73,8 @@ def _read_source(source: str, predictor: type[Predictor], form: TableFormat | No
 def _folder(folder: Path, predictor: type[Predictor]) -> list[Input]:
     files = [file for file in visible_files(folder) if file.suffix.lower() in predictor.endings]
     if not files:
-        raise DataError(f"{folder}: has no files of {predictor.pipeline_task}, whose endings are {predictor.endings}.")
+        endings = ", ".join(predictor.endings)
+        raise DataError(f"{folder}: has no file for {predictor.pipeline_task}. Endings that are read: {endings}.")
     return [_file(file, predictor) for file in files]
 
 

@@ -232,16 +232,20 @@ def predict_shards(
 def summarise(shards: Shards, model: FoundModel) -> dict[str, Any]:
     """Summarise the rows of all shards; see `predict_to_file`."""
     errors: Counter[str] = Counter()
-    count, said, scored = 0, [], []
+    count, unanswered, said, scored = 0, 0, [], []
     for row in shards.rows():
         count += 1
         if row["error"] is not None:
             errors[row["error"]] += 1
+            unanswered += row.get("target") is not None
         elif row.get("target") is not None:
             said.append(row["target"])
             scored.append({name: row.get(name) for name in ("label", "text")})
-    metrics = {"metrics": model.predictor.score(said, scored, model.labels)} if said else {}
-    return {"inputs": count, "errors": dict(errors), **metrics}
+    if not said:
+        return {"inputs": count, "errors": dict(errors)}
+    metrics = model.predictor.score(said, scored, model.labels)
+    metrics["not_scored"] += unanswered
+    return {"inputs": count, "errors": dict(errors), "metrics": metrics}
 
 
 def print_summary(summary: dict[str, Any], output: str) -> None:

@@ -51,14 +51,17 @@ class Shards:
             The lock, which keeps other processes out until it is released or its process ends.
 
         Raises:
-            RecipeError: the shards are of another model, other inputs or other settings, or another process uses them.
+            RecipeError: the shards are of another model, other inputs or other settings, another process uses them, or
+                the folder cannot be written to.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RecipeError(f"another process is writing {self.output}; wait for it to end.") from error
+        except OSError as error:
+            raise RecipeError(f"{self.output} cannot be written ({error.strerror}); give another --output.") from error
         known = self.folder / "run.json"
         if known.exists() and json.loads(known.read_text(encoding="utf-8")) != fingerprint:
             if not overwrite:
@@ -159,7 +162,7 @@ def check_output(
 ) -> None:
     """Raises `RecipeError` where the answers cannot be written in the format of the output's ending."""
     ending = Path(output).suffix.lower()
-    check_choice("the ending of --output", ending, ENDINGS)
+    check_choice("ending of --output", ending, ENDINGS)
     if ending not in (*SUBTITLES, *PLOTS):
         return
     if ending in SUBTITLES and not predictor.in_seconds:

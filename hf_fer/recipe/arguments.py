@@ -262,7 +262,7 @@ def check_choice(what: str, value: str, valid: Iterable[str]) -> None:
     """
     valid = sorted(valid)
     if value not in valid:
-        raise RecipeError(f"Unknown {what} {value!r}{nearest(value, valid)} Valid: {', '.join(valid)}.")
+        raise RecipeError(f"Unknown {what} {value!r}{nearest(value, valid) or '.'} Valid: {', '.join(valid)}.")
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hf_fer
 from hf_fer import cli
+from hf_fer.data.loading import DataError
 from hf_fer.inference.command import main, read_options
 from hf_fer.inference.jobs import Settings, predict_to_file
 from hf_fer.recipe.arguments import RecipeError
@@ -193,6 +194,30 @@ def test_a_class_that_the_model_does_not_have_is_counted(systems, tmp_path):
     pd.DataFrame({"image": [str(system.files[0])], "label": ["other"]}).to_csv(tmp_path / "t.csv", index=False)
     summary = predict_to_file(Settings(str(system.model), [str(tmp_path / "t.csv")], str(tmp_path / "out.csv")))
     assert summary["metrics"] == {"scored": 0, "not_scored": 1}
+
+
+def test_a_labelled_input_without_an_answer_is_counted(systems, tmp_path):
+    system = systems["csr"]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    label = next(iter(hf_fer.predict(system.model, str(system.files[0]))))["label"]
+    table = pd.DataFrame({"image": [str(system.files[0]), "bad.png"], "label": [label, label]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    summary = predict_to_file(Settings(str(system.model), [str(tmp_path / "t.csv")], str(tmp_path / "out.csv")))
+    assert (summary["metrics"]["scored"], summary["metrics"]["not_scored"]) == (1, 1)
+
+
+def test_a_folder_without_a_file_to_read_is_said(systems, tmp_path):
+    (tmp_path / "notes.xyz").touch()
+    with pytest.raises(DataError, match=r"has no file for .*Endings that are read: \.\w+, \.\w+"):
+        predict_to_file(Settings(str(systems["csr"].model), [str(tmp_path)], str(tmp_path / "out.csv")))
+
+
+@pytest.mark.parametrize("place", ["/proc/out.csv", "file/out.csv"])
+def test_a_place_that_cannot_be_written_is_said(systems, tmp_path, place):
+    system = systems["csr"]
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"out\.csv cannot be written .*give another --output"):
+        predict_to_file(Settings(str(system.model), [str(system.files[0])], str(tmp_path / place)))
 
 
 def test_what_exists_is_refused_unless_it_may_be_replaced(systems, tmp_path):
