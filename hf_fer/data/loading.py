@@ -418,7 +418,7 @@ def group_column(values: pd.Series, source: str) -> pd.Series | None:
         return None
     if lacking.any():
         raise DataError(
-            f"{source}: row {int(lacking.to_numpy().argmax()) + 1} has no {values.name}, though others have "
+            f"{source}: row {int(lacking.idxmax()) + 1} has no {values.name}, though others have "
             f"({int(lacking.sum())} such rows): fill it in for all, or leave the column out."
         )
     return values.astype(str)

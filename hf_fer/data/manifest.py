@@ -153,25 +153,52 @@ def with_soundtracks(rows: pd.DataFrame) -> pd.DataFrame:
 
 def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """
-    Check the columns and values of a manifest.
+    Check the columns and values of a manifest; rows without label or file are kept for `complete_rows`.
 
     Raises:
-        DataError: a column is missing, or a row has no label, neither video nor audio, or an unknown split; the
+        DataError: a column is missing, no row has a label and a file, or a row has no group or an unknown split; the
             message names the row.
     """
     rows = usual_columns(rows, source)
     rows = rows.reindex(columns=[*rows, *({"video", "audio"} - set(rows))])
     rows["label"] = clean_names(rows["label"])
-    for column, bad in (("label", rows["label"].isna()), ("audio", rows["video"].isna() & rows["audio"].isna())):
-        if bad.any():
-            what = "has no label" if column == "label" else "has neither video nor audio"
-            raise DataError(f"{source}: row {int(bad.argmax()) + 1} {what} ({int(bad.sum())} such rows).")
+    reasons = lacking(rows)
+    if reasons.notna().all():
+        raise DataError(f"{source}: row 1 {reasons.iloc[0]}, and no row has both a label and a file.")
     if "split" in rows:
         rows["split"] = normalize_splits(rows["split"], source)
     if "group" in rows:
-        groups = group_column(rows["group"], source)
+        groups = group_column(rows["group"][reasons.isna()], source)
         rows = rows.drop(columns="group") if groups is None else rows.assign(group=groups)
     return rows
+
+
+def lacking(rows: pd.DataFrame) -> pd.Series:
+    """What each row lacks to be an example, as the end of a sentence; `None` where it lacks nothing."""
+    no_file = rows["video"].isna() & rows["audio"].isna()
+    found = pd.Series([None] * len(rows), index=rows.index, dtype=object)
+    return found.mask(no_file, "has neither video nor audio").mask(rows["label"].isna(), "has no label")
+
+
+def complete_rows(rows: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """
+    Leave out the rows that lack a label or a file.
+
+    Args:
+        rows: From `read_manifest`, `read_class_folder` or `read_hub_dataset`.
+        source: Name of the table.
+
+    Returns:
+        The other rows, and `{"path", "reason"}` of those left out, with the row's number for its path.
+    """
+    reasons = lacking(rows)
+    bad = reasons.notna()
+    skipped = [
+        {"path": f"{source} row {number}", "reason": reason}
+        for number, reason in enumerate(reasons, 1)
+        if reason is not None
+    ]
+    return rows[~bad].reset_index(drop=True), skipped
 
 
 def assign_protocol(

@@ -1,6 +1,7 @@
 """`python -m hf_fer.data.check` counts examples and lists names that look alike."""
 
 import pandas as pd
+from media import talking_clip
 
 from hf_fer.data.check import main, print_findings
 
@@ -25,3 +26,12 @@ def test_labels_and_groups_that_look_alike_are_listed(capsys):
 def test_an_unknown_system_is_one_line(capsys, tmp_path):
     assert main([str(tmp_path), "--task", "csrr"]) == 2
     assert "hf_fer: error: Unknown task 'csrr'; did you mean 'csr'?" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_split_is_looked_at_all_the_same(tmp_path, capsys):
+    talking_clip(tmp_path / "a.mp4")
+    (tmp_path / "t.csv").write_text("video,label\na.mp4,happy\n,sad\n")
+    assert main([str(tmp_path / "t.csv")]) == 1
+    page = capsys.readouterr().out
+    for expected in ("1 examples in 1 files", "by label: happy 1", "too few to split", "row 2: has neither"):
+        assert expected in page

@@ -41,15 +41,28 @@ def test_what_is_missing_is_none(tmp_path):
     [
         ({"audio": ["a"]}, "has no label column"),
         ({"label": ["x"], "paht": ["a"]}, "has no video or audio column"),
-        ({"label": ["x", None], "audio": ["a", "b"]}, "row 2 has no label"),
+        ({"label": [None, None], "audio": ["a", "b"]}, "row 1 has no label, and no row has"),
         ({"label": ["x", "y"], "audio": ["a", "b"], "group": ["p", None]}, "row 2 has no group"),
-        ({"label": ["x", "y"], "audio": ["a", None]}, "row 2 has neither"),
+        ({"label": ["x"], "audio": [None]}, "row 1 has neither"),
+        ({"label": ["x", None, "y"], "audio": ["a", "b", "c"], "group": ["p", "p", None]}, "row 3 has no group"),
         ({"label": ["x"], "audio": ["a"], "split": ["tset"]}, "row 1 has split 'tset'"),
     ],
 )
 def test_bad_manifests_name_the_row(tmp_path, columns, message):
     with pytest.raises(DataError, match=message):
         manifest.read_manifest(write(tmp_path, **columns))
+
+
+def test_rows_without_label_or_file_are_left_out(tmp_path):
+    columns = {"label": ["x", " ", "y", None], "audio": ["a", "b", None, "d"], "group": ["p", None, None, "q"]}
+    path = write(tmp_path, **columns)
+    rows, skipped = manifest.complete_rows(manifest.read_manifest(path), str(path))
+    assert rows["label"].tolist() == ["x"]
+    assert skipped == [
+        {"path": f"{path} row 2", "reason": "has no label"},
+        {"path": f"{path} row 3", "reason": "has neither video nor audio"},
+        {"path": f"{path} row 4", "reason": "has no label"},
+    ]
 
 
 def test_usual_columns_are_found(tmp_path):

@@ -171,8 +171,12 @@ def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFra
     The column `must_have` has the modalities that a file's name or manifest row states.
     """
     if path.is_file():
-        rows, _ = manifest.assign_protocol(manifest.read_manifest(path, form), "manifest", seed=0)
-        return one_row_a_file(rows), []
+        rows, skipped = manifest.complete_rows(manifest.read_manifest(path, form), str(path))
+        try:
+            rows, _ = manifest.assign_protocol(rows, "manifest", seed=0)
+        except DataError as error:  # training would stop, but the files are worth a look all the same
+            skipped.append({"path": str(path), "reason": str(error).removeprefix(f"{path}: ")})
+        return one_row_a_file(rows), skipped
     if path.is_dir() and not ravdess.is_ravdess(path) and (corpus := read_corpus(path, form)) is not None:
         return one_row_a_file(corpus.rows), corpus.skipped
     try:

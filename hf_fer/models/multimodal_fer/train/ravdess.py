@@ -8,6 +8,7 @@ import pandas as pd
 
 from hf_fer.data.files import CLIP_SUFFIXES, visible_files
 from hf_fer.data.loading import DataError, fold_splits, optional_column, random_split, warned
+from hf_fer.data.tables import is_table
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -47,6 +48,8 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
         DataError: the folder does not exist or holds no recording.
     """
     root = Path(root)
+    if is_table(root):
+        raise DataError(f"{root}: file not found.")
     if not root.is_dir():
         raise DataError(
             f"{root}: folder not found. Download RAVDESS (zenodo record 1188976), unpack it, and give the folder "
@@ -61,7 +64,10 @@ def scan(root: str | Path, channel: str = "speech") -> tuple[pd.DataFrame, list[
         else:
             rows.append({"path": str(path), "suffix": path.suffix.lower(), **match.groupdict()})
     if not rows:
-        raise DataError(f"{root}: no RAVDESS recordings below it (names like Actor_01/01-01-05-01-01-01-01.mp4).")
+        raise DataError(
+            f"{root}: no RAVDESS recordings below it (names like Actor_01/01-01-05-01-01-01-01.mp4), and no clips in "
+            "one subfolder per class. Give one of these, the folder of another corpus, or a table of clips."
+        )
     table = pd.DataFrame(rows)
     wanted = {"speech": ["01"], "song": ["02"], "both": ["01", "02"]}[channel]
     table = table[table["channel"].isin(wanted)]

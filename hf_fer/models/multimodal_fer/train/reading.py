@@ -91,9 +91,10 @@ def from_manifest(task: Task, rows: pd.DataFrame, name: str) -> Source:
     # A recipe for RAVDESS may name more data sets; the protocols of RAVDESS select its own actors.
     own = set(ravdess.PROTOCOLS) - set(manifest.PROTOCOLS)
     protocol = manifest.PROTOCOLS[0] if args.protocol in own else args.protocol
+    rows, skipped = manifest.complete_rows(rows, name)
     found = split_by_protocol(task, with_wanted_modalities(rows, wanted, name), protocol)
     labels = sorted(set(found.rows["label"]))
-    return Source(found.rows, labels, found.protocol, notes=found.notes, absent=found.absent)
+    return Source(found.rows, labels, found.protocol, skipped, found.notes, found.absent)
 
 
 def from_corpus(task: Task, rows: pd.DataFrame, skipped: list[dict[str, str]], name: str, alone: bool) -> Source:
@@ -103,7 +104,7 @@ def from_corpus(task: Task, rows: pd.DataFrame, skipped: list[dict[str, str]], n
         source = Source(rows.assign(split="train"), [], "manifest", notes=warned(note))
     else:
         source = from_manifest(task, rows, name)
-    source.labels, source.skipped = in_usual_order(rows["label"]), skipped
+    source.labels, source.skipped = in_usual_order(rows["label"]), [*source.skipped, *skipped]
     source.factors = tuple(column for column in CORPUS_FACTORS if source.rows.get(column, pd.Series()).nunique() > 1)
     return source
 
