@@ -79,6 +79,8 @@ def test_every_tab_answers_a_real_upload(browser, page_server, systems, tmp_path
     page.get_by_text("%").first.wait_for()
     page.get_by_text("Over time").first.wait_for()
     page.get_by_text("3.0 s").first.wait_for()
+    page.get_by_text("frame 6 of 6", exact=True).wait_for()
+    assert page.locator("[role=tabpanel]:visible figure img").count() == 6
     take_picture(page, "emotion")
 
     page.get_by_role("tab", name="Language", exact=True).click()

@@ -109,14 +109,16 @@ class EmotionService(FileService):
             hosted = host.model(model)
             clip = await hosted.read(file)
             options = {"top_k": top_k, **hosted.service.options(abstain)}
-            return await judge(hosted, clip, by_modality, sound_timeline, **options)
+            return (await judge(hosted, clip, by_modality, sound_timeline, **options))[0]
 
 
 async def judge(
     hosted: Hosted, clip: dict[str, Any], by_modality: bool, sound_timeline: bool, **options: Any
-) -> EmotionAnswer:
+) -> tuple[EmotionAnswer, Any]:
     """
     The emotion of a clip, its labels by sound and by pictures alone, and the labels of its sound over time.
+
+    Also returns the pipeline's answer to the whole clip, with what `options` ask for.
 
     Args:
         hosted: The model.
@@ -129,15 +131,18 @@ async def judge(
     }
     names = list(alone) if by_modality else []
     wanted = [hosted.ask(clip, **options)]
-    wanted += [hosted.ask(alone[name], **{**options, "abstain": None}) for name in names]
+    whole_only = {"abstain": None, "kept_patches": None}
+    wanted += [hosted.ask(alone[name], **{**options, **whole_only}) for name in names]
     if sound_timeline and "audio" in alone:
-        wanted.append(hosted.ask(alone["audio"], timeline=True, **options))
-    found, *parts = await asyncio.gather(*wanted)
+        wanted.append(hosted.ask(alone["audio"], timeline=True, **{**options, "kept_patches": None}))
+    whole, *parts = await asyncio.gather(*wanted)
+    found = whole["labels"] if isinstance(whole, dict) else whole
     labels = [one for one in found if one["label"] != ABSTAIN]
-    return EmotionAnswer(
+    answer = EmotionAnswer(
         model=hosted.name,
         labels=labels,
         abstained=len(labels) < len(found),
         modalities=dict(zip(names, parts[: len(names)], strict=True)) if by_modality else None,
         sound_timeline=parts[len(names)]["segments"] if len(parts) > len(names) else None,
     )
+    return answer, whole
