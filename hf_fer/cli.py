@@ -150,6 +150,9 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve a page for browsers at /.")] = True,
     max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Largest upload (104857600).")] = None,
     max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Longest recording (300).")] = None,
+    max_timeline_seconds: Annotated[
+        float | None, typer.Option("--max_timeline_seconds", help="Longest recording of a timeline (3600).")
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option("--max_pixels", help="Largest picture, in pixels (33554432).")
     ] = None,
@@ -160,7 +163,8 @@ def serve(
     """Serve models: typed routes under /v1, their documentation at /docs, health at /healthz and /readyz."""
     from hf_fer.inference.serve import command
 
-    limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
+    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_frames": max_frames}
+    limits |= {"max_seconds": max_seconds, "max_timeline_seconds": max_timeline_seconds}
     given = {"host": host, "port": port, "token": token, "page": page, "backend": backend}
     raise typer.Exit(command.main(models, **given, queue=queue, **limits))
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.utils import logging
@@ -12,14 +11,10 @@ from transformers.utils import logging
 from .decoding_multimodal_fer import UnusableMediaError, media_tracks
 from .face_multimodal_fer import NoFaceError
 from .patches_multimodal_fer import fade, frames_seen, patch_grids
-from .timeline_multimodal_fer import curve_of, segments_of, smoothed_path
+from .timeline_multimodal_fer import ABSTAIN, SWITCH_PENALTY, TIMELINE_SECONDS, TIMELINE_STRIDES, timeline_of
 from .windows_multimodal_fer import Window, clip_windows
 
 logger = logging.get_logger(__name__)
-
-ABSTAIN = "abstain"
-TIMELINE_SECONDS, TIMELINE_STRIDES, SWITCH_PENALTY = 2.0, 4, 1.0
-"""Defaults of a timeline: seconds per window, windows that cover each moment, and cost of a change of class (nats)."""
 
 
 class AudioVisualEmotionRecognitionPipeline(Pipeline):
@@ -193,22 +188,14 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     ) -> dict[str, Any]:
         """Segments and curve of windows with their logits `(1, C)`."""
         logits = torch.cat([logits.float() for _, logits in found]) / self.model.config.temperature
-        curve = curve_of([window for window, _ in found], logits.log_softmax(dim=-1).double().numpy())
-        path = smoothed_path(curve, settings["window_seconds"], settings.get("switch_penalty", SWITCH_PENALTY))
-        names = self.model.config.id2label
-        segments = []
-        for segment in segments_of(curve, path):
-            score, label = segment["score"], names[segment.pop("class")]
-            unsure = {"label": ABSTAIN, "score": 1 - score} if score < threshold else {"label": label}
-            segments.append({**segment, "label": label, **unsure})
-        cells = zip(curve.starts.tolist(), curve.ends.tolist(), np.exp(curve.log_probs).tolist(), strict=True)
-        return {
-            "segments": segments,
-            "curve": [
-                {"start": start, "end": end, "scores": {names[index]: score for index, score in enumerate(scores)}}
-                for start, end, scores in cells
-            ],
-        }
+        return timeline_of(
+            [window for window, _ in found],
+            logits.log_softmax(dim=-1).double().numpy(),
+            self.model.config.id2label,
+            window_seconds=settings["window_seconds"],
+            switch_penalty=settings.get("switch_penalty", SWITCH_PENALTY),
+            threshold=threshold,
+        )
 
     def _windows(self, inputs: Any, settings: dict[str, Any]) -> Iterator[tuple[Window, dict[str, Any]]]:
         """
