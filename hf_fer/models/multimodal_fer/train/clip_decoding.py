@@ -22,7 +22,7 @@ class ClipReader:
         sampling_rate: Rate of the sound, in Hz.
         num_frames: Number of frames, evenly spaced over a clip or window.
         limits: Limits of sound and frames of a clip or window.
-        max_frames: Limit of the whole video's number of frames.
+        max_frames: Most frames of a video.
     """
 
     modalities: tuple[str, ...]
@@ -38,9 +38,9 @@ class ClipReader:
             raise UnusableMediaError(path, f"has none of {', '.join(self.modalities)}")
         return found
 
-    def check_frames(self, path: str, frames: int) -> None:
-        """Raises `UnusableMediaError` if a video has too many frames."""
-        if frames > self.max_frames:
+    def check_frames(self, path: str, frames: int, seconds: float = 0.0) -> None:
+        """Raises `UnusableMediaError` if a video has too many frames; one longer than a clip may have more."""
+        if frames > self.max_frames * max(1.0, seconds / self.limits.max_seconds):
             raise UnusableMediaError(path, f"it has {frames} frames, over max_frames = {self.max_frames}")
 
 
@@ -86,6 +86,6 @@ class WindowDecoder(ClipReader):
         if timeline.stop > self.max_seconds:
             said = f"it lasts {timeline.stop:.0f} s, over max_timeline_seconds = {self.max_seconds:g}"
             raise UnusableMediaError(path, said)
-        self.check_frames(path, len(timeline.frames) if "video" in found else 0)
+        self.check_frames(path, len(timeline.frames) if "video" in found else 0, timeline.stop)
         for window, given in clip_windows(self, dict.fromkeys(found, path), self.length, self.stride):
             yield {**given, "window": np.array(window)}

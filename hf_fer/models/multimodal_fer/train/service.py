@@ -39,13 +39,12 @@ class EmotionService(FileService):
 
     def decoder(self) -> ClipDecoder:
         """A decoder with the lower of the server's and the processor's limits."""
-        return ClipDecoder(**self._media(), max_frames=self.limits.max_frames)
+        return ClipDecoder(**self._media())
 
     def window_decoder(self, length: float, stride: float) -> WindowDecoder:
         """A decoder of windows of `length` seconds that start `stride` seconds apart; see `decoder`."""
-        frames = round(self.limits.max_frames * self.limits.timeline_scale)
         longest = max(self.limits.max_seconds, self.limits.max_timeline_seconds)
-        return WindowDecoder(**self._media(), max_frames=frames, length=length, stride=stride, max_seconds=longest)
+        return WindowDecoder(**self._media(), length=length, stride=stride, max_seconds=longest)
 
     def _media(self) -> dict[str, Any]:
         """What the model reads of a clip, and its limits."""
@@ -54,6 +53,7 @@ class EmotionService(FileService):
             "modalities": ("audio",) if config.visual_feature_size else tuple(config.modalities),
             "sampling_rate": processor.sampling_rate,
             "num_frames": processor.num_frames,
+            "max_frames": self.limits.max_frames,
             "limits": MediaLimits(
                 min(self.limits.max_seconds, processor.max_seconds), min(self.limits.max_pixels, processor.max_pixels)
             ),
