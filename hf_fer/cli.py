@@ -175,7 +175,10 @@ def export(
     output: Annotated[str, typer.Option(help="Folder to make.")],
     form: Annotated[str, typer.Option("--format", help="onnx or torch_export.")],
     dtype: Annotated[str, typer.Option(help="Of the weights: fp32, fp16 or int8.")] = "fp32",
-    examples: Annotated[str | None, typer.Option(help="Table or folder to compare on; noise by default.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of the training, to compare on the model's own validation split.")
+    ] = None,
+    examples: Annotated[str | None, typer.Option(help="Table or folder to compare on instead; or else noise.")] = None,
     max_metric_drop: Annotated[float, typer.Option("--max_metric_drop", help="What a metric may lose.")] = 0.01,
     max_difference: Annotated[
         float | None, typer.Option("--max_difference", help="Of logits, as a share of the largest.")
@@ -190,6 +193,7 @@ def export(
         output=output,
         form=form,
         dtype=dtype,
+        recipe=recipe,
         examples=examples,
         max_metric_drop=max_metric_drop,
         max_difference=max_difference,
