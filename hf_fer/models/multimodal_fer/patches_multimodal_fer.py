@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-FADED = 0.25
-"""Brightness of patches that were not kept."""
+VISIBLE, VEIL = 0.25, 200
+"""How much is left of patches that were not kept, and the grey that covers the rest, which suits dark faces too."""
 
 
 def frames_seen(pixel_values: Tensor, image_processor: Any) -> np.ndarray:
@@ -48,18 +48,18 @@ def patch_grids(kept: Tensor, size: tuple[int, int], patch_size: int) -> np.ndar
 
 def fade(frame: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """
-    Darken the patches of a frame that were not kept.
+    Cover the patches of a frame that were not kept with a grey veil.
 
     Args:
         frame: `uint8` RGB `(height, width, 3)`.
-        kept: `bool (rows, columns)`; pixels beyond the last whole patch belong to no patch and are darkened.
+        kept: `bool (rows, columns)`; pixels beyond the last whole patch belong to no patch and are covered.
     """
     height, width = frame.shape[:2]
     side = height // kept.shape[0]
-    weights = np.full((height, width), FADED, np.float32)
+    weights = np.full((height, width, 1), VISIBLE, np.float32)
     mask = np.kron(kept, np.ones((side, side), bool))
     weights[: mask.shape[0], : mask.shape[1]][mask] = 1
-    return (frame * weights[..., None]).round().astype(np.uint8)
+    return (weights * frame + (1 - weights) * VEIL).round().astype(np.uint8)
 
 
 __all__ = ["fade", "frames_seen", "patch_grids"]

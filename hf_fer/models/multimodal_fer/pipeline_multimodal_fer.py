@@ -45,7 +45,7 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         kept_patches: Return `{"labels": [...], "frames": ..., "kept_patches": ...}` for clips that are classified
             whole: the frames as the model sees them, `uint8` RGB `(F, height, width, 3)`, and which of their patches
             the ROI compression kept, `bool (F, rows, columns)`; both are `None` without pictures.
-            `fade(frame, kept)` darkens the patches that were not kept.
+            `fade(frame, kept)` covers the patches that were not kept with a grey veil.
 
     Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
     the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi import HTTPException
 from inference.serve.conftest import LIMITS, running
@@ -12,6 +13,7 @@ from models.csr.test_csr_pipeline import CONCEPTS
 from transformers import pipeline
 
 from hf_fer.models.csr.train.box_canvas import drawn_boxes
+from hf_fer.models.multimodal_fer.train.page import drawn
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = "HF_FER_PAGE_PICTURES"
@@ -192,6 +194,14 @@ def test_a_finger_draws_a_box_and_does_not_scroll_the_page(browser, page_server,
     assert page.evaluate("window.scrollY") == before
     take_picture(page, "finger")
     context.close()
+
+
+def test_a_model_that_keeps_all_patches_is_said_to():
+    frames, kept = np.zeros((2, 16, 16, 3), np.uint8), np.ones((2, 2, 2), bool)
+    assert "keeps all of their patches" in drawn(frames, kept)
+    kept[0, 0, 0] = False
+    assert "clear patches, 3 of 4" in drawn(frames, kept)
+    assert drawn(None, None) == ""
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,11 @@ def test_a_grids_cell_is_where_the_patch_is_in_the_picture(classify):
     changed = (embed(marked) - embed(plain)).abs().sum(dim=-1)[0].nonzero().T
     grid = patch_grids(changed, (vision.image_size, vision.image_size), side)[0]
     assert np.argwhere(grid).tolist() == [[row, column]]
-    picture = np.full((vision.image_size, vision.image_size, 3), 200, np.uint8)
+    picture = np.full((vision.image_size, vision.image_size, 3), 100, np.uint8)
     faded = fade(picture, grid)
     bright = marked[0, 0].numpy() > 0
-    assert (faded[bright] == 200).all()
-    assert (faded[~bright] == 50).all()
+    assert (faded[bright] == 100).all()
+    assert (faded[~bright] == 175).all()
 
 
 def test_frames_are_those_that_the_image_processor_resized(classify):

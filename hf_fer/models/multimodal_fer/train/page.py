@@ -54,11 +54,13 @@ def add_tab(host: Host, limit: Any) -> None:
 
 
 def drawn(frames: np.ndarray | None, kept: np.ndarray | None) -> str:
-    """Some frames `(F, height, width, 3)` with their kept patches `(F, rows, columns)` bright, as HTML."""
+    """Some frames `(F, height, width, 3)` with all but their kept patches `(F, rows, columns)` covered, as HTML."""
     if frames is None:
         return ""
     count = len(frames)
     chosen = np.unique(np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)).tolist()
     pictures = [(Image.fromarray(fade(frames[i], kept[i])), f"frame {i + 1} of {count}") for i in chosen]
+    if kept.all():
+        return figures("The frames as the model sees them; it keeps all of their patches", pictures)
     share = f"{kept[0].sum()} of {kept[0].size}"
-    return figures(f"Where the model looks: of each frame it keeps the bright patches, {share}", pictures)
+    return figures(f"Where the model looks: of each frame it keeps the clear patches, {share}", pictures)
