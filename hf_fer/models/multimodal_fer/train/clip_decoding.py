@@ -12,6 +12,16 @@ from ..limits_multimodal_fer import MediaLimits, UnusableMediaError
 from ..windows_multimodal_fer import clip_windows
 
 
+class ClipLimits(MediaLimits):
+    """Limits of a clip, with a message that says how the server takes longer ones."""
+
+    def too_long(self, seconds: float) -> str | None:
+        return super().too_long(seconds) and (
+            f"it lasts {seconds:.0f} s or more, over max_seconds = {self.max_seconds:g}: cut it, or ask /v1/emotion "
+            "with timeline=true"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipReader:
     """
@@ -28,7 +38,7 @@ class ClipReader:
     modalities: tuple[str, ...]
     sampling_rate: int
     num_frames: int
-    limits: MediaLimits
+    limits: ClipLimits
     max_frames: int
 
     def tracks(self, path: str) -> list[str]:

@@ -9,9 +9,8 @@ from pydantic import BaseModel, Field
 from hf_fer.data.captions import srt, vtt
 from hf_fer.task.service import Arrays, FileService, Host, Hosted, Score, Segment
 
-from ..limits_multimodal_fer import MediaLimits
 from ..timeline_multimodal_fer import ABSTAIN
-from .clip_decoding import ClipDecoder, WindowDecoder
+from .clip_decoding import ClipDecoder, ClipLimits, WindowDecoder
 from .over_time import TimelineSettings, judge_over_time
 
 SUBTITLES = {"srt": (srt, "application/x-subrip"), "vtt": (vtt, "text/vtt")}
@@ -54,7 +53,7 @@ class EmotionService(FileService):
             "sampling_rate": processor.sampling_rate,
             "num_frames": processor.num_frames,
             "max_frames": self.limits.max_frames,
-            "limits": MediaLimits(
+            "limits": ClipLimits(
                 min(self.limits.max_seconds, processor.max_seconds), min(self.limits.max_pixels, processor.max_pixels)
             ),
         }
