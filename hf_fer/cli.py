@@ -150,6 +150,9 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve a page for browsers at /.")] = True,
     max_bytes: Annotated[int | None, typer.Option("--max_bytes", help="Largest upload (104857600).")] = None,
     max_seconds: Annotated[float | None, typer.Option("--max_seconds", help="Longest recording (300).")] = None,
+    max_timeline_seconds: Annotated[
+        float | None, typer.Option("--max_timeline_seconds", help="Longest recording of a timeline (3600).")
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option("--max_pixels", help="Largest picture, in pixels (33554432).")
     ] = None,
@@ -160,7 +163,8 @@ def serve(
     """Serve models: typed routes under /v1, their documentation at /docs, health at /healthz and /readyz."""
     from hf_fer.inference.serve import command
 
-    limits = {"max_bytes": max_bytes, "max_seconds": max_seconds, "max_pixels": max_pixels, "max_frames": max_frames}
+    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_frames": max_frames}
+    limits |= {"max_seconds": max_seconds, "max_timeline_seconds": max_timeline_seconds}
     given = {"host": host, "port": port, "token": token, "page": page, "backend": backend}
     raise typer.Exit(command.main(models, **given, queue=queue, **limits))
 
@@ -171,7 +175,10 @@ def export(
     output: Annotated[str, typer.Option(help="Folder to make.")],
     form: Annotated[str, typer.Option("--format", help="onnx or torch_export.")],
     dtype: Annotated[str, typer.Option(help="Of the weights: fp32, fp16 or int8.")] = "fp32",
-    examples: Annotated[str | None, typer.Option(help="Table or folder to compare on; noise by default.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of the training, to compare on the model's own validation split.")
+    ] = None,
+    examples: Annotated[str | None, typer.Option(help="Table or folder to compare on instead; or else noise.")] = None,
     max_metric_drop: Annotated[float, typer.Option("--max_metric_drop", help="What a metric may lose.")] = 0.01,
     max_difference: Annotated[
         float | None, typer.Option("--max_difference", help="Of logits, as a share of the largest.")
@@ -186,6 +193,7 @@ def export(
         output=output,
         form=form,
         dtype=dtype,
+        recipe=recipe,
         examples=examples,
         max_metric_drop=max_metric_drop,
         max_difference=max_difference,

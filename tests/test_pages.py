@@ -153,6 +153,8 @@ def check(words: list[str], is_marked: bool, monkeypatch: pytest.MonkeyPatch) ->
             check_program(script, rest, is_marked, monkeypatch)
         case ["hf-fer", *rest]:
             check_verb(rest, is_marked)
+        case ["curl", *_]:
+            pass  # inference/serve/test_curl_lines.py runs them
         case ["pip", "install", *rest]:
             check_pip(rest)
         case _:

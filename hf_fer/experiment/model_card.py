@@ -1,5 +1,7 @@
 """Builds the model card of a run from its task, data and metrics."""
 
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,25 @@ def facts_of(task: Task, data: LoadedData) -> DataFacts:
     return DataFacts(license="apache-2.0") if task.data_args.dataset == "demo" else data.facts
 
 
-def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, Any], repo_id: str) -> None:
+def shareable_pictures(task: Task, captions: Mapping[str, str], report: Path) -> dict[str, str]:
+    """Pictures of the report that may be uploaded, with their captions; a card links to them relative to itself."""
+    return {
+        name: caption
+        for name, caption in captions.items()
+        if name.endswith(".png")
+        and any(fnmatch(name, pattern) for pattern in task.shareable)
+        and (report / name).is_file()
+    }
+
+
+def write_card(
+    folder: Path,
+    task: Task,
+    data: LoadedData,
+    metrics: dict[str, Any],
+    repo_id: str,
+    captions: Mapping[str, str] | None = None,
+) -> None:
     """
     Write `README.md`.
 
@@ -58,6 +78,7 @@ def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, An
         data: Data of the run, with licence and limits where they are known.
         metrics: Content of `metrics.json`.
         repo_id: Name of the model.
+        captions: File name -> caption of the report's files.
     """
     facts = facts_of(task, data)
     Card(
@@ -73,5 +94,7 @@ def write_card(folder: Path, task: Task, data: LoadedData, metrics: dict[str, An
         example=task.card_example(example_name(task, repo_id)),
         how_scored=how_scored(task, metrics),
         files=[name for name in task.shareable if Path(folder, "report", name).is_file()],
+        pictures=shareable_pictures(task, captions or {}, Path(folder, "report")),
+        widget=task.widget_texts(data.labels) if task.widget_texts else [],
         recipe=shareable_recipe(task),
     ).save(folder)

@@ -109,7 +109,7 @@ def finish(
         base_model(trainer.model).config.save_pretrained(args.output_dir)  # scoring may have calibrated the model
     if task.pipeline_task and args.do_train:
         add_pipeline(args.output_dir, task.pipeline_task)
-    write_card(Path(args.output_dir), task, data, metrics, repo_id)
+    write_card(Path(args.output_dir), task, data, metrics, repo_id, captions)
     if args.push_to_hub:
         push(task, repo_id)
 

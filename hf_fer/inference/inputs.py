@@ -58,7 +58,7 @@ def _read_source(source: str, predictor: type[Predictor], form: TableFormat | No
     if path.is_dir():
         return _folder(path, predictor)
     if is_table(path):
-        return list(_table(read_table(path, form), source, predictor, PathFinder(path.parent)))
+        return list(table_inputs(read_table(path, form), source, predictor, PathFinder(path.parent)))
     if path.exists():
         return [_file(path, predictor)]
     if path.suffix.lower() in predictor.endings or path.is_absolute() or len(path.parts) > 2:
@@ -66,7 +66,7 @@ def _read_source(source: str, predictor: type[Predictor], form: TableFormat | No
     return [
         found
         for split, table in read_hub(source).items()
-        for found in _table(table, f"{source}/{split}" if split else source, predictor, None)
+        for found in table_inputs(table, f"{source}/{split}" if split else source, predictor, None)
     ]
 
 
@@ -82,8 +82,10 @@ def _file(path: Path, predictor: type[Predictor]) -> Input:
     return Input(str(path), path if predictor.takes_texts else str(path))
 
 
-def _table(table: pd.DataFrame, source: str, predictor: type[Predictor], finder: PathFinder | None) -> Iterator[Input]:
-    """Inputs of a table's rows; `finder` finds the files that it names, and is `None` for a Hub data set."""
+def table_inputs(
+    table: pd.DataFrame, source: str, predictor: type[Predictor], finder: PathFinder | None = None
+) -> Iterator[Input]:
+    """Inputs of a table's rows; `finder` finds the files that it names, and is `None` where their paths are known."""
     usual = [name for names in predictor.columns.values() for name in names]
     need_column(table, usual, "input", source)
     columns = {key: name for key, names in predictor.columns.items() if (name := find_column(table, names))}

@@ -29,6 +29,8 @@ class Card:
         example: Python lines that load and use the model.
         how_scored: Sentences on how the run chose and scored the checkpoint.
         files: Names of the report's files that are uploaded with the model.
+        pictures: Name of a picture of the report that is uploaded with the model -> its caption.
+        widget: Example inputs for the Hub's widget, as its metadata has them.
         recipe: Field -> value, without folders of this machine.
     """
 
@@ -44,6 +46,8 @@ class Card:
     example: str
     how_scored: str
     files: list[str]
+    pictures: dict[str, str]
+    widget: list[dict[str, str]]
     recipe: dict[str, Any]
 
     def eval_results(self) -> list[EvalResult]:
@@ -84,6 +88,7 @@ class Card:
             model_name=self.repo_id.split("/")[-1],
             eval_results=self.eval_results() or None,
             co2_eq_emissions=self.co2(),
+            widget=self.widget or None,
         )
         card = ModelCard.from_template(
             card_data,
@@ -93,6 +98,7 @@ class Card:
             limits=self.limits,
             example=self.example,
             how_scored=self.how_scored,
+            pictures=self.pictures,
             files=", ".join(f"`{name}`" for name in self.files),
             results=markdown_table(results_table(results)) if results else "Not evaluated.",
             remarks=remarks(results),

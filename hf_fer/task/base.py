@@ -2,7 +2,7 @@
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
@@ -67,6 +67,7 @@ class Task(ABC):
         foreign_data_fields: Data field -> value for scoring a model on a data set with partly different classes.
         shareable: Glob patterns of the report's files that may be uploaded: figures over many examples. All other
             files stay on the machine; texts, names and pictures of single examples must.
+        widget_texts: Returns example texts for the Hub's widget, given the class names, as entries of its metadata.
         pool_folds: Computes figures from the concatenated `predictions.csv` of several folds, where that is valid.
     """
 
@@ -94,6 +95,7 @@ class Task(ABC):
     file_fields: ClassVar[tuple[str, ...]] = ()
     foreign_data_fields: ClassVar[dict[str, str]] = {}
     shareable: ClassVar[tuple[str, ...]] = ("metrics.json", "report.md", "history.csv", "curves.png")
+    widget_texts: ClassVar[Callable[[Sequence[str]], list[dict[str, str]]] | None] = None
     pool_folds: ClassVar[Callable[[pd.DataFrame], dict[str, Any]] | None] = None
 
     def __init__(

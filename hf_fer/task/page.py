@@ -72,18 +72,22 @@ def strip(title: str, segments: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def embedded(picture: Image.Image, size: tuple[int, int] = THUMBNAIL, form: str = "PNG") -> str:
+    """A picture as `data:` address, reduced to at most this width and height; `form` is a format of Pillow's."""
+    picture = picture.copy()
+    picture.thumbnail(size)
+    target = io.BytesIO()
+    picture.save(target, form)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(target.getvalue()).decode()}"
+
+
 def figures(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> str:
     """HTML of captioned pictures side by side, wrapped to the width of the page."""
     parts = []
     for picture, said in pictures:
-        picture = picture.copy()
-        picture.thumbnail(THUMBNAIL)
-        target = io.BytesIO()
-        picture.save(target, "PNG")
-        source = f"data:image/png;base64,{base64.b64encode(target.getvalue()).decode()}"
         text = html.escape(said, quote=True)
         parts.append(
-            f'<figure style="width:140px;margin:0"><img src="{source}" alt="{text}" style="width:100%">'
+            f'<figure style="width:140px;margin:0"><img src="{embedded(picture)}" alt="{text}" style="width:100%">'
             f"<figcaption>{text}</figcaption></figure>"
         )
     return f'<div>{html.escape(title)}</div><div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(parts)}</div>'

@@ -1,7 +1,7 @@
 """Interface for serving a system over HTTP: its route, its typed answers, and the decoding of uploads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +16,8 @@ from hf_fer.task.systems import classes_by_pipeline
 Arrays = dict[str, np.ndarray]
 Decoder = Callable[[str], Arrays]
 """Decodes a file to arrays. It is pickled and called in a separate process, which has no model."""
+PieceDecoder = Callable[[str], Iterator[Arrays]]
+"""Decodes a file piece by piece, in the same way."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Limits:
     Args:
         max_bytes: Largest body; reading stops there.
         max_seconds: Longest recording.
+        max_timeline_seconds: Longest recording that is decoded piece by piece, for a timeline.
         max_pixels: Largest picture or frame, as width times height.
-        max_frames: Most frames of a video.
+        max_frames: Most frames of a video; a timeline may have more, as it may be longer.
         max_characters: Most characters in the texts of a request.
         queue: Most requests in progress or waiting; further ones are refused.
         decode_seconds, decode_bytes: Time and memory of the process that decodes an upload.
@@ -37,6 +40,7 @@ class Limits:
 
     max_bytes: int = 100 * 2**20
     max_seconds: float = 300.0
+    max_timeline_seconds: float = 3600.0
     max_pixels: int = 2**25
     max_frames: int = 20_000
     max_characters: int = 100_000
@@ -46,6 +50,11 @@ class Limits:
     body_seconds: float = 120.0
     idle_seconds: float = 10.0
     answer_seconds: float = 300.0
+
+    @property
+    def timeline_scale(self) -> float:
+        """How many times as long as another recording a timeline may be; at least 1."""
+        return max(1.0, self.max_timeline_seconds / self.max_seconds)
 
 
 class Score(BaseModel):
@@ -85,6 +94,9 @@ class Hosted(Protocol):
 
     async def read(self, upload: UploadFile | str) -> Any:
         """The pipeline's input for an upload or a file that the server stored; status 422 if it cannot be decoded."""
+
+    def stream(self, upload: UploadFile | str, decoder: PieceDecoder) -> AsyncIterator[Arrays]:
+        """Pieces of an upload, in memory that does not grow with its length; status 422 if it cannot be decoded."""
 
     async def ask(self, value: Any, **options: Any) -> Any:
         """The pipeline's answer; requests with the same options that arrive together share a batch."""

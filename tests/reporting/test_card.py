@@ -17,10 +17,18 @@ from hf_fer.task.find import parse_task
 TRAINED = {"steps": 12, "epochs": 2.0, "best_metric": 0.5}
 
 
-def card_of(folder: Path, name: str, *arguments: str, facts: DataFacts | None = None, **runtime) -> str:
+def card_of(
+    folder: Path,
+    name: str,
+    *arguments: str,
+    facts: DataFacts | None = None,
+    labels: tuple[str, ...] = ("a", "b"),
+    captions: dict[str, str] | None = None,
+    **runtime,
+) -> str:
     """The card of a run that scored nothing, on data of which this is known."""
     task = parse_task(["--task", name, "--dataset", "clips.csv", "--use_cpu", "true", *arguments])
-    data = LoadedData(DatasetDict(), ["a", "b"], "own", facts=facts or DataFacts())
+    data = LoadedData(DatasetDict(), list(labels), "own", facts=facts or DataFacts())
     metrics = {
         "task": name,
         "protocol": "own",
@@ -30,7 +38,7 @@ def card_of(folder: Path, name: str, *arguments: str, facts: DataFacts | None = 
         "runtime": runtime,
         "environment": environment(),
     }
-    write_card(folder, task, data, metrics, "mine")
+    write_card(folder, task, data, metrics, "mine", captions)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -87,3 +95,33 @@ def test_names_only_the_files_of_the_report_that_are_there(tmp_path):
     for file in ("report.md", "per_class.csv", "predictions.csv"):
         (tmp_path / "report" / file).write_text("x")
     assert "The folder `report/` has `report.md`, `per_class.csv`." in card_of(tmp_path, "language_id", **TRAINED)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_shows_the_pictures_of_the_report_that_leave_with_it_and_no_others(name, tmp_path):
+    (tmp_path / "report").mkdir()
+    captions = {
+        "curves.png": "Losses by epoch.",
+        "one_person.png": "A single example.",
+        "gone.png": "Not drawn.",
+        "history.csv": "A table.",
+        "atlas/index.html": "A page.",
+    }
+    for file in ("curves.png", "one_person.png", "history.csv"):
+        (tmp_path / "report" / file).write_bytes(b"x")
+    card = card_of(tmp_path, name, captions=captions, **TRAINED)
+    assert "\n![Losses by epoch.](report/curves.png)\n" in card
+    assert card.count("](report/") == 1
+
+
+def test_the_hubs_widget_gets_texts_in_languages_that_the_model_has(tmp_path):
+    card_of(tmp_path, "language_id", labels=("vi", "ja", "deu", "tlh"), **TRAINED)
+    entries = ModelCard.load(tmp_path / "README.md").data.to_dict()["widget"]
+    assert [entry["example_title"] for entry in entries] == ["Tiếng Việt", "Deutsch", "日本語"]
+    assert all(entry["text"] for entry in entries)
+    assert "widget:" not in card_of(tmp_path, "language_id", labels=("tlh", "xal"), **TRAINED)
+
+
+@pytest.mark.parametrize("name", sorted({*task_names()} - {"language_id"}))
+def test_systems_of_media_offer_no_examples_because_they_have_none_that_are_nobodys(name, tmp_path):
+    assert "widget:" not in card_of(tmp_path, name, **TRAINED)

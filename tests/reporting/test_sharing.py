@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,9 @@ def test_language_id_tells_no_text(tmp_path):
         assert not {Path(name).name for name in checkpoints} & {"optimizer.pt", "trainer_state.json", "rng_state.pth"}
         assert len(hub.commits(REPO)) == 3
         assert "report/suspected_label_noise.csv" not in files
+        shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", files["README.md"].decode())
+        assert "report/confusion_matrix_percent.png" in shown
+        assert set(shown) <= files.keys()
         assert (tmp_path / "out/report/suspected_label_noise.csv").is_file()
         long = [text for text in texts["text"] if len(text) > 20]
         assert_private(files, [hub.token, str(tmp_path), str(ROOT), *long])

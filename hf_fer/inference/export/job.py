@@ -18,6 +18,7 @@ from hf_fer.inference.export import parity
 from hf_fer.inference.export.folder import KEPT, Manifest, is_export, load_export
 from hf_fer.inference.export.graphs import DTYPES, FORMATS, ONNX, quantise, trace, write_graph
 from hf_fer.inference.export.report import TOLERANCES, Report
+from hf_fer.inference.export.validation import validation_inputs
 from hf_fer.inference.inputs import Input, read_sources
 from hf_fer.inference.loading import PARTS, FoundModel, find_model, load_predictor
 from hf_fer.recipe.arguments import RecipeError, check_choice
@@ -41,6 +42,7 @@ class Settings:
         form: Format of the graph, a key of `graphs.FORMATS`.
         dtype: Type of the weights, one of `graphs.DTYPES`.
         examples: Table, folder or file of inputs to compare on; noise if `None`.
+        recipe: Recipe of the model's training; inputs are then its validation split.
         max_metric_drop: Largest accepted loss of a metric on examples with a label.
         max_difference: Largest accepted difference of logits, as a share of the largest logit; if `None`, that of
             `TOLERANCES` for the type of the weights.
@@ -52,6 +54,7 @@ class Settings:
     form: str
     dtype: str = "fp32"
     examples: str | None = None
+    recipe: str | None = None
     max_metric_drop: float = 0.01
     max_difference: float | None = None
     allow_loss: bool = False
@@ -63,6 +66,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise RecipeError(f"--{name} must be 0 or more, got {value}.")
+        if self.examples is not None and self.recipe is not None:
+            raise RecipeError("Give --examples or --recipe, not both.")
         if self.dtype == "int8" and self.form != ONNX:
             raise RecipeError(f"--dtype int8 is available with --format {ONNX} only.")
 
@@ -124,10 +129,14 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def examples_of(settings: Settings, predictor: Predictor, exporter: type[Exporter]) -> tuple[list[Input], str]:
     """Inputs for the comparison, and a description of them; raises `DataError` if there are none."""
+    if settings.recipe is not None:
+        return validation_inputs(settings.recipe, settings.model, type(predictor))
     if settings.examples is None:
         draw = torch.Generator().manual_seed(0)
         values = [exporter.made_up(predictor.pipe, number, draw) for number in range(MADE_UP)]
-        words = f"{MADE_UP} inputs of noise, because no --examples were given: real ones may differ more"
+        words = (
+            f"{MADE_UP} inputs of noise, because neither --recipe nor --examples was given: real ones may differ more"
+        )
         return [Input(str(number), value) for number, value in enumerate(values, 1)], words
     inputs = [given for given in read_sources([settings.examples], type(predictor)) if given.error is None]
     if not inputs:

@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,9 +12,9 @@ from fastapi import HTTPException, UploadFile
 
 from hf_fer.inference.loading import FoundModel, load_predictor
 from hf_fer.inference.serve.batching import Batcher
-from hf_fer.inference.serve.decoding import Decoding, UnusableUploadError
+from hf_fer.inference.serve.decoding import BusyError, Decoding, UnusableUploadError
 from hf_fer.inference.serve.formats import HEAD, kind_of
-from hf_fer.task.service import FileService, Limits, Service, services
+from hf_fer.task.service import Arrays, FileService, Limits, PieceDecoder, Service, services
 
 
 class HostedModel:
@@ -47,6 +49,31 @@ class HostedModel:
         Raises:
             HTTPException: 422 if the model does not accept the format, or the file does not decode.
         """
+        async with self._stored(upload) as path:
+            return self.service.value(await self.decoding.decode(self.decoder, path))
+
+    async def stream(self, upload: UploadFile | str, decoder: PieceDecoder) -> AsyncIterator[Arrays]:
+        """
+        Decode an upload piece by piece, in memory that does not grow with its length.
+
+        Args:
+            upload: See `read`.
+            decoder: Decodes the pieces, in place of the service's decoder.
+
+        Raises:
+            HTTPException: 422 as in `read`; 429 if as many uploads as there are cores are being read in this way.
+        """
+        async with self._stored(upload) as path:
+            try:
+                async for piece in self.decoding.stream(decoder, path):
+                    yield piece
+            except BusyError as error:
+                said = "other recordings are being read piece by piece; try again later."
+                raise HTTPException(429, said, {"Retry-After": "60"}) from error
+
+    @asynccontextmanager
+    async def _stored(self, upload: UploadFile | str) -> AsyncIterator[Path]:
+        """The path of a copy of an upload, for as long as the block; raises `HTTPException` 422 for what is in it."""
         with tempfile.TemporaryDirectory(prefix="hf_fer_upload_") as folder:
             path = Path(folder) / "upload"
             await asyncio.to_thread(store, upload, path)
@@ -56,7 +83,7 @@ class HostedModel:
                 found = f"it is {kind}" if kind else "its format is not accepted, or it is empty"
                 raise HTTPException(422, f"file: {found}; this model takes {' or '.join(self.service.kinds)}.")
             try:
-                return self.service.value(await self.decoding.decode(self.decoder, path))
+                yield path
             except UnusableUploadError as error:
                 raise HTTPException(422, f"file: {error}") from error
 

@@ -4,21 +4,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
 from .decoding_multimodal_fer import UnusableMediaError, media_tracks
 from .face_multimodal_fer import NoFaceError
-from .timeline_multimodal_fer import curve_of, segments_of, smoothed_path
+from .patches_multimodal_fer import fade, frames_seen, patch_grids
+from .timeline_multimodal_fer import ABSTAIN, SWITCH_PENALTY, TIMELINE_SECONDS, TIMELINE_STRIDES, timeline_of
 from .windows_multimodal_fer import Window, clip_windows
 
 logger = logging.get_logger(__name__)
-
-ABSTAIN = "abstain"
-TIMELINE_SECONDS, TIMELINE_STRIDES, SWITCH_PENALTY = 2.0, 4, 1.0
-"""Defaults of a timeline: seconds per window, windows that cover each moment, and cost of a change of class (nats)."""
 
 
 class AudioVisualEmotionRecognitionPipeline(Pipeline):
@@ -46,11 +42,17 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             `{"start", "end", "scores": {label: probability}}`, and smoothed and merged to segments, as `{"start",
             "end", "label", "score"}`. Segments abstain as clips do.
         switch_penalty: Evidence, in nats, that a change of label in a timeline needs (1); 0 for no smoothing.
+        kept_patches: Return `{"labels": [...], "frames": ..., "kept_patches": ...}` for clips that are classified
+            whole: the frames as the model sees them, `uint8` RGB `(F, height, width, 3)`, and which of their patches
+            the ROI compression kept, `bool (F, rows, columns)`; both are `None` without pictures.
+            `fade(frame, kept)` covers the patches that were not kept with a grey veil.
 
     Returns for each input a list of `{"label", "score"}`, best first, at most `top_k` of them. Scores are calibrated:
     the softmax of the logits divided by the model's temperature. Where the pipeline abstains, `{"label": "abstain"}`
     comes first, with the probability that the best label is wrong as its `score`, and the labels follow.
     """
+
+    fade = staticmethod(fade)
 
     _load_processor = True
     _load_image_processor = False
@@ -70,12 +72,13 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         return_timestamps: bool | None = None,
         timeline: bool | None = None,
         switch_penalty: float | None = None,
+        kept_patches: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         if kwargs:
             raise TypeError(
                 f"Unknown parameters {sorted(kwargs)}; this pipeline takes top_k, abstain, batch_size, "
-                "window_seconds, stride_seconds, return_timestamps, timeline and switch_penalty."
+                "window_seconds, stride_seconds, return_timestamps, timeline, switch_penalty and kept_patches."
             )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
@@ -94,7 +97,10 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             raise ValueError("switch_penalty goes with timeline=True.")
         if switch_penalty is not None and switch_penalty < 0:
             raise ValueError(f"switch_penalty must be at least 0, got {switch_penalty}.")
-        return _given(windows), {}, _given(given)
+        if kept_patches and windows["window_seconds"]:
+            raise ValueError("kept_patches goes with clips that are classified whole, not with windows.")
+        asked = _given({"kept_patches": kept_patches or None})
+        return _given(windows), asked, {**_given(given), **asked}
 
     def _threshold(self, abstain: bool | float) -> float:
         """The calibrated probability below which the pipeline abstains; 0 for never."""
@@ -182,22 +188,14 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
     ) -> dict[str, Any]:
         """Segments and curve of windows with their logits `(1, C)`."""
         logits = torch.cat([logits.float() for _, logits in found]) / self.model.config.temperature
-        curve = curve_of([window for window, _ in found], logits.log_softmax(dim=-1).double().numpy())
-        path = smoothed_path(curve, settings["window_seconds"], settings.get("switch_penalty", SWITCH_PENALTY))
-        names = self.model.config.id2label
-        segments = []
-        for segment in segments_of(curve, path):
-            score, label = segment["score"], names[segment.pop("class")]
-            unsure = {"label": ABSTAIN, "score": 1 - score} if score < threshold else {"label": label}
-            segments.append({**segment, "label": label, **unsure})
-        cells = zip(curve.starts.tolist(), curve.ends.tolist(), np.exp(curve.log_probs).tolist(), strict=True)
-        return {
-            "segments": segments,
-            "curve": [
-                {"start": start, "end": end, "scores": {names[index]: score for index, score in enumerate(scores)}}
-                for start, end, scores in cells
-            ],
-        }
+        return timeline_of(
+            [window for window, _ in found],
+            logits.log_softmax(dim=-1).double().numpy(),
+            self.model.config.id2label,
+            window_seconds=settings["window_seconds"],
+            switch_penalty=settings.get("switch_penalty", SWITCH_PENALTY),
+            threshold=threshold,
+        )
 
     def _windows(self, inputs: Any, settings: dict[str, Any]) -> Iterator[tuple[Window, dict[str, Any]]]:
         """
@@ -235,13 +233,22 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
         if not used:
             raise UnusableMediaError(name, f"YuNet finds no face in any of its {count} windows")
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"logits": self.model(**model_inputs).logits}
+    def _forward(self, model_inputs: dict[str, Any], kept_patches: bool = False) -> dict[str, Any]:
+        output = self.model(**model_inputs)
+        if not kept_patches:
+            return {"logits": output.logits}
+        found = {"logits": output.logits, "kept_patches": output.kept_patches}
+        found |= {name: model_inputs.get(name) for name in ("pixel_values", "frame_mask")}
+        return _given(found)
 
     def postprocess(
-        self, model_outputs: dict[str, Any], top_k: int | None = None, threshold: float = 0.0
-    ) -> list[dict[str, Any]]:
-        """Turns logits `(1, C)` into labels with calibrated scores that sum to 1 over all classes."""
+        self,
+        model_outputs: dict[str, Any],
+        top_k: int | None = None,
+        threshold: float = 0.0,
+        kept_patches: bool = False,
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Turns logits `(1, C)` into labels with calibrated scores that sum to 1 over all classes; see the class."""
         scores = (model_outputs["logits"][0].float() / self.model.config.temperature).softmax(dim=-1)
         best = scores.topk(min(top_k or len(scores), len(scores)))
         labels = self.model.config.id2label
@@ -249,8 +256,19 @@ class AudioVisualEmotionRecognitionPipeline(Pipeline):
             {"label": labels[index], "score": score}
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        unsure = ranked[0]["score"] < threshold
-        return [{"label": ABSTAIN, "score": 1 - ranked[0]["score"]}, *ranked] if unsure else ranked
+        if ranked[0]["score"] < threshold:
+            ranked = [{"label": ABSTAIN, "score": 1 - ranked[0]["score"]}, *ranked]
+        return {"labels": ranked, **self._seen(model_outputs)} if kept_patches else ranked
+
+    def _seen(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The frames of one clip as the model sees them, and grids of their kept patches; `None` without pictures."""
+        is_shown = outputs["frame_mask"][0].bool() if "pixel_values" in outputs else torch.zeros(1, dtype=torch.bool)
+        if not is_shown.any():
+            return {"frames": None, "kept_patches": None}
+        frames = frames_seen(outputs["pixel_values"][0][is_shown], self.processor.image_processor)
+        kept = outputs["kept_patches"][0][is_shown]
+        grids = patch_grids(kept, frames.shape[1:3], self.model.config.vision_config.patch_size)
+        return {"frames": frames, "kept_patches": grids}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """Turns scores of overlapping windows into a curve over time, smooths it, and merges it to segments."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .windows_multimodal_fer import Window
+
+ABSTAIN = "abstain"
+TIMELINE_SECONDS, TIMELINE_STRIDES, SWITCH_PENALTY = 2.0, 4, 1.0
+"""Defaults of a timeline: seconds per window, windows that cover each moment, and cost of a change of class (nats)."""
 
 
 @dataclass(frozen=True)
@@ -96,4 +101,40 @@ def segments_of(curve: Curve, path: np.ndarray) -> list[dict[str, float | int]]:
     return found
 
 
-__all__ = ["Curve", "curve_of", "segments_of", "smoothed_path"]
+def timeline_of(
+    windows: Sequence[Window],
+    log_probs: np.ndarray,
+    names: Mapping[int, str],
+    *,
+    window_seconds: float,
+    switch_penalty: float = SWITCH_PENALTY,
+    threshold: float = 0.0,
+) -> dict[str, list[dict[str, Any]]]:
+    """
+    Scores of windows as segments and curve, in the form of the pipeline's answer.
+
+    Args:
+        windows: Windows in seconds.
+        log_probs: Calibrated log-probabilities, `(windows, classes)`.
+        names: Class index -> name.
+        window_seconds: Length of a window.
+        switch_penalty: Cost of a change of class, in nats.
+        threshold: Score below which a segment abstains.
+    """
+    curve = curve_of(windows, log_probs)
+    segments = []
+    for segment in segments_of(curve, smoothed_path(curve, window_seconds, switch_penalty)):
+        score, label = segment["score"], names[segment.pop("class")]
+        unsure = {"label": ABSTAIN, "score": 1 - score} if score < threshold else {"label": label}
+        segments.append({**segment, "label": label, **unsure})
+    cells = zip(curve.starts.tolist(), curve.ends.tolist(), np.exp(curve.log_probs).tolist(), strict=True)
+    return {
+        "segments": segments,
+        "curve": [
+            {"start": start, "end": end, "scores": {names[index]: score for index, score in enumerate(scores)}}
+            for start, end, scores in cells
+        ],
+    }
+
+
+__all__ = ["ABSTAIN", "Curve", "curve_of", "segments_of", "smoothed_path", "timeline_of"]

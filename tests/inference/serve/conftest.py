@@ -20,6 +20,7 @@ from hf_fer.task.service import Limits
 LIMITS = Limits(
     max_bytes=4 * 2**20,
     max_seconds=30.0,
+    max_timeline_seconds=60.0,
     max_pixels=10**6,
     max_frames=2000,
     max_characters=10_000,

@@ -10,8 +10,7 @@ from models.multimodal_fer.test_multimodal_fer_processing import new_processor
 from transformers import pipeline
 
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
-from hf_fer.models.multimodal_fer.pipeline_multimodal_fer import ABSTAIN
-from hf_fer.models.multimodal_fer.timeline_multimodal_fer import Curve, curve_of, segments_of, smoothed_path
+from hf_fer.models.multimodal_fer.timeline_multimodal_fer import ABSTAIN, Curve, curve_of, segments_of, smoothed_path
 from hf_fer.models.multimodal_fer.windows_multimodal_fer import Window, window_times
 
 

@@ -21,6 +21,7 @@ from .preprocessing import WindowSettings
 from .score import LanguageReport, score_split, windows
 from .source import load_texts
 from .texts import TextCollator, TrainingTexts
+from .widget import widget_texts
 
 
 class LanguageIdTask(ClassificationTask):
@@ -33,6 +34,7 @@ class LanguageIdTask(ClassificationTask):
     text_columns = ("text",)
     group_column = "source"
     shareable = (*ClassificationTask.shareable, "accuracy_by_length.csv", "confused_pairs.csv")
+    widget_texts = staticmethod(widget_texts)
 
     @classmethod
     def inspect(cls, path: str, form: TableFormat | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:

@@ -6,7 +6,7 @@ from hf_fer.data.files import CLIP_SUFFIXES
 from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, LABEL_COLUMNS, VIDEO_COLUMNS
 from hf_fer.task.predictor import ClassPredictor, file_length
 
-from ..pipeline_multimodal_fer import ABSTAIN
+from ..timeline_multimodal_fer import ABSTAIN
 
 
 class ClipPredictor(ClassPredictor):
