@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -246,7 +247,9 @@ def test_data_loader_workers_change_nothing(recipe, tmp_path):
     common = {"max_train_samples": 16, "do_eval": False, "do_predict": False, "max_eval_samples": 8}
     for workers in (0, 2):
         torch.set_num_threads(1)  # sums over another number of threads round otherwise
-        main([recipe(**common, dataloader_num_workers=workers, output_dir=str(tmp_path / str(workers)))])
+        many = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+        main([recipe(**common, **many, output_dir=str(tmp_path / str(workers)))])
+    assert not [child for child in multiprocessing.active_children() if child.daemon]  # none outlives its run
     torch.testing.assert_close(weights(tmp_path / "0"), weights(tmp_path / "2"), rtol=0, atol=0)
 
 
