@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from hub_server import HubServer
 from media import break_ravdess
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -202,7 +202,7 @@ class TestCheckpoint:
             "with torch.no_grad():\n"
             f"    torch.save(model(**inputs).logits, {str(tmp_path / 'logits.pt')!r})\n"
         )
-        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+        subprocess.run([warm.python("hugging_face"), "-c", script], check=True, capture_output=True)
         torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits, rtol=0, atol=0)
 
     def test_the_best_checkpoint_is_the_one_saved(self, trained):
@@ -447,7 +447,7 @@ def test_push_without_a_token_fails_before_training(recipe, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         environment = {**os.environ, **hub.environment(tmp_path / "home"), "HF_TOKEN": "hf_wrong"}
         pushed = subprocess.run(
-            [sys.executable, str(ROOT / "hf_fer" / "run.py"), path],
+            [warm.python("libraries"), str(ROOT / "hf_fer" / "run.py"), path],
             env=environment,
             capture_output=True,
             text=True,
