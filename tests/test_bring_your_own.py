@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from pages import ROOT, blocks, split_comment
 from PIL import Image
 
@@ -78,9 +79,9 @@ class Newcomer:
         write_system(folder)
         write_images(folder / "images")
 
-    def run(self, *words: str, **environment: str) -> str:
+    def run(self, *words: str, preload: str = "hugging_face", **environment: str) -> str:
         done = subprocess.run(
-            [sys.executable, *words],
+            [warm.python(preload), *words],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_FER_SYSTEMS": "my_systems", **environment},
             capture_output=True,
@@ -116,7 +117,8 @@ def test_the_page_builds_a_system_that_trains_reports_and_evaluates(newcomer):
 def test_the_trained_model_answers_where_this_package_is_not_known(newcomer, tmp_path):
     (use,) = [text for text in page_blocks("python") if "classify(" in text and "class " not in text]
     use += "\nimport sys\nassert 'hf_fer' not in sys.modules\n"
-    assert "red" in newcomer.run("-c", use, PYTHONPATH="", HF_FER_SYSTEMS="", HF_MODULES_CACHE=str(tmp_path))
+    environment = {"PYTHONPATH": "", "HF_FER_SYSTEMS": "", "HF_MODULES_CACHE": str(tmp_path)}
+    assert "red" in newcomer.run("-c", use, preload="libraries", **environment)
 
 
 def test_a_folder_of_systems_that_is_not_there_or_takes_a_name_is_an_error(newcomer, tmp_path):

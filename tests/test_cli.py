@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import warm
 from typer.testing import CliRunner
 
 from hf_fer import __version__, cli
@@ -63,7 +64,7 @@ def test_models_are_registered_whichever_is_imported_first(order):
         "assert 'audio-visual-emotion-recognition' in PIPELINE_REGISTRY.get_supported_tasks()\n"
         "assert AutoConfig.for_model('csr').model_type == 'csr'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([warm.python("libraries"), "-c", code], check=True, cwd=ROOT)
 
 
 def test_version():

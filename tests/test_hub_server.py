@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
+import warm
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
@@ -188,7 +188,7 @@ def test_what_is_missing(api: HfApi, tmp_path: Path) -> None:
 
 def test_transformers_model_in_a_subprocess(hub: HubServer, tmp_path: Path) -> None:
     environment = {**os.environ, **hub.environment(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", PUSH_AND_LOAD], env=environment, check=True, timeout=120)
+    subprocess.run([warm.python("libraries"), "-c", PUSH_AND_LOAD], env=environment, check=True, timeout=120)
 
     assert hub.commits(REPO) == ["initial commit", "Upload model"]
     assert {"config.json", "model.safetensors", "README.md"} <= set(hub.repo_files(REPO))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import warm
 from accelerate.commands.launch import launch_command_parser
 from pages import ROOT, Block, Command, blocks, commands
 from torch.distributed.run import get_args_parser
@@ -220,4 +221,4 @@ def test_readmes_five_lines_and_its_pipeline_run_as_they_stand(newcomer):
     shutil.copyfile(newcomer / "clips" / "happy" / "anna_1.mp4", newcomer / "clip.mp4")
     unmarked = [block.text for block in PYTHON if not block.is_marked]
     assert len(unmarked) == 1
-    subprocess.run([sys.executable, "-c", unmarked[0]], cwd=newcomer, env=environment, check=True)
+    subprocess.run([warm.python("hugging_face"), "-c", unmarked[0]], cwd=newcomer, env=environment, check=True)

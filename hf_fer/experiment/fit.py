@@ -12,7 +12,7 @@ from hf_fer.recipe.arguments import RecipeError, TrainingArguments
 from hf_fer.runtime.callbacks import PeakMemoryCallback
 from hf_fer.runtime.checkpoints import WholeCheckpoints, newest_whole, read_manifest
 from hf_fer.runtime.failures import in_evaluation, is_out_of_memory, smaller_batch
-from hf_fer.runtime.interruption import StopOnSignal
+from hf_fer.runtime.interruption import StopOnSignal, end_loader_workers
 from hf_fer.runtime.nonfinite import NonFiniteGuard
 from hf_fer.weights.whole import whole_loads
 
@@ -66,6 +66,7 @@ def train_watched(trainer: Trainer, resume: bool | str) -> None:
     trainer.add_callback(checkpoints)
     trainer.add_callback(stop)
     with ExitStack() as stack:
+        stack.callback(end_loader_workers, trainer)
         for context in (guard.watching(trainer), checkpoints.kept(trainer), stop.listening()):
             stack.enter_context(context)
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):

@@ -36,6 +36,7 @@ from hf_fer.runtime.callbacks import (
 )
 from hf_fer.runtime.checkpoints import load_weights
 from hf_fer.runtime.failures import explained
+from hf_fer.runtime.interruption import end_loader_workers
 from hf_fer.runtime.preparation import check_hub_access, prepare_output, replace_earlier, share_cores
 from hf_fer.runtime.processes import in_processes
 from hf_fer.task.base import Task
@@ -225,6 +226,7 @@ def run_once(task: Task, loaded: Callable[[], None]) -> None:
         if args.do_train and args.should_save:
             origin.write(args.output_dir)
         reports = evaluate(trainer, task, data, splits, processor)
+        end_loader_workers(trainer)
         if trainer.is_world_process_zero():
             finish(trainer, task, data, reports, runtime, apart=origin.apart)
             results = contents(reports)

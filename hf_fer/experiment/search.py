@@ -19,6 +19,7 @@ from hf_fer.recipe.arguments import RecipeError, TrainingArguments, recipe_chang
 from hf_fer.recipe.search_space import TRAINING_FIELDS, Dimension, recipe_fields
 from hf_fer.reporting.report import markdown_table
 from hf_fer.runtime.failures import RunError
+from hf_fer.runtime.interruption import end_loader_workers
 from hf_fer.runtime.nonfinite import NonFiniteGuard
 from hf_fer.runtime.processes import in_processes
 from hf_fer.task.base import Task
@@ -117,6 +118,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0
+        end_loader_workers(trainer)  # of the trial before
         # A separate run would set the seed again when it creates the Trainer.
         set_seed(args.seed)
         return in_processes(model, args)
@@ -157,6 +159,7 @@ def optimize(trainer: Trainer, task: Task, data: LoadedData, processor: Any, num
         hp_name=lambda trial: f"trial-{trial.number}",
         **options,
     )
+    end_loader_workers(trainer)
 
 
 def suggest(task: Task, trial: "optuna.Trial") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.runtime.checkpoints import checkpoint_folder
@@ -60,6 +60,19 @@ def end_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error when a worker dies
     for worker in workers:
         worker.kill()
+
+
+def end_loader_workers(trainer: Trainer) -> None:
+    """
+    End the persistent workers of a Trainer's data loaders; a loader that is used again starts new ones.
+
+    If the garbage collector finds the loaders, which are in a reference cycle, their queues are closed before the
+    workers are told to end. PyTorch then waits 5 s for each worker and, as workers ignore SIGTERM, another 5 s.
+    """
+    for loader in trainer.accelerator._dataloaders:
+        if iterator := getattr(loader, "_iterator", None):
+            iterator._shutdown_workers()
+            getattr(loader, "base_dataloader", loader)._iterator = None
 
 
 class StopOnSignal(TrainerCallback):

@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 MANIFEST = "manifest.json"
 
 
-def start(recipe: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
+def start(recipe: str, output_dir: Path, *arguments: str, python: str = sys.executable) -> subprocess.Popen:
     """Start a run in its own process group; it prints one line per step."""
-    command = [sys.executable, str(ROOT / "hf_fer" / "run.py"), recipe, "--output_dir", str(output_dir), *arguments]
+    command = [python, str(ROOT / "hf_fer" / "run.py"), recipe, "--output_dir", str(output_dir), *arguments]
     return subprocess.Popen(
         [*command, "--logging_steps", "1", "--disable_tqdm", "true"],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -61,8 +61,9 @@ def wait_for_a_save(process: subprocess.Popen, output_dir: Path) -> None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Send SIGKILL to a run and its workers."""
+    """Send SIGKILL to a run and its workers, and wait until none of them writes any more."""
     os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.read()
     process.wait()
     process.stdout.close()
 

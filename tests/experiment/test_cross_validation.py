@@ -5,12 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from experiment.test_run import FAST, metrics_of
 
 from hf_fer.recipe.arguments import RecipeError
@@ -50,12 +50,13 @@ def test_killed_then_resumed(recipe, tmp_path, capsys):
     """Killed without notice in the second fold: the first is kept as it is, the others are trained to their end."""
     path, out = recipe(), tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "hf_fer" / "run.py"), path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [warm.python(), str(ROOT / "hf_fer" / "run.py"), path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     while not list((out / "fold_1").glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()[-2000:]
+    errors = process.stderr.read()  # its end is that of the last process that writes
+    assert process.wait() == -signal.SIGKILL, errors.decode()[-2000:]
     process.stderr.close()
     partial = metrics_of(out)
     assert list(partial["folds"]) == ["0"]

@@ -2,14 +2,15 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from hub_server import HubServer
 from media import break_ravdess
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -201,7 +202,7 @@ class TestCheckpoint:
             "with torch.no_grad():\n"
             f"    torch.save(model(**inputs).logits, {str(tmp_path / 'logits.pt')!r})\n"
         )
-        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+        subprocess.run([warm.python("hugging_face"), "-c", script], check=True, capture_output=True)
         torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits, rtol=0, atol=0)
 
     def test_the_best_checkpoint_is_the_one_saved(self, trained):
@@ -246,7 +247,9 @@ def test_data_loader_workers_change_nothing(recipe, tmp_path):
     common = {"max_train_samples": 16, "do_eval": False, "do_predict": False, "max_eval_samples": 8}
     for workers in (0, 2):
         torch.set_num_threads(1)  # sums over another number of threads round otherwise
-        main([recipe(**common, dataloader_num_workers=workers, output_dir=str(tmp_path / str(workers)))])
+        many = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+        main([recipe(**common, **many, output_dir=str(tmp_path / str(workers)))])
+    assert not [child for child in multiprocessing.active_children() if child.daemon]  # none outlives its run
     torch.testing.assert_close(weights(tmp_path / "0"), weights(tmp_path / "2"), rtol=0, atol=0)
 
 
@@ -444,7 +447,7 @@ def test_push_without_a_token_fails_before_training(recipe, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         environment = {**os.environ, **hub.environment(tmp_path / "home"), "HF_TOKEN": "hf_wrong"}
         pushed = subprocess.run(
-            [sys.executable, str(ROOT / "hf_fer" / "run.py"), path],
+            [warm.python("libraries"), str(ROOT / "hf_fer" / "run.py"), path],
             env=environment,
             capture_output=True,
             text=True,

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import warm
 import yaml
 from hub_server import HubServer
 from transformers import pipeline
@@ -123,7 +123,12 @@ def test_a_space_runs_by_itself(hub, finished, tmp_path):
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [warm.python("hugging_face"), "-c", code],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     title, scores, path = json.loads(done.stdout.splitlines()[-1])

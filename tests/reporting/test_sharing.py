@@ -6,11 +6,11 @@ import pickle
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import warm
 from experiment.test_run import FAST as FER
 from hub_server import HubServer
 from models.csr_runs import FAST as CSR
@@ -41,7 +41,8 @@ def push(hub: HubServer, folder: Path, *recipes: dict) -> tuple[dict[str, bytes]
         last = pushing if number == len(recipes) - 1 else {}
         path.write_text(json.dumps({**recipe, "num_train_epochs": 1, "save_total_limit": 1, **last}))
         paths.append(str(path))
-    done = subprocess.run([sys.executable, "-m", "hf_fer.stages", *paths], env=environment, cwd=folder, **SUBPROCESS)
+    command = [warm.python("libraries"), "-m", "hf_fer.stages", *paths]
+    done = subprocess.run(command, env=environment, cwd=folder, **SUBPROCESS)
     assert done.returncode == 0, done.stderr[-3000:]
     return hub.repo_files(REPO), environment
 
@@ -85,7 +86,8 @@ def test_multimodal_fer_is_pushed_once_and_tells_of_nobody(small_ravdess, tmp_pa
             f"name, clip = 'audio-visual-emotion-recognition', {str(clip)!r}\n"
             f"print(len(pipeline(name, model={REPO!r}, trust_remote_code=True)(clip)))\n"
         )
-        loaded = subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, **SUBPROCESS)
+        command = [warm.python("libraries"), "-c", script]
+        loaded = subprocess.run(command, env=environment, cwd=tmp_path, **SUBPROCESS)
         assert loaded.returncode == 0, loaded.stderr[-3000:]
         assert loaded.stdout.split() == ["8"]
 

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import transformers
+import warm
 from runs import ROOT, write_recipe
 
 from hf_fer.runtime.console import quiet
@@ -61,7 +62,9 @@ def test_a_record_of_the_hub_is_printed_once():
         "with quiet(): hub.get_logger('huggingface_hub.utils._http').warning('Retrying in 1s [Retry 1/5].')"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [warm.python("hugging_face"), "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert found.stderr.count("Retrying") == 1
 
 

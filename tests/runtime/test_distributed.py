@@ -1,14 +1,17 @@
 """Two processes on the CPU do what one does with twice the batch."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warm
 from drills import two_processes
 from models import suite_multimodal_fer as suite
 from runs import AUDIO, ROOT, assert_same_weights, metrics_of, write_recipe
@@ -66,14 +69,21 @@ def fields(tmp_path_factory, small_ravdess) -> dict:
     }
 
 
-def launch(recipe: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def torchrun(*arguments: str, cold: bool = False, **settings: Any) -> subprocess.CompletedProcess:
+    """Two processes; cold ones import everything themselves."""
+    starter, worker = (sys.executable,) * 2 if cold else (warm.python("libraries"), warm.python())
     return subprocess.run(
-        [*command, str(ROOT / "tests" / "drills" / "two_processes.py"), recipe, *arguments],
+        [starter, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments],
+        env={**os.environ, "PYTHON_EXEC": worker},
         capture_output=True,
         text=True,
         check=False,
+        **settings,
     )
+
+
+def launch(*arguments: str, cold: bool = False) -> subprocess.CompletedProcess:
+    return torchrun(str(ROOT / "tests" / "drills" / "two_processes.py"), *arguments, cold=cold)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +134,7 @@ def test_one_list_of_skipped_clips(together):
 
 def test_a_signal_to_one_process_stops_both(together, fields, tmp_path):
     path = write_recipe(tmp_path, **fields, per_device_train_batch_size=2)
-    stopped = launch(path, "--bad_clip", str(BAD_CLIP), "--stop_at", "7")
+    stopped = launch(path, "--bad_clip", str(BAD_CLIP), "--stop_at", "7", cold=True)
     assert stopped.returncode != 0
     assert "checkpoint-8 is saved" in stopped.stderr
     assert "exitcode  : 143" in stopped.stderr
@@ -182,8 +192,7 @@ def test_machines_that_would_go_on_from_different_places(tmp_path):
         "    print(error, flush=True)\n"
     )
     (tmp_path / "machines.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "machines.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = torchrun("machines.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("would resume from different checkpoints, False, machine_0/checkpoint-4") == 2
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import warm
 from drills.kill_drill import after_steps, kill, start
 from media import tone
 from runs import AUDIO, ROOT, assert_same_weights, metrics_of, write_recipe
@@ -144,7 +145,7 @@ class TestSignals:
     def test_the_whole_job_gets_it_workers_too(self, by_epoch, recipe, small_ravdess, tmp_path):
         """As a scheduler sends it; with workers that died of it the step could not be finished."""
         path = recipe(**WORKERS)
-        process = start(path, tmp_path / "out")
+        process = start(path, tmp_path / "out", python=warm.python())
         after_steps(process, 2)
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
@@ -158,7 +159,7 @@ class TestKill:
     def test_minus_nine_while_it_runs(self, by_steps, recipe, tmp_path):
         """Ten times at random moments: tests/drills/kill_drill.py."""
         path = recipe(**SAVING, **WORKERS)
-        process = start(path, tmp_path / "out")
+        process = start(path, tmp_path / "out", python=warm.python())
         after_steps(process, 5)
         kill(process)
         assert process.returncode == -signal.SIGKILL

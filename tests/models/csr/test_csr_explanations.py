@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from datasets import Dataset
 from matplotlib import colormaps
 from models.csr.test_csr_decoding import RAMP, write_dicom
@@ -107,7 +107,7 @@ class TestOverlay:
             "concept = explain(image)['concepts'][0]\n"
             f"explain.overlay(image, concept['map']).save({str(tmp_path / 'drawn.png')!r})"
         )
-        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+        subprocess.run([warm.python("hugging_face"), "-c", script], check=True, capture_output=True)
         expected = explain.overlay(IMAGE, explain(IMAGE)["concepts"][0]["map"])
         drawn = np.asarray(Image.open(tmp_path / "drawn.png"))
         np.testing.assert_allclose(drawn, np.asarray(expected), atol=1)

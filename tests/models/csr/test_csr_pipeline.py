@@ -3,11 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import warm
 from models.csr.test_csr_decoding import RAMP, write_dicom
 from models.suite_csr import config
 from transformers import ViTImageProcessor, pipeline
@@ -152,7 +152,7 @@ def test_a_saved_folder_loads_without_hf_fer(folder, explain, tmp_path):
         f"explain = pipeline('concept-image-classification', model={str(carried)!r}, trust_remote_code=True)\n"
         f"print(json.dumps(explain({str(tmp_path / 'a.dcm')!r})['labels']))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run([warm.python("hugging_face"), "-c", script], check=True, capture_output=True, text=True)
     model = CsrForImageClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         logits = model(**CsrProcessor.from_pretrained(folder)(tmp_path / "a.dcm")).logits

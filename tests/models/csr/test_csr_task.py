@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 from models.csr.test_csr_explanations import Page
 from models.csr_runs import FAST, STAGES, metrics_of, train_stages, write_recipes
 from runs import ROOT
@@ -210,6 +210,17 @@ class TestBoxViews:
         assert not {"positive_boxes", "negative_boxes", "pointing_game"} & set(metrics)
 
 
+def torchrun(*arguments: str, cwd: Path) -> None:
+    """Two processes."""
+    subprocess.run(
+        [warm.python("libraries"), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHON_EXEC": warm.python()},
+        check=True,
+        capture_output=True,
+    )
+
+
 def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
     """pos_weight, AUROC and atlas, with a learning rate of 0, so that batches do not matter."""
     folders = {}
@@ -221,14 +232,7 @@ def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
             monkeypatch.chdir(folders[1])
             run_stages(recipes)
             continue
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-        subprocess.run(
-            [*launch, "hf_fer.stages", *recipes],
-            cwd=folders[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-        )
+        torchrun("-m", "hf_fer.stages", *recipes, cwd=folders[2])
     configs = {n: CsrConfig.from_pretrained(folder / "out/2") for n, folder in folders.items()}
     assert configs[1].pos_weight == configs[2].pos_weight
     for one, two in zip(configs[1].atlas, configs[2].atlas, strict=True):
@@ -247,14 +251,7 @@ def test_two_processes_evaluate_one_model(trained, tmp_path):
     recipe = write_recipes(tmp_path, learning_rate=0.05)[0]
     recipe_fields = {**json.loads(Path(recipe).read_text()), "backbone": "resnet50", "config_overrides": overrides}
     Path(recipe).write_text(json.dumps(recipe_fields))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run(
-        [*launch, str(ROOT / "hf_fer" / "run.py"), recipe],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-    )
+    torchrun(str(ROOT / "hf_fer" / "run.py"), recipe, cwd=tmp_path)
     metrics = metrics_of(tmp_path / "out/1")
     assert metrics["runtime"]["best_metric"] == pytest.approx(metrics["validation"]["concept_auroc"], abs=1e-6)
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import warm
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -159,7 +160,7 @@ def test_loads_where_hf_fer_is_not_installed(trained):
         f"classify = pipeline('text-classification', model={str(trained)!r}, trust_remote_code=True)\n"
         f"print(json.dumps([answer['label'] for answer in classify({texts!r})]))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm.python("hugging_face"), "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     model, tokenizer = (kind.from_pretrained(trained) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     best = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.argmax(dim=-1)

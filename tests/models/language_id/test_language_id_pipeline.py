@@ -3,12 +3,12 @@
 import itertools
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from scipy.special import expit
 from transformers import (
     AutoModelForSequenceClassification,
@@ -286,5 +286,5 @@ def test_saved_pipeline_loads_without_this_package(identify, tmp_path):
         "ours = pipeline('text-language-identification', model=folder, trust_remote_code=True)\n"
         f"print(ours({ENGLISH!r})[0]['label'], pipeline('text-classification', model=folder)({ENGLISH!r})[0]['label'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm.python("hugging_face"), "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["en", "en"], done.stderr

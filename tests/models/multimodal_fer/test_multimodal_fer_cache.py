@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from experiment.test_run import FAST, metrics_of, weights
 from media import break_ravdess
 
@@ -282,7 +283,7 @@ def test_two_processes_build_what_one_builds(recipe, tmp_path):
         launch += ["--main_process_port", str(free.getsockname()[1])]
     finished = subprocess.run(
         [*launch, str(ROOT / "hf_fer" / "run.py"), recipe(**fields, output_dir=str(tmp_path / "out_2"))],
-        env={**os.environ, "HF_HOME": str(tmp_path / "home_2")},
+        env={**os.environ, "HF_HOME": str(tmp_path / "home_2"), "PYTHON_EXEC": warm.python("libraries")},
         capture_output=True,
         text=True,
         check=False,

@@ -3,12 +3,12 @@
 import json
 import math
 import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
 import torch.nn.functional as F
+import warm
 from huggingface_hub.errors import StrictDataclassError
 from models.suite_multimodal_fer import batch, config
 from transformers import set_seed
@@ -368,7 +368,9 @@ def test_the_checkpoint_loads_where_hf_fer_is_not_installed(model, tmp_path):
         logits = model.eval()(**torch.load({str(tmp_path / "inputs.pt")!r})).logits
         print((logits - torch.load({str(tmp_path / "logits.pt")!r})).abs().max().item())
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [warm.python("hugging_face"), "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) < 1e-6
     assert "auto_map" in json.loads((tmp_path / "model" / "config.json").read_text())
