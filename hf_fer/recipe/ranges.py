@@ -30,6 +30,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "blank_steps",
             "join_recordings",
             "lm_weight",
+            "naive_bayes_share",
         ],
         AT_LEAST_0,
     ),
