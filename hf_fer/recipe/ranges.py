@@ -80,6 +80,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "validation_fraction",
             "test_fraction",
             "label_smoothing_factor",
+            "ngram_discount",
         ],
         SHARE,
     ),

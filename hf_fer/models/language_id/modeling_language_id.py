@@ -2,8 +2,9 @@
 
 The n-grams are those of fastText (Joulin et al. 2017, arXiv 1607.01759), each with one weight per language instead of
 an embedding. They are known by 62-bit keys instead of hash buckets: the rows of the table are kept for n-grams that
-were counted, and an n-gram without a row counts for nothing. Shapes use B (batch), T (tokens), N (n-grams of a text), C
-(languages).
+were counted, and an n-gram without a row counts for nothing.
+
+Shapes use B (batch), T (tokens), N (n-grams of a text), C (languages).
 """
 
 import torch

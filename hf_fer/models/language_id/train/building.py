@@ -58,10 +58,7 @@ def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase)
     """A new classifier, or the checkpoint's, whose configuration holds the pipeline's settings."""
     args, path = task.model_args, task.model_args.model_name_or_path
     config = make_config(task, data, tokenizer)
-    if path:
-        model = load_checkpoint(path, config, data.labels)
-    else:
-        model = new_model(task, data, tokenizer, config)
+    model = load_checkpoint(path, config, data.labels) if path else new_model(task, data, tokenizer, config)
     modules = dict(model.named_modules())
     for part in args.freeze or []:
         check_choice("freeze part", part, [name for name in modules if name])

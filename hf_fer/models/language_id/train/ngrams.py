@@ -152,9 +152,9 @@ def start_weights(counts: Sequence[Counts], start: Start) -> tuple[np.ndarray, n
 
     The model is interpolated absolute discounting (Ney, Essen and Kneser 1994, "On structuring probabilistic
     dependences in stochastic language modelling"). An n-gram's weight is the logarithm by which its last character is
-    more probable after the whole n-gram than after one character less, so that the sum over the n-grams that end at a
-    character telescopes to the longest known one. `share` times the weight of multinomial naive Bayes, the logarithm of
-    the n-gram's own frequency, is added. The mean over languages is subtracted, which changes no decision.
+    more probable after the whole n-gram than after one character less, so that the sum over the n-grams that end at
+    a character telescopes to the longest known one. `share` times the weight of multinomial naive Bayes, the logarithm
+    of the n-gram's own frequency, is added. The mean over languages is subtracted, which changes no decision.
 
     Returns:
         Sorted keys `(rows,)` and weights `(rows, languages)` of the n-grams that are frequent enough.
