@@ -31,6 +31,7 @@ SOUND_SUFFIXES = (
     ),
     *(".aiff", ".aifc", ".au", ".caf", ".mka", ".ac3", ".wv", ".ape", ".weba"),
 )
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *SOUND_SUFFIXES)
 """Lower-case endings of files that FFmpeg decodes."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hf_fer.data.files import SOUND_SUFFIXES, class_folders
+from hf_fer.data.files import IMAGE_SUFFIXES, SOUND_SUFFIXES, class_folders
 from hf_fer.data.hub_tables import read_hub
 from hf_fer.data.loading import (
     DataError,
@@ -25,6 +25,7 @@ from hf_fer.data.loading import (
     write_atomically,
 )
 from hf_fer.data.names import clean_names
+from hf_fer.data.stills import ARCHIVE_ENDING, from_pixels, has_pixels, read_archive
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 logger = logging.getLogger(__name__)
@@ -59,13 +60,16 @@ def read_manifest(path: str | Path, form: TableFormat | None = None) -> pd.DataF
     Read a manifest; relative paths in it are relative to its own folder.
 
     Args:
-        path: See `tables.read_table`.
+        path: See `tables.read_table`. Pictures may be in a column `pixels`, or in a `.npz`; see `stills`.
         form: Encoding and delimiter.
 
     Raises:
         DataError: it does not parse, or lacks a column, which the message names.
     """
-    rows = validate(read_table(path, form), str(path))
+    if Path(path).suffix.lower() == ARCHIVE_ENDING:
+        return validate(read_archive(Path(path)), str(path))
+    rows = read_table(path, form)
+    rows = validate(from_pixels(rows, str(path)) if has_pixels(rows) else rows, str(path))
     finder = PathFinder(Path(path).parent)
     for column in ("video", "audio"):
         full = (value if pd.isna(value) else finder.find(str(value)) for value in rows[column])
@@ -126,7 +130,7 @@ def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """
     Rename usual columns to `label`, `video`, `audio`, `group` and `split`; the last two are optional.
 
-    Files in a column of `FILE_COLUMNS` are audio or, by their ending, video with its audio track.
+    Files in a column of `FILE_COLUMNS` are audio or, by their ending, pictures or video with its audio track.
 
     Raises:
         DataError: there is no label column or no file column; the message lists the names that are accepted.
@@ -137,8 +141,10 @@ def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     rows = rows.assign(**{role: rows[name] for role, name in found.items()})
     if not {"video", "audio"} & found.keys():
         files = rows[need_column(rows, (*VIDEO_COLUMNS, *AUDIO_COLUMNS, *FILE_COLUMNS), "video or audio", source)]
-        sound = files.map(lambda name: Path(str(name)).suffix.lower() in SOUND_SUFFIXES)
-        rows = rows.assign(video=files.where(~sound), audio=files)
+        ending = files.map(lambda name: Path(str(name)).suffix.lower())
+        rows = rows.assign(
+            video=files.where(~ending.isin(SOUND_SUFFIXES)), audio=files.where(~ending.isin(IMAGE_SUFFIXES))
+        )
     for role, name in found.items():
         if name != role:
             logger.info("%s: column %r is used as %r.", source, name, role)
@@ -146,8 +152,9 @@ def usual_columns(rows: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def with_soundtracks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows without an audio column, with each video file as its own `audio`; feature files have no audio."""
-    sound = (None if str(name).endswith(".npy") or "::" in str(name) else name for name in rows["video"])
+    """Rows without an audio column, with each video file as its own `audio`; features and pictures have no audio."""
+    silent = (".npy", *IMAGE_SUFFIXES)
+    sound = (None if str(name).lower().endswith(silent) or "::" in str(name) else name for name in rows["video"])
     return rows.assign(audio=optional_column(sound, rows.index))
 
 

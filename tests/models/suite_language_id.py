@@ -11,7 +11,7 @@ MODELS = {LanguageIdNgramForSequenceClassification: [AutoModelForSequenceClassif
 def config(**fields) -> LanguageIdNgramConfig:
     """A small table; token 1 is padding, 0, 2 and 4 lie between words."""
     return LanguageIdNgramConfig(
-        **{"vocab_size": 30, "num_buckets": 211, "boundary_token_ids": [0, 2, 4], "num_labels": 3, **fields}
+        **{"vocab_size": 30, "num_ngrams": 211, "boundary_token_ids": [0, 2, 4], "num_labels": 3, **fields}
     )
 
 

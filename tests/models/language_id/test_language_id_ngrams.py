@@ -1,5 +1,6 @@
-"""The n-gram model: which n-grams it sees, its start from naive Bayes, and what it shares with other models."""
+"""The n-gram model: which n-grams it sees, its start from counts, and what it shares with other models."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 import warm
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.naive_bayes import MultinomialNB
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_fer.models.language_id import LanguageIdNgramConfig, LanguageIdNgramForSequenceClassification
-from hf_fer.models.language_id.train.ngrams import character_tokenizer, ngram_config, start_from_counts
+from hf_fer.models.language_id.modeling_language_id import rows_of, text_keys
+from hf_fer.models.language_id.train.ngrams import (
+    Start,
+    character_tokenizer,
+    count_ngrams,
+    fill,
+    ngram_config,
+    start_weights,
+)
 from hf_fer.run import main
 
 TEXTS = ["the cat sat on the mat", "a dog and the cat", "le chat est sur la table", "un chien et le chat"]
@@ -26,12 +33,21 @@ def tokenizer():
     return character_tokenizer(TEXTS, 64)
 
 
+ONLY_LM = Start(discount=0.75, smoothing=0.01, share=0.0, min_counts=[1])
+
+
+def started(tokenizer, start: Start, **fields) -> LanguageIdNgramForSequenceClassification:
+    config = ngram_config(tokenizer, 64, num_labels=2, **{"max_ngram": 4, "length_power": 0.0, **fields})
+    keys, weights = start_weights(count_ngrams(config, tokenizer, TEXTS, LABELS), start)
+    config.num_ngrams = len(keys)
+    model = LanguageIdNgramForSequenceClassification(config).eval()
+    fill(model, keys, weights)
+    return model
+
+
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    config = ngram_config(tokenizer, 64, num_labels=2, max_ngram=4)
-    model = LanguageIdNgramForSequenceClassification(config).eval()
-    start_from_counts(model, tokenizer, TEXTS, LABELS, 0.01)
-    return model
+    return started(tokenizer, ONLY_LM)
 
 
 def logits(model, tokenizer, texts: list[str]) -> torch.Tensor:
@@ -41,12 +57,12 @@ def logits(model, tokenizer, texts: list[str]) -> torch.Tensor:
 
 def test_n_grams_lie_within_words_and_their_ends(model, tokenizer):
     for text in ("cat", "the cat", "a le", "un chien et"):
-        found = model.buckets(**tokenizer([text], return_tensors="pt"))
+        found = torch.cat(text_keys(model.config, **tokenizer([text], return_tensors="pt")), dim=1)
         assert int((found >= 0).sum()) == len(ngrams(text))
 
 
-def test_the_same_n_gram_has_one_bucket_wherever_it_is(model, tokenizer):
-    (alone,), (inside,) = (model.buckets(**tokenizer([text], return_tensors="pt")) for text in ("cat", "dog cat sat"))
+def test_the_same_n_gram_has_one_row_wherever_it_is(model, tokenizer):
+    (alone,), (inside,) = (model.rows(**tokenizer([text], return_tensors="pt")) for text in ("cat", "dog cat sat"))
     alone, inside = set(alone[alone >= 0].tolist()), set(inside[inside >= 0].tolist())
     assert alone < inside
 
@@ -55,24 +71,76 @@ def test_an_end_of_a_text_is_the_end_of_a_word(model, tokenizer):
     assert torch.allclose(logits(model, tokenizer, ["cat"]), logits(model, tokenizer, [" cat "]), atol=1e-5)
 
 
-def test_starts_as_naive_bayes(model, tokenizer):
-    """With the length's power at 0 the differences between languages are those of multinomial naive Bayes."""
-    counts = CountVectorizer(analyzer=lambda text: ngrams(text), lowercase=False)
-    bayes = MultinomialNB(alpha=0.01, fit_prior=False).fit(counts.fit_transform(TEXTS), LABELS)
-    known = counts.transform(NEW)
-    expected = np.diff(known @ bayes.feature_log_prob_.T, axis=1).ravel()
-    before, model.config.length_power = model.config.length_power, 0.0
-    found = np.diff(logits(model, tokenizer, NEW).numpy(), axis=1).ravel()
-    model.config.length_power = before
-    # Its sums of counts have the buckets that were never seen, each with the smoothing.
-    unseen = model.config.num_buckets - len(counts.vocabulary_)
-    totals = np.array([bayes.feature_count_[index].sum() + 0.01 * len(counts.vocabulary_) for index in (0, 1)])
-    shift = np.diff(np.log(totals) - np.log(totals + 0.01 * unseen))
-    sizes = np.array([len(ngrams(text)) for text in NEW])
-    missing = np.array([len(ngrams(text)) for text in NEW]) - np.asarray(known.sum(axis=1)).ravel()
-    expected = expected + shift * (sizes - missing)
-    assert found == pytest.approx(expected, abs=1e-2)
-    assert (np.sign(found) == np.sign(expected)).all()
+def test_rows_are_those_of_a_dictionary():
+    table = torch.tensor([2, 3, 5, 8, 13])
+    keys = torch.tensor([[-1, 2, 4, 13], [14, 5, 0, 8]])
+    assert rows_of(keys, table).tolist() == [[-1, 0, -1, 4], [-1, 2, -1, 3]]
+    assert rows_of(keys, table[:1]).tolist() == [[-1, 0, -1, -1], [-1, -1, -1, -1]]
+
+
+def probability(word: str, place: int, size: int, texts: list[str], discount: float) -> float:
+    """Interpolated absolute discounting of `word[place]` after the `size - 1` characters before it, by hand."""
+    grams = [gram for text in TEXTS for gram in ngrams(text)] + [" "]
+    own = [gram for text in texts for gram in ngrams(text)]
+    if size == 1:
+        own = [gram for gram in own if len(gram) == 1] + [" " for text in texts for _ in range(len(text.split()) + 1)]
+        lower, after = 1 / len({gram for gram in grams if len(gram) == 1}), own
+    else:
+        lower = probability(word, place, size - 1, texts, discount)
+        after = [gram for gram in own if len(gram) == size and gram[:-1] == word[place - size + 1 : place]]
+    if not after:
+        return lower
+    count = after.count(word[place - size + 1 : place + 1])
+    return max(count - discount, 0) / len(after) + discount * len(set(after)) / len(after) * lower
+
+
+@pytest.mark.parametrize("word", ["cat", "chat", "dog", "mat"])
+def test_starts_as_a_language_model_with_absolute_discounting(model, tokenizer, word):
+    """The sum of an n-gram's weights telescopes to the log-likelihood after the longest known context."""
+    padded, expected = f" {word} ", []
+    for texts in (TEXTS[:2], TEXTS[2:]):
+        total = 0.0
+        for place in range(1, len(padded)):
+            known = [gram for text in TEXTS for gram in ngrams(text)]
+            sizes = [size for size in range(1, min(4, place + 1) + 1) if padded[place - size + 1 : place + 1] in known]
+            total += np.log(probability(padded, place, max(sizes), texts, 0.75))
+            if padded[place] == " ":  # a boundary alone has no weight
+                total -= np.log(probability(padded, place, 1, texts, 0.75))
+        expected.append(total)
+    found = logits(model, tokenizer, [word])[0].numpy()
+    assert np.diff(found) == pytest.approx(np.diff(expected), abs=1e-4)
+
+
+def test_naive_bayes_is_added_by_its_share(model, tokenizer):
+    """What the share adds for a text is the difference of its n-grams' log-frequencies."""
+    added = logits(started(tokenizer, dataclasses.replace(ONLY_LM, share=1.0)), tokenizer, ["chat"])
+    added = (added - logits(model, tokenizer, ["chat"]))[0].numpy()
+    expected = np.zeros(2)
+    for gram in ngrams("chat"):
+        for label in (0, 1):
+            own = [
+                part for text in TEXTS[2 * label : 2 * label + 2] for part in ngrams(text) if len(part) == len(gram)
+            ]
+            if len(gram) == 1:
+                own += [" "] * sum(len(text.split()) + 1 for text in TEXTS[2 * label : 2 * label + 2])
+            known = gram in [part for text in TEXTS for part in ngrams(text)]
+            expected[label] += known * (np.log(own.count(gram) + 0.01) - np.log(len(own) + 0.01))
+    assert np.diff(added) == pytest.approx(np.diff(expected), abs=1e-3)
+
+
+def test_rare_n_grams_have_no_row(tokenizer):
+    some = started(tokenizer, dataclasses.replace(ONLY_LM, min_counts=[1, 1, 2]))
+    known = [gram for text in TEXTS for gram in ngrams(text)]
+    kept = {gram for gram in known if len(gram) < 3 or known.count(gram) > 1}
+    assert some.config.num_ngrams == len(kept)
+
+
+def test_long_texts_are_counted_whole(tokenizer):
+    """A text that is longer than the window is counted in pieces."""
+    config = ngram_config(tokenizer, 64, num_labels=2, max_ngram=1)
+    long = " ".join(["cat"] * 100)
+    (single,) = count_ngrams(config, tokenizer, [long, "dog"], [0, 1])
+    assert single.counts[single.keys >= 0].sum(axis=0).tolist() == [[300, 3]]
 
 
 def ngrams(text: str) -> list[str]:
@@ -100,7 +168,7 @@ def test_every_weight_of_a_text_gets_a_gradient_and_no_other(model, tokenizer):
     batch = tokenizer(["the chat"], return_tensors="pt")
     model(**batch, labels=torch.tensor([1])).loss.backward()
     touched = set(model.ngrams.weight.grad.abs().sum(dim=1).nonzero().ravel().tolist())
-    found = model.buckets(**batch)
+    found = model.rows(**batch)
     model.zero_grad()
     assert touched == set(found[found >= 0].tolist())
 
@@ -117,7 +185,7 @@ def test_dropout_hides_n_grams_in_training_only(model, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"num_buckets": 1}, "num_buckets"), ({"ngram_dropout": 1.0}, "ngram_dropout")]
+    ("fields", "message"), [({"num_ngrams": 0}, "num_ngrams"), ({"ngram_dropout": 1.0}, "ngram_dropout")]
 )
 def test_sizes_that_cannot_be(fields, message):
     with pytest.raises(Exception, match=message):
@@ -130,8 +198,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ngrams")
     fields = ["--architecture", "ngrams", "--num_train_epochs", "1", "--learning_rate", "0.01", "--max_grad_norm", "0"]
     fields += [
-        "--config_overrides",
-        '{"num_buckets": 4093}',
         "--output_dir",
         str(folder / "out"),
         "--report_to",

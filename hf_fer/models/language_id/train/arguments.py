@@ -17,12 +17,23 @@ class LanguageIdModelArguments(ModelArguments):
     architecture: Literal["transformer", "ngrams"] = field(
         default="transformer",
         metadata={
-            "help": "Model that is trained from scratch: one layer over word pieces, or weights of character n-grams "
-            "that start from naive Bayes."
+            "help": "New model: one layer over word pieces, or weights of character n-grams that start from their "
+            "counts."
         },
     )
     ngram_smoothing: float = field(
         default=0.01, metadata={"help": "Added to each n-gram's count, for the start from naive Bayes."}
+    )
+    ngram_discount: float = field(
+        default=0.75,
+        metadata={"help": "Subtracted from each count of an n-gram, for the start from a language model."},
+    )
+    naive_bayes_share: float = field(
+        default=0.2, metadata={"help": "Weight of naive Bayes beside the language model in the start."}
+    )
+    ngram_min_counts: list[int] = field(
+        default_factory=lambda: [1, 1, 1, 1, 2, 3],
+        metadata={"help": "Fewest occurrences of kept n-grams of 1, 2, ... characters; the last is for longer ones."},
     )
     vocab_size: int = field(default=32000, metadata={"help": "Largest vocabulary of a tokenizer that is trained."})
 
@@ -32,6 +43,10 @@ class LanguageIdModelArguments(ModelArguments):
             raise RecipeError(
                 f"vocab_size must be at least 300 (256 bytes and the special tokens), got {self.vocab_size}."
             )
+        if not 0 < self.ngram_discount <= 1:
+            raise RecipeError(f"ngram_discount must be above 0 and at most 1, got {self.ngram_discount}.")
+        if not self.ngram_min_counts or min(self.ngram_min_counts) < 1:
+            raise RecipeError(f"ngram_min_counts must be numbers from 1, got {self.ngram_min_counts}.")
 
 
 @dataclass

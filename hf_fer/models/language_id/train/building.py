@@ -21,7 +21,7 @@ from hf_fer.weights.starting_points import load_model, nothing_anew
 
 from ..configuration_language_id import LanguageIdNgramConfig
 from ..pipeline_language_id import SETTINGS
-from .ngrams import character_tokenizer, ngram_config, start_from_counts
+from .ngrams import Start, character_tokenizer, count_ngrams, fill, ngram_config, start_weights
 from .preprocessing import WindowSettings
 from .scratch import outside_encoder, scratch_config, train_tokenizer, with_nfkc
 from .source import checkpoint_config
@@ -58,17 +58,28 @@ def make_model(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase)
     """A new classifier, or the checkpoint's, whose configuration holds the pipeline's settings."""
     args, path = task.model_args, task.model_args.model_name_or_path
     config = make_config(task, data, tokenizer)
-    if path:
-        model = load_checkpoint(path, config, data.labels)
-    else:
-        model = AutoModelForSequenceClassification.from_config(config)
-        if args.architecture == "ngrams":
-            rows = data.splits["train"]
-            start_from_counts(model, tokenizer, list(rows["text"]), list(rows["labels"]), args.ngram_smoothing)
+    model = load_checkpoint(path, config, data.labels) if path else new_model(task, data, tokenizer, config)
     modules = dict(model.named_modules())
     for part in args.freeze or []:
         check_choice("freeze part", part, [name for name in modules if name])
         modules[part].requires_grad_(False)
+    return model
+
+
+def new_model(
+    task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> PreTrainedModel:
+    """A model from scratch; that of n-grams gets its rows and weights from the counts of the training split."""
+    args = task.model_args
+    if args.architecture != "ngrams":
+        return AutoModelForSequenceClassification.from_config(config)
+    texts = data.splits["train"]
+    counts = count_ngrams(config, tokenizer, list(texts["text"]), list(texts["labels"]))
+    start = Start(args.ngram_discount, args.ngram_smoothing, args.naive_bayes_share, args.ngram_min_counts)
+    keys, weights = start_weights(counts, start)
+    config.num_ngrams = len(keys)
+    model = AutoModelForSequenceClassification.from_config(config)
+    fill(model, keys, weights)
     return model
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_fer.data.augment import Augmentation
+from hf_fer.data.stills import ARCHIVE_ENDING
 from hf_fer.data.tables import is_table
 from hf_fer.recipe.arguments import ModelArguments, RecipeError, check_choice, json_object
 from hf_fer.task.classification import ClassificationDataArguments
@@ -134,7 +135,8 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
 def names_table(dataset: str) -> bool:
     """See `MultimodalFerDataArguments.is_table`."""
     path = Path(dataset)
-    return dataset != "demo" and not path.is_dir() and (path.is_file() or is_table(path))
+    named = is_table(path) or path.suffix.lower() == ARCHIVE_ENDING
+    return dataset != "demo" and not path.is_dir() and (path.is_file() or named)
 
 
 def names_hub_dataset(dataset: str) -> bool:

@@ -11,7 +11,7 @@ import torch
 from hf_fer.data import manifest
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded
 from hf_fer.data.cache import ArrayCache
-from hf_fer.data.files import CLIP_SUFFIXES, class_folders, visible_files
+from hf_fer.data.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, class_folders, visible_files
 from hf_fer.data.loading import DataError, FileCheck, optional_column
 from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import TableFormat
@@ -182,10 +182,12 @@ def media_files(path: Path, form: TableFormat | None = None) -> tuple[pd.DataFra
     try:
         files, unusable = ravdess.scan(path, "both")
     except DataError:
-        found = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in CLIP_SUFFIXES)
+        present = {file.suffix.lower() for file in visible_files(path)}
+        endings = CLIP_SUFFIXES if present & {*CLIP_SUFFIXES} else IMAGE_SUFFIXES
+        found = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in endings)
         if not found:
             raise
-        files = class_folders(path, lambda file: file.suffix.lower() in CLIP_SUFFIXES)
+        files = class_folders(path, lambda file: file.suffix.lower() in endings)
         files = pd.DataFrame({"path": found}) if files is None else files
         return files.assign(must_have=[set() for _ in files.index]), []
     promise = {"01": {"audio", "video"}, "02": {"video"}, "03": {"audio"}}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_fer.data.files import CLIP_SUFFIXES
+from hf_fer.data.files import CLIP_SUFFIXES, IMAGE_SUFFIXES
 from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, LABEL_COLUMNS, VIDEO_COLUMNS
 from hf_fer.task.predictor import ClassPredictor, file_length
 
@@ -15,7 +15,7 @@ class ClipPredictor(ClassPredictor):
     pipeline_task = "audio-visual-emotion-recognition"
     model_type = "multimodal_fer"
     page = "clip"
-    endings = CLIP_SUFFIXES
+    endings = (*CLIP_SUFFIXES, *IMAGE_SUFFIXES)
     columns = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "path": FILE_COLUMNS}
     target_columns = LABEL_COLUMNS
     timeline_options = {"timeline": True}

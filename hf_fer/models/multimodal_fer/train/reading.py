@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hf_fer.data import manifest
+from hf_fer.data.files import IMAGE_SUFFIXES
 from hf_fer.data.loading import DataError, cache_dir, check_groups, is_leaky, warned
 from hf_fer.data.tables import TableFormat
 from hf_fer.task.base import Task
@@ -78,7 +79,10 @@ def read_dataset(task: Task, name: str, alone: bool = True) -> Source:
         found = read_corpus(path, form)
         if found is not None:
             return from_corpus(task, found.rows, found.skipped, name, alone)
-        rows = manifest.read_class_folder(path, CLIP_SUFFIXES)
+        # Pictures beside clips are previews, as file managers write them.
+        endings = (CLIP_SUFFIXES, IMAGE_SUFFIXES)
+        found_rows = (manifest.read_class_folder(path, kinds) for kinds in endings)
+        rows = next((rows for rows in found_rows if rows is not None), None)
         if rows is not None:
             return from_manifest(task, rows, name)
     return from_ravdess(task, name)
