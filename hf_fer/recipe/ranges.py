@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "skip_grad_norm",
             "trim_silence_db",
             "max_seconds",
+            "batch_seconds",
             "ngram_smoothing",
         ],
         POSITIVE,

@@ -1,12 +1,12 @@
 """Whole runs of speech_to_text, small: training, report, pipelines, evaluation and a new start."""
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models.speech_to_text.recipes import DECODERS, TINY, task_of
 from transformers import (
     AutoModelForCTC,
     LasrFeatureExtractor,
@@ -38,43 +38,10 @@ from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
 from hf_fer.task.settings import shared_patterns
 
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "subsampling_conv_channels": 16,
-}
-
-
-DECODERS = {"beam_width": 8, "lm": "train", "lm_order": 2} if find_spec("kenlm") and find_spec("flashlight") else {}
-
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return make_demo(tmp_path_factory.mktemp("recordings"))
-
-
-def task_of(manifest, output_dir, **fields):
-    recipe = {
-        "task": "speech_to_text",
-        "dataset": str(manifest),
-        "config_overrides": {"encoder_config": TINY},
-        "augmentation": {"resample": 0},
-        "output_dir": str(output_dir),
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 0.004,
-        "max_train_samples": 24,
-        "max_eval_samples": 8,
-        "train_sampling_strategy": "group_by_length",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "report_to": "none",
-        **fields,
-    }
-    return build_task({name: value for name, value in recipe.items() if value is not None}, "recipe", [])
 
 
 @pytest.fixture(scope="module")

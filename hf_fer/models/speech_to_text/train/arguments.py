@@ -75,6 +75,13 @@ class SpeechToTextDataArguments(DataArguments):
             "training recording at most."
         },
     )
+    batch_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Largest number of seconds of a training batch, padding included; replaces "
+            "per_device_train_batch_size."
+        },
+    )
     blank_steps: int = field(
         default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )
@@ -96,10 +103,26 @@ class SpeechToTextDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.check_decoders()
+        self.check_batches()
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = {**STRENGTHS, **overrides}
+
+    def check_batches(self) -> None:
+        """Raises `RecipeError` where batches by seconds cannot be obeyed."""
+        if self.batch_seconds is None:
+            return
+        if self.batch_seconds < self.max_seconds:
+            raise RecipeError(
+                f"batch_seconds {self.batch_seconds:g} is less than max_seconds {self.max_seconds:g}: a batch could "
+                "not hold such a recording. Raise it, or lower --max_seconds."
+            )
+        if self.join_recordings:
+            raise RecipeError(
+                "batch_seconds and join_recordings do not go together: how long joined recordings are is drawn when "
+                "a batch is read. Leave one of them out."
+            )
 
     def check_decoders(self) -> None:
         """
