@@ -139,6 +139,10 @@ class TestRun:
             right, words = (found["share_right"] * found["words"]).sum(), found["words"].sum()
             assert right / words == pytest.approx(metrics["word_confidence"]["share_right"], abs=1e-3)
             assert words + metrics["deletions"] - metrics["insertions"] == metrics["words"]
+            assert any("temperature" in remark for remark in metrics["remarks"])
+            config = json.loads((trained / "config.json").read_text())
+            assert config["word_temperature"] == metrics["word_confidence"].get("temperature", 1.0)
+            assert {"word_temperature", "abstention_threshold"} <= config.keys()
         assert pd.read_csv(report / "errors_by_confidence.csv")["utterances"].sum() == 8
         assert list(pd.read_csv(report / "errors_by_accent.csv", keep_default_na=False)["accent"]) == ["", "north"]
         aligned = (report / "alignments.txt").read_text()

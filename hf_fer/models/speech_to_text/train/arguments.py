@@ -86,6 +86,12 @@ class SpeechToTextDataArguments(DataArguments):
         default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )
 
+    abstention_risk: float = field(
+        default=0.05,
+        metadata={
+            "help": "Largest share of wrong words above the abstention threshold, which is chosen on validation."
+        },
+    )
     beam_width: int = field(
         default=0, metadata={"help": "Width of a beam search that the report also scores; 0 for greedy only."}
     )
@@ -131,6 +137,8 @@ class SpeechToTextDataArguments(DataArguments):
         """
         if self.beam_width < 0:
             raise RecipeError(f"beam_width must be 0 or more, got {self.beam_width}.")
+        if not 0 <= self.abstention_risk < 1:
+            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
         if self.lm_order < 2:
             raise RecipeError(
                 f"lm_order must be 2 or more, because KenLM reads no smaller order, got {self.lm_order}."

@@ -26,6 +26,7 @@ from .arguments import SpeechToTextModelArguments
 from .model import Extractor, new_model, prepare, preset_config, samples_per_frame
 from .preprocessing import SoundSettings, checkpoint_extractor
 from .vocabulary import build_tokenizer, outside_vocabulary
+from .word_confidence import WordCalibration
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
     args, tokenizer = task.model_args, processor.tokenizer
     if args.model_name_or_path:
         model = started_model(args, processor)
+        if task.training_args.do_train:
+            WordCalibration().put(model.config)  # after training, the fitted values no longer apply
     else:
         hop = processor.feature_extractor.hop_length
         try:

@@ -39,8 +39,7 @@ def load_recordings(task: Task) -> LoadedData:
     spoken = ", ".join(f"{split} {value:.2f}" for split, value in hours.items())
     if args.batch_seconds is not None and "per_device_train_batch_size" in task.given:
         notes.append(
-            f"Training batches hold up to {args.batch_seconds:g} s of sound, so that per_device_train_batch_size is not "
-            "used."
+            f"Training batches hold up to {args.batch_seconds:g} s of sound; per_device_train_batch_size is not used."
         )
     notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
     data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
