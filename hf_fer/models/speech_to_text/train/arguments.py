@@ -48,6 +48,12 @@ class SpeechToTextModelArguments(ModelArguments):
 class SpeechToTextDataArguments(DataArguments):
     """Which recordings, which form of their transcripts, and how sound is augmented."""
 
+    more_datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tables that are used together with dataset, such as one of pseudo-label; each is split by itself."
+        },
+    )
     file_column: str | None = field(
         default=None, metadata={"help": "Column of the files; found by the usual names if unset."}
     )
@@ -180,7 +186,7 @@ class SpeechToTextDataArguments(DataArguments):
         """Encoding and delimiter of the manifest."""
         return TableFormat(self.encoding, self.delimiter)
 
-    @property
-    def is_table(self) -> bool:
-        """Whether the data is a file, or its name has a table's suffix."""
-        return Path(self.dataset).is_file() or is_table(self.dataset)
+
+def is_recordings(path: str) -> bool:
+    """Whether a path is a file, or has a table's suffix."""
+    return Path(path).is_file() or is_table(path)

@@ -187,7 +187,7 @@ def tables_of(split: str, found: Recognised) -> dict[str, Table]:
             every_split=False,
         ),
     }
-    for column, name in (("group", "speaker"), ("accent", "accent")):
+    for column, name in (("group", "speaker"), ("accent", "accent"), ("corpus", "corpus")):
         if column in found.rows:
             by_value = found.by(found.rows[column], name)
             tables[f"errors_by_{name}.csv"] = Table(by_value, f"WER on {split} by {name}.", every_split=False)

@@ -1,15 +1,27 @@
 """Loads speech_to_text's data: recordings whose transcripts fit into the frames of their sound."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from hf_fer.data.loading import DataError, LoadedData, cache_dir, to_splits, warned
+from hf_fer.data.loading import (
+    SPLITS,
+    DataError,
+    LoadedData,
+    cache_dir,
+    check_groups,
+    is_leaky,
+    to_splits,
+    warned,
+)
 from hf_fer.data.remarks import with_remarks
 from hf_fer.data.skipped import enforce_skip_limit
 from hf_fer.task.base import Task
-from hf_fer.task.steps import leave_out, split_rows
+from hf_fer.task.steps import SplitRows, leave_out, split_by_protocol, without_copies
 
-from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments
+from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, is_recordings
 from .building import processor_for, start_config
 from .demo import DEMO_NOTICE, make_demo
 from .model import samples_per_frame
@@ -30,7 +42,7 @@ def load_recordings(task: Task) -> LoadedData:
     if rows.empty:
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
         raise DataError(f"{args.dataset}: no usable recordings are left.")
-    found = split_rows(task, rows)
+    found = without_copies(task, split_data_sets(task, rows))
     rows, misfits, vocabulary_notes = fit_transcripts(task, found.rows)
     skipped += misfits
     leave_out(task, skipped, total)
@@ -44,6 +56,35 @@ def load_recordings(task: Task) -> LoadedData:
     notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
     data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
     return with_remarks(data, learns_classes=False)
+
+
+def split_data_sets(task: Task, rows: pd.DataFrame) -> SplitRows:
+    """
+    Split each data set by itself; one that is for training alone stays in training.
+
+    Raises:
+        DataError: a speaker is in two splits, or a data set cannot be split.
+    """
+    if "corpus" not in rows:
+        return split_by_protocol(task, rows)
+    parts = []
+    for name, part in rows.groupby("corpus", sort=False):
+        part = part.dropna(axis=1, how="all")
+        if set(part.get("split", [None])) == {"train"}:
+            parts.append(SplitRows(part, "training only", [f"All recordings of {name} are in training."]))
+        else:
+            parts.append(split_by_protocol(task, part))
+    joined = pd.concat([part.rows for part in parts], ignore_index=True).astype({"seconds": float})
+    joined = joined.where(joined.notna(), None)
+    protocol = " + ".join(dict.fromkeys(part.protocol for part in parts))
+    if "group" in joined and not is_leaky(protocol):
+        check_groups(joined[joined["group"].notna()], group="group")
+    notes = [
+        f"{name}: {note}" for name, part in zip(rows["corpus"].unique(), parts, strict=True) for note in part.notes
+    ]
+    present = set(joined["split"])
+    absent = {name: "none of the data sets has it" for name in SPLITS[1:] if name not in present}
+    return SplitRows(joined, protocol, notes, absent)
 
 
 def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
@@ -61,14 +102,18 @@ def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
 
 
 def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the manifest, with transcripts in the recipe's form; and notes for the report."""
-    notes, path = [], args.dataset
-    if path == "demo":
-        path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
-    elif not args.is_table:
-        raise DataError(f"dataset: {path} is not a table of recordings; give a CSV, TSV, JSONL or Parquet file.")
-    columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
-    rows = read_recordings(path, args.form, **columns)
+    """Rows of the manifests, with transcripts in the recipe's form; and notes for the report."""
+    notes, parts = [], {}
+    for name, dataset in [("dataset", args.dataset), *(("more_datasets", more) for more in args.more_datasets or [])]:
+        path = dataset
+        if path == "demo":
+            path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
+        elif not is_recordings(path):
+            raise DataError(f"{name}: {path} is not a table of recordings; give a CSV, TSV, JSONL or Parquet file.")
+        columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
+        parts[dataset] = read_recordings(path, args.form, **columns)
+    rows, repeated = joined_data_sets(parts)
+    notes += repeated
     changed = rows["transcript"].map(lambda text: written(text, args.transcript_form))
     different = int((changed != rows["transcript"]).sum())
     if different:
@@ -76,6 +121,33 @@ def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]
             f"{different} of {len(rows)} transcripts were changed by transcript_form {args.transcript_form!r}."
         )
     return rows.assign(transcript=changed), notes
+
+
+def joined_data_sets(parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """
+    Data sets as one table, whose column `corpus` names them; of recordings that several have, the first one's row.
+
+    Args:
+        parts: Path of each data set -> its rows.
+
+    Returns:
+        The rows, and notes for the report. A single data set is returned as it is.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values())), []
+    stems = [Path(path).stem for path in parts]
+    names = stems if len(set(stems)) == len(stems) else list(parts)
+    rows = pd.concat([part.assign(corpus=name) for name, part in zip(names, parts.values(), strict=True)])
+    rows = rows.astype(object).where(rows.notna(), None).reset_index(drop=True)
+    first = rows.groupby(rows["audio"].map(os.path.realpath))["corpus"].transform("first")
+    repeated = first != rows["corpus"]
+    notes = []
+    if repeated.any():
+        notes = warned(
+            f"{int(repeated.sum())} recordings are in several data sets; those of the first one are used, with its "
+            "transcripts."
+        )
+    return rows[~repeated].reset_index(drop=True), notes
 
 
 def drop_unusable(

@@ -48,6 +48,7 @@ class SpeechToTextTask(Task):
         "letter_confusions.csv",
         "errors_by_length.csv",
         "errors_by_accent.csv",
+        "errors_by_corpus.csv",
         "errors_by_confidence.csv",
         "word_confidence.csv",
         "word_risk_coverage.png",

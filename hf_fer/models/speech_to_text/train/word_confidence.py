@@ -107,13 +107,13 @@ class WordCalibration:
         sure = np.exp(np.concatenate(evidence.scores(temperature))) if len(right) else np.zeros(0)
         threshold = threshold_for_risk(sure, right, risk) if len(sure) else None
         if threshold is None:
-            return cls(temperature, 0.0, f"{said} No abstention threshold: more words are wrong at any.")
+            return cls(temperature, 0.0, f"{said} No abstention threshold: at each, more are wrong.")
         if threshold <= sure.min():
             return cls(temperature, 0.0, f"{said} No abstention threshold: at most {risk:g} of all words are wrong.")
         return cls(
             temperature,
             threshold,
-            f"{said} Of the words of validation above the abstention threshold ({threshold:.3f}), at most {risk:g} are "
+            f"{said} At most {risk:g} of the words of validation above the abstention threshold ({threshold:.3f}) are "
             "wrong.",
         )
 
