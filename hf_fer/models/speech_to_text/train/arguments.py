@@ -24,6 +24,13 @@ class SpeechToTextModelArguments(ModelArguments):
     """Which model; without `model_name_or_path`, a `ParakeetForCTC` is trained from scratch."""
 
     model_size: Literal[tuple(PRESETS)] = field(default="medium", metadata={"help": "Size of a model from scratch."})
+    encoder_backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint from which a new model takes its encoder and its sizes: any model with a Parakeet "
+            "encoder, such as a recogniser or a model of sound and pictures."
+        },
+    )
     units: Literal[UNITS] = field(
         default="nfc",
         metadata={"help": "Units of the vocabulary: nfc characters, nfd letters and separate marks, or bpe pieces."},
@@ -40,6 +47,8 @@ class SpeechToTextModelArguments(ModelArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.encoder_backbone and self.model_name_or_path:
+            raise RecipeError("model_name_or_path has an encoder already: leave encoder_backbone out.")
         if self.vocab_size < 10:
             raise RecipeError(f"vocab_size must be at least 10, got {self.vocab_size}.")
 

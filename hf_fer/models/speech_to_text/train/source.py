@@ -22,9 +22,8 @@ from hf_fer.task.base import Task
 from hf_fer.task.steps import SplitRows, leave_out, split_by_protocol, without_copies
 
 from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, is_recordings
-from .building import processor_for, start_config
+from .building import processor_for, samples_of_frame
 from .demo import DEMO_NOTICE, make_demo
-from .model import samples_per_frame
 from .preprocessing import SoundSettings
 from .recordings import measure, rates_of, read_recordings, written
 from .vocabulary import encode, frames_needed, outside_vocabulary
@@ -177,7 +176,7 @@ def fit_transcripts(task: Task, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     if task.data_args.lm == TRAINING_TRANSCRIPTS and not is_train.any():
         raise DataError(f"lm {TRAINING_TRANSCRIPTS!r}: there is no training split.")
     processor = processor_for(task, list(rows["transcript"][is_train]))
-    ratio = samples_per_frame(start_config(task.model_args), getattr(processor.feature_extractor, "hop_length", 1))
+    ratio = samples_of_frame(task.model_args, processor.feature_extractor)
     frames = np.ceil(rows["seconds"] * processor.feature_extractor.sampling_rate / ratio).to_numpy()
     needed = np.array([frames_needed(encode(processor.tokenizer, text)) for text in rows["transcript"]])
     misfit, notes = needed > frames, []

@@ -39,6 +39,8 @@ class SpeechToTextTask(Task):
     hub_task = pipeline_tag = "automatic-speech-recognition"
     own_loss = "CTC has no class probabilities to smooth"
     file_columns = ("audio",)
+    weight_fields = ("encoder_backbone",)
+    input_fields = ("dataset", "encoder_backbone")
     target_column = "transcript"
     searched_fields = ("model_size",)
     lora_targets = r".*layers\.\d+\.(self_attn|attention)\.(q|k|v|o|out)_proj"
