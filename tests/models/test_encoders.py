@@ -129,7 +129,7 @@ def test_rates_of_recognisers_are_checked_by_the_other_system_too(manifest, tmp_
         "modalities": ["audio"],
         "audio_backbone": str(tmp_path / "slow"),
     }
-    with pytest.raises(RecipeError, match="audio_backbone: .* features of NemotronAsrStreamingFeatureExtractor"):
+    with pytest.raises(RecipeError, match=r"audio_backbone: .* features of NemotronAsrStreamingFeatureExtractor"):
         processor_of(build_task(recipe, "recipe", []))
 
 
