@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCTC,
@@ -111,8 +112,20 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
     modules = dict(model.named_modules())
     for part in args.freeze or []:
         check_choice("freeze part", part, [name for name in modules if name])
-        modules[part].requires_grad_(False)
+    freeze([modules[part] for part in args.freeze or []], model)
     return prepare(model)
+
+
+def freeze(parts: list[nn.Module], model: PreTrainedModel) -> None:
+    """Freeze modules of a model; they also stay in evaluation mode, so that BatchNorm keeps its statistics."""
+
+    def quiet(*inputs: Any) -> None:
+        for part in parts:
+            part.eval()
+
+    for part in parts:
+        part.requires_grad_(False)
+    model.register_forward_pre_hook(quiet)
 
 
 def backbone_config(args: SpeechToTextModelArguments) -> PreTrainedConfig | None:
