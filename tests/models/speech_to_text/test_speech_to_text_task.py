@@ -34,6 +34,7 @@ from hf_fer.models.speech_to_text.train.model import (
     prepare,
     preset_config,
 )
+from hf_fer.models.speech_to_text.train.source import names_of
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
 from hf_fer.task.settings import shared_patterns
@@ -348,3 +349,38 @@ class TestFeatures:
 def test_an_unknown_field_of_the_encoder_is_refused():
     with pytest.raises(ValueError, match=r"encoder_config\.layers"):
         preset_config("weak", 12, 0, 160, {"encoder_config": {"layers": 3}})
+
+
+class TestMoreDatasets:
+    def test_each_is_split_by_itself_and_scored_by_itself(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        parts = {"ours": rows[rows.index % 2 == 0].drop(columns="split"), "theirs": rows[rows.index % 2 == 1]}
+        for name, part in parts.items():
+            (tmp_path / name).mkdir()
+            part.drop(columns=["speaker_id"] if name == "theirs" else []).to_csv(
+                tmp_path / name / "manifest.csv", index=False
+            )
+        paths = [str(tmp_path / name / "manifest.csv") for name in parts]
+        task = task_of(paths[0], tmp_path / "out", more_datasets=paths[1:], max_train_samples=None)
+        data = task.load_data()
+        for split, named in data.splits.items():
+            assert set(named["corpus"]) == {"ours/manifest", "theirs/manifest"}, split
+        groups = [set(named["group"]) - {None} for named in data.splits.values()]
+        assert not set.intersection(*groups)
+        assert any(note.startswith("theirs/manifest: The manifest has no 'group' column") for note in data.notes)
+
+    def test_a_speaker_on_two_sides_of_two_data_sets_is_refused(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        more = rows[rows["split"] == "test"].head(3).assign(split="train")
+        rows[~rows["file_path"].isin(more["file_path"])].to_csv(tmp_path / "ours.csv", index=False)
+        more.to_csv(tmp_path / "more.csv", index=False)
+        task = task_of(tmp_path / "ours.csv", tmp_path / "out", more_datasets=[str(tmp_path / "more.csv")])
+        with pytest.raises(DataError, match="'group' are in more than one split"):
+            task.load_data()
+
+    def test_equal_names_have_numbers(self):
+        assert names_of(["a/x.csv", "b/y.csv"]) == ["x", "y"]
+        assert names_of(["a/x.csv", "b/x.csv"]) == ["a/x", "b/x"]
+        assert names_of(["c/a/x.csv", "d/a/x.csv"]) == ["1 x", "2 x"]

@@ -134,9 +134,9 @@ def joined_data_sets(parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list
     """
     if len(parts) == 1:
         return next(iter(parts.values())), []
-    stems = [Path(path).stem for path in parts]
-    names = stems if len(set(stems)) == len(stems) else list(parts)
-    rows = pd.concat([part.assign(corpus=name) for name, part in zip(names, parts.values(), strict=True)])
+    rows = pd.concat(
+        [part.assign(corpus=name) for name, part in zip(names_of(list(parts)), parts.values(), strict=True)]
+    )
     rows = rows.astype(object).where(rows.notna(), None).reset_index(drop=True)
     first = rows.groupby(rows["audio"].map(os.path.realpath))["corpus"].transform("first")
     repeated = first != rows["corpus"]
@@ -147,6 +147,14 @@ def joined_data_sets(parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list
             "transcripts."
         )
     return rows[~repeated].reset_index(drop=True), notes
+
+
+def names_of(paths: list[str]) -> list[str]:
+    """Names of data sets: their files' stems, with the folder's name or else a number before stems that are equal."""
+    stems = [Path(path).stem for path in paths]
+    longer = [f"{Path(path).absolute().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
+    numbered = [f"{number} {stem}" for number, stem in enumerate(stems, 1)]
+    return next(names for names in (stems, longer, numbered) if len(set(names)) == len(names))
 
 
 def drop_unusable(
