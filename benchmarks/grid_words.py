@@ -1,10 +1,9 @@
 """How well speech_to_text recognises words of GRID, and how near their times are to the corpus's alignments.
 
-python benchmarks/grid_words.py [--data ../shared/data/grid_s1] [--epochs 120] [--json OUT] [--FIELD VALUE ...]
+python benchmarks/grid_words.py [--data ../shared/data/grid_s1] [--epochs 120] [--json OUT]
 
 Trains a small model from scratch on the sound of the clips whose split is `train`, without choosing a checkpoint,
-and recognises all others once. The times of recognised words that are right are compared with the alignment's. Other
-fields go to the recipe.
+and recognises all others once. The times of recognised words that are right are compared with the alignment's.
 """
 
 import argparse
@@ -83,12 +82,12 @@ def differences(said: list[dict[str, Any]], heard: list[dict[str, Any]]) -> list
     return found
 
 
-def train(rows: pd.DataFrame, folder: Path, epochs: float, fields: list[str]) -> Path:
+def train(rows: pd.DataFrame, folder: Path, epochs: float) -> Path:
     """Train on the rows; returns the model's folder."""
     table = rows.assign(file_path=rows["video"])[["file_path", "transcript"]].assign(split="train")
     table.to_csv(folder / "clips.csv", index=False)
     recipe = {**RECIPE, "dataset": str(folder / "clips.csv"), "num_train_epochs": epochs}
-    task = build_task({**recipe, "output_dir": str(folder / "model")}, "recipe", fields)
+    task = build_task({**recipe, "output_dir": str(folder / "model")}, "recipe", [])
     run(task)
     return folder / "model"
 
@@ -99,13 +98,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/grid_s1"))
     parser.add_argument("--epochs", type=float, default=120)
     parser.add_argument("--json", type=Path)
-    args, fields = parser.parse_known_args()
+    args = parser.parse_args()
     rows = pd.read_csv(args.data / "manifest.csv")
     rows = rows.assign(video=[str((args.data / name).resolve()) for name in rows["video"]])
     trains = rows["split"] == "train"
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        model = train(rows[trains], Path(folder), args.epochs, fields)
+        model = train(rows[trains], Path(folder), args.epochs)
         seconds = time.perf_counter() - begun
         recognise = pipeline("timed-speech-recognition", model=str(model))
         scored = [
