@@ -37,7 +37,7 @@ VOCABULARY, CHARACTERS_PER_SECOND, FRAMES_PER_SECOND = 100, 14, 100
 def build(task: Task) -> PreTrainedModel:
     """The recipe's model with random weights."""
     args, hop = task.model_args, task.data_args.sampling_rate // FRAMES_PER_SECOND
-    config = preset_config(args.model_size, VOCABULARY, 0, hop, args.config_overrides)
+    config = preset_config(args.model_size, VOCABULARY, 0, hop, args.config_overrides, args.mel_bins)
     model = prepare(new_model(config, args.features))
     if task.training_args.gradient_checkpointing:
         model.gradient_checkpointing_enable()

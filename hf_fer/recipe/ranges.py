@@ -55,6 +55,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "max_length",
             "max_pixels",
             "sampling_rate",
+            "mel_bins",
         ],
         AT_LEAST_1,
     ),

@@ -290,6 +290,15 @@ def test_the_first_frame_of_padding_learns_to_be_blank():
 
 
 class TestFeatures:
+    def test_a_model_has_the_bands_of_its_features(self, manifest, tmp_path):
+        task = task_of(manifest, tmp_path, mel_bins=40)
+        data = task.load_data()
+        processor = task.build_processor(data)
+        model = task.build_model(data, processor)
+        batch = task.collator(processor)([task.with_transforms(data, processor, None)["validation"][0]])
+        assert batch["input_features"].shape[2] == model.config.encoder_config.num_mel_bins == 40
+        assert torch.isfinite(model(**batch).loss)
+
     @pytest.mark.parametrize(
         ("features", "rate"), [("parakeet", 8000), ("parakeet", 22050), ("lasr", 16000), ("nemotron", 8000)]
     )

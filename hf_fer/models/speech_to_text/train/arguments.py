@@ -11,7 +11,7 @@ from hf_fer.data.tables import TableFormat, is_table
 from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
 
 from ..recognition_speech_to_text import Search
-from .model import FEATURES, PRESETS
+from .model import FEATURES, MEL_BINS, PRESETS
 from .vocabulary import UNITS
 
 TRAINING_TRANSCRIPTS = "train"
@@ -41,6 +41,12 @@ class SpeechToTextModelArguments(ModelArguments):
             "help": "Log-mel features of a model from scratch: parakeet normalises each band over the recording. lasr "
             "(or nemotron, for any sampling_rate) does not: it suits recordings of a word or two, whose mean depends "
             "much on the words."
+        },
+    )
+    mel_bins: int = field(
+        default=MEL_BINS,
+        metadata={
+            "help": "Number of log-mel bands of a model from scratch; fewer do not resolve the harmonics of a voice."
         },
     )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})

@@ -98,10 +98,16 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
         if task.training_args.do_train:
             WordCalibration().put(model.config)  # after training, the fitted values no longer apply
     else:
-        hop = processor.feature_extractor.hop_length
+        extractor = processor.feature_extractor
+        sizes = {"hop_length": extractor.hop_length, "mel_bins": extractor.feature_size}
         try:
-            overrides = backbone_overrides(args)
-            config = preset_config(args.model_size, len(tokenizer), tokenizer.pad_token_id, hop, overrides)
+            config = preset_config(
+                args.model_size,
+                len(tokenizer),
+                tokenizer.pad_token_id,
+                overrides=backbone_overrides(args),
+                **sizes,
+            )
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
         if args.attn_implementation:
