@@ -20,7 +20,7 @@ FIELDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option
 app = typer.Typer(
     name="hf-fer",
     help="Train, evaluate and look after emotion, language and concept models.",
-    epilog="On several GPUs or machines: accelerate launch hf_fer/run.py RECIPE [--any_field value ...]",
+    epilog="On several GPUs: accelerate launch hf_fer/run.py RECIPE [--field value ...]",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -135,6 +135,41 @@ def predict(
         address=address,
         shard_size=shard_size,
         backend=backend,
+        form=TableFormat(encoding, delimiter),
+        overwrite=overwrite,
+    )
+    raise typer.Exit(status)
+
+
+@app.command("pseudo-label", short_help="Keep confident predictions as training data.")
+def pseudo_label(
+    model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders and tables without labels.")],
+    output: Annotated[str, typer.Option(help="Table to write: .csv, .parquet or .jsonl.")],
+    min_confidence: Annotated[
+        float, typer.Option("--min_confidence", help="Smallest confidence of an answer that is kept.")
+    ] = 0.9,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", help="Number of inputs in a batch.")] = None,
+    num_processes: Annotated[
+        int, typer.Option("--num_processes", help="Number of processes, each with its own model.")
+    ] = 1,
+    option: Annotated[list[str] | None, typer.Option(help="Pipeline argument, name=value; repeatable.")] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of tables.")] = "utf-8",
+    delimiter: Annotated[str | None, typer.Option(help="Column delimiter of a CSV.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+) -> None:
+    """Predict unlabelled inputs, and write the confident answers as a table to train on (self-training)."""
+    from hf_fer.data.tables import TableFormat
+    from hf_fer.inference import pseudo_label as labelling
+
+    status = labelling.main(
+        option or [],
+        model=model,
+        sources=inputs,
+        output=output,
+        min_confidence=min_confidence,
+        batch_size=batch_size,
+        num_processes=num_processes,
         form=TableFormat(encoding, delimiter),
         overwrite=overwrite,
     )

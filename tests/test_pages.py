@@ -29,7 +29,7 @@ from hf_fer.task.find import load_task, parse_task
 RECIPE = "training_args/ravdess_audio.json"
 """In place of a page's RECIPE.json, which is somebody's own."""
 
-MODEL_VERBS = ("predict", "serve", "push", "export")
+MODEL_VERBS = ("predict", "pseudo-label", "serve", "push", "export")
 """Verbs that need a trained model: their arguments are parsed, and they have tests of their own."""
 
 EMOTIONS = {"03": "happy", "04": "sad"}

@@ -10,7 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from hf_fer.data.loading import LoadedData
+from hf_fer.recipe.arguments import TrainingArguments
 from hf_fer.reporting.report import MIB, counts_table, markdown_table, parameter_table
+from hf_fer.runtime.own_batches import Batches, batches_of
 from hf_fer.task.base import Task
 
 
@@ -64,6 +66,16 @@ def estimate_memory(
     return {name: value / MIB for name, value in {**parts, "total": sum(parts.values())}.items()}
 
 
+def batch_line(args: TrainingArguments, own: Batches | None) -> str:
+    """A sentence about the size of a batch."""
+    steps, processes = args.gradient_accumulation_steps, args.world_size
+    size = own or args.per_device_train_batch_size
+    sizes = f"Batch {size} x accumulation {steps} x {processes} processes"
+    if own:
+        return f"{sizes}, {len(own)} batches an epoch."
+    return f"{sizes} = effective batch size {size * steps * processes}."
+
+
 def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTrainedModel, processor: Any) -> str:
     """The page that `--dry_run true` prints."""
     args = task.training_args
@@ -72,9 +84,10 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
         counts.loc[len(counts)] = ["total", *counts.iloc[:, 1:].sum()]
     parameters = parameter_table(model)
     split = splits["train"] if "train" in splits else next(iter(splits.values()))
-    batch = task.collator(processor)([split[index] for index in range(min(2, len(split)))])
-    memory = estimate_memory(model, batch, args.per_device_train_batch_size, args.fp16 or args.bf16)
-    effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    own = batches_of(split)
+    rows = own.largest() if own else range(args.per_device_train_batch_size)
+    batch = task.collator(processor)([split[index] for index in rows[: min(2, len(split))]])
+    memory = estimate_memory(model, batch, len(rows), args.fp16 or args.bf16)
     lines = [
         "# Recipe",
         json.dumps(task.recipe, indent=2, default=str),
@@ -89,7 +102,6 @@ def describe(task: Task, data: LoadedData, splits: DatasetDict, model: PreTraine
         markdown_table(parameters),
         "# Memory per device, estimated (MiB)",
         markdown_table(pd.DataFrame({"part": memory.keys(), "MiB": [round(value) for value in memory.values()]})),
-        f"Batch {args.per_device_train_batch_size} x accumulation {args.gradient_accumulation_steps} x "
-        f"{args.world_size} processes = effective batch size {effective}. Nothing was trained.",
+        f"{batch_line(args, own)} Nothing was trained.",
     ]
     return "\n\n".join(lines)

@@ -37,6 +37,7 @@ from hf_fer.runtime.callbacks import (
 from hf_fer.runtime.checkpoints import load_weights
 from hf_fer.runtime.failures import explained
 from hf_fer.runtime.interruption import end_loader_workers
+from hf_fer.runtime.own_batches import batch_size, use_own_batches
 from hf_fer.runtime.preparation import check_hub_access, prepare_output, replace_earlier, share_cores
 from hf_fer.runtime.processes import in_processes
 from hf_fer.task.base import Task
@@ -97,6 +98,7 @@ def make_trainer(
         preprocess_logits_for_metrics=task.preprocess_logits,
         callbacks=callbacks,
     )
+    use_own_batches(trainer)
     if args.push_to_hub and args.upload_strategy != HubStrategy.END:
         trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, shared_patterns(task)))
     return trainer
@@ -125,7 +127,7 @@ def save(trainer: Trainer, task: Task, processor: Any) -> dict[str, Any]:
         "epochs": state.epoch,
         "steps": state.global_step,
         "skipped_steps": state.stateful_callbacks["NonFiniteGuard"]["attributes"]["skipped"],
-        "batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}",
+        "batch": batch_size(args, trainer.train_dataset),
         **speed,
         "best_metric": state.best_metric,
     }

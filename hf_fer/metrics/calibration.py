@@ -1,6 +1,7 @@
 """Calibration of confidences, and selective prediction: abstaining below a confidence threshold."""
 
 import math
+from collections.abc import Callable
 
 import datasets
 import evaluate
@@ -67,9 +68,14 @@ def fit_temperature(log_probs: np.ndarray, labels: np.ndarray) -> float | None:
         The temperature, above 1 for an overconfident model; `None` where `TEMPERATURE_BOUNDS` hold no optimum.
     """
     rows = np.arange(len(labels))
+    return best_temperature(lambda temperature: -log_softmax(log_probs / temperature, axis=1)[rows, labels].mean())
+
+
+def best_temperature(negative_log_likelihood: Callable[[float], float]) -> float | None:
+    """The temperature that minimises a function; `None` where `TEMPERATURE_BOUNDS` hold no optimum."""
 
     def loss(log_temperature: float) -> float:
-        return -float(log_softmax(log_probs / np.exp(log_temperature), axis=1)[rows, labels].mean())
+        return float(negative_log_likelihood(float(np.exp(log_temperature))))
 
     low, high = np.log(TEMPERATURE_BOUNDS)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x

@@ -99,7 +99,11 @@ def split_rows(task: Task, rows: pd.DataFrame) -> SplitRows:
     Raises:
         DataError: see `split_by_protocol`.
     """
-    found = split_by_protocol(task, rows)
+    return without_copies(task, split_by_protocol(task, rows))
+
+
+def without_copies(task: Task, found: SplitRows) -> SplitRows:
+    """Drop copies of an example in two splits, and take the subsets that the recipe asks for."""
     rows, copies = drop_copies(
         found.rows, task.file_columns, leaky=is_leaky(found.protocol), text_columns=task.text_columns
     )

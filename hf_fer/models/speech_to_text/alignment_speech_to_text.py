@@ -1,10 +1,12 @@
 """Turns frames of a CTC model into text, words, times and confidence, by greedy decoding."""
 
 import unicodedata
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import log_softmax
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -85,6 +87,40 @@ def best_tokens(log_probs: np.ndarray, blank: int) -> list[Token]:
     return tokens
 
 
+def at_temperature(tokens: list[Token], log_probs: np.ndarray, temperature: float) -> list[Token]:
+    """
+    The tokens with their scores at a softmax temperature, each in the frame where it is most probable.
+
+    Args:
+        tokens: Tokens of any decoder.
+        log_probs: Natural logarithms `(frames, vocabulary)`, from which the tokens come.
+        temperature: The frames' logits are divided by it; 1 does not change them.
+    """
+    if temperature == 1 or not tokens:
+        return tokens
+    rows = token_frames(tokens, log_probs)
+    scores = token_scores(rows, np.array([token.id for token in tokens]), temperature)
+    return [token._replace(score=float(score)) for token, score in zip(tokens, scores, strict=True)]
+
+
+def token_frames(tokens: Sequence[Token], log_probs: np.ndarray) -> np.ndarray:
+    """The frame `(vocabulary,)` of each token in which it is most probable, `(tokens, vocabulary)`."""
+    best = [token.start + int(log_probs[token.start : token.stop, token.id].argmax()) for token in tokens]
+    return log_probs[best]
+
+
+def token_scores(rows: np.ndarray, ids: np.ndarray, temperature: float) -> np.ndarray:
+    """
+    Natural log-probabilities `(tokens,)` of tokens at a softmax temperature.
+
+    Args:
+        rows: Natural logarithms `(tokens, vocabulary)`, as of `token_frames`.
+        ids: Index of each token in the vocabulary, `(tokens,)`.
+        temperature: The logits are divided by it.
+    """
+    return log_softmax(rows.astype(np.float64) / temperature, axis=1)[np.arange(len(ids)), ids]
+
+
 def words_of(tokens: list[Token], tokenizer: PreTrainedTokenizerBase) -> list[Word]:
     """Tokens joined to words at the tokenizer's word boundaries; joined by spaces they are the text."""
     delimiter = word_delimiter(tokenizer)
@@ -138,7 +174,7 @@ def text_of(frames: list[int] | np.ndarray, tokenizer: PreTrainedTokenizerBase) 
 
 
 def timed(words: list[Word], seconds_per_frame: float) -> list[dict[str, Any]]:
-    """Words as `word`, `start` and `end` in seconds, and `confidence` in (0, 1], not calibrated."""
+    """Words as `word`, `start` and `end` in seconds, and `confidence` in (0, 1]."""
     return [
         {
             "word": word.text,
@@ -158,6 +194,7 @@ def confidence(words: list[Word]) -> float:
 __all__ = [
     "Token",
     "Word",
+    "at_temperature",
     "best_tokens",
     "blank_id",
     "characters_of",
@@ -165,6 +202,8 @@ __all__ = [
     "frame_lengths",
     "text_of",
     "timed",
+    "token_frames",
+    "token_scores",
     "word_delimiter",
     "words_of",
 ]

@@ -11,7 +11,14 @@ from torchaudio.functional import resample
 from transformers import Pipeline
 
 from .alignment_speech_to_text import Word, characters_of, confidence, timed
-from .recognition_speech_to_text import SEARCH_FIELDS, Cutting, Recogniser, Search, samples_per_frame
+from .recognition_speech_to_text import (
+    SEARCH_FIELDS,
+    Cutting,
+    Recogniser,
+    Search,
+    abstention_threshold,
+    samples_per_frame,
+)
 from .sound_speech_to_text import DEFAULT_LIMITS, MediaLimits, resampled, sound_blocks
 
 CUTTING_FIELDS = ("chunk_seconds", "overlap_seconds")
@@ -65,12 +72,13 @@ class TimedSpeechRecognitionPipeline(Pipeline):
         hotwords: Words to prefer, or a mapping of words to bonuses of the score (4; natural logarithm).
         beam_width, lm_weight, word_score: Settings of the search (64, 0.5, 0).
         return_timestamps: `word` or `char`; adds `chunks`, as in the stock pipeline.
-        abstain: A confidence in [0, 1]; adds `abstain` to each word and to the result, `True` if theirs is lower.
+        abstain: A confidence in [0, 1]; adds `abstain` to each word and to the result, `True` if theirs is lower. By
+            default the threshold that training chose and stored with the model; 0 for none.
 
     Returns for each input a dictionary. With `greedy`, `text` is that of the stock `automatic-speech-recognition`.
-    Each of `words` has `word`, `start` and `end` in seconds and `confidence`, the probability of its tokens on the
-    most probable alignment. `confidence` is the geometric mean over the words. The training report says how well
-    confidences agree with errors.
+    Each of `words` has `word`, `start` and `end` in seconds and `confidence`, the geometric mean of the probabilities
+    of its tokens on the most probable alignment, at the temperature that was fitted on validation and is stored with
+    the model. `confidence` of the result is the geometric mean over the words.
     """
 
     _load_processor = False
@@ -175,7 +183,8 @@ class TimedSpeechRecognitionPipeline(Pipeline):
             "words": timed(words, step),
             "confidence": confidence(words),
         }
-        if abstain is not None:
+        abstain = abstention_threshold(self.model) if abstain is None else abstain
+        if abstain:
             for found in (*answer["words"], answer):
                 found["abstain"] = found["confidence"] < abstain
         if return_timestamps:

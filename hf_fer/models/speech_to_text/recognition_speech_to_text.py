@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .alignment_speech_to_text import Token, Word, best_tokens, blank_id, word_delimiter, words_of
+from .alignment_speech_to_text import Token, Word, at_temperature, best_tokens, blank_id, word_delimiter, words_of
 from .chunking_speech_to_text import Chunk, Chunker, Joiner, WordBoundary
 from .decoding_speech_to_text import BeamDecoder, BeamSettings, words_of_arpa
 
@@ -46,7 +46,7 @@ class Recogniser:
     Args:
         frames: Samples `(samples,)` -> natural log-probabilities `(frames, vocabulary)`.
         decode: Log-probabilities -> tokens with frames.
-        model: The model that computes the frames, for the index of its blank.
+        model: The model that computes the frames, for the index of its blank and the temperature of its confidences.
         tokenizer: Tokenizer of the model.
         rate: Rate of the samples, in Hz.
         step: Samples per frame.
@@ -65,7 +65,7 @@ class Recogniser:
     ):
         self.frames, self.decode, self.tokenizer = frames, decode, tokenizer
         self.rate, self.step, self.cutting = rate, step, cutting
-        self.blank = blank_id(model)
+        self.blank, self.temperature = blank_id(model), word_temperature(model)
         delimiter = word_delimiter(tokenizer)
         self.starts_word = [piece.startswith(delimiter) for piece in vocabulary(model, tokenizer)]
 
@@ -108,8 +108,19 @@ class Recogniser:
 
     def _words(self, log_probs: np.ndarray, first_frame: int) -> list[Word]:
         tokens = self.decode(log_probs) if len(log_probs) else []
+        tokens = at_temperature(tokens, log_probs, self.temperature)
         moved = [token._replace(start=token.start + first_frame, stop=token.stop + first_frame) for token in tokens]
         return words_of(moved, self.tokenizer)
+
+
+def word_temperature(model: PreTrainedModel) -> float:
+    """Temperature of the model's word confidences, fitted after training; 1 if there is none."""
+    return getattr(model.config, "word_temperature", 1.0)
+
+
+def abstention_threshold(model: PreTrainedModel) -> float:
+    """Confidence below which the model's words are marked, chosen after training; 0 if there is none."""
+    return getattr(model.config, "abstention_threshold", 0.0)
 
 
 def vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -238,4 +249,13 @@ class Search:
 
 SEARCH_FIELDS = tuple(Search.__dataclass_fields__)
 
-__all__ = ["SEARCH_FIELDS", "Cutting", "Recogniser", "Search", "samples_per_frame", "vocabulary"]
+__all__ = [
+    "SEARCH_FIELDS",
+    "Cutting",
+    "Recogniser",
+    "Search",
+    "abstention_threshold",
+    "samples_per_frame",
+    "vocabulary",
+    "word_temperature",
+]

@@ -223,6 +223,20 @@ class TestAnswers:
         assert [word["abstain"] for word in answer["words"]] == [False, True]
         assert answer["abstain"] is False
         assert "abstain" not in recognise(np.zeros(RATE, np.float32))
+        monkeypatch.setattr(recognise.model.config, "abstention_threshold", 0.6, raising=False)
+        assert recognise(np.zeros(RATE, np.float32)) == answer
+        assert "abstain" not in recognise(np.zeros(RATE, np.float32), abstain=0)
+
+    def test_confidences_are_those_of_the_stored_temperature(self, recognise, monkeypatch):
+        log_probs = said_by(recognise.tokenizer, "bá mẹ", 3.0)
+        monkeypatch.setattr(recognise, "frames", lambda samples: log_probs)
+        plain = recognise(np.zeros(RATE, np.float32))
+        monkeypatch.setattr(recognise.model.config, "word_temperature", 0.5, raising=False)
+        sharp = recognise(np.zeros(RATE, np.float32))
+        rest = np.exp(2 * (log_probs[0].min() - log_probs[0].max())) * (len(recognise.tokenizer) - 1)
+        assert [word["confidence"] for word in sharp["words"]] == pytest.approx([1 / (1 + rest)] * 2, rel=1e-4)
+        assert sharp["text"] == plain["text"]
+        assert sharp["confidence"] > plain["confidence"]
 
 
 class TestSound:

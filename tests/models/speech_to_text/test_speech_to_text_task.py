@@ -1,12 +1,12 @@
 """Whole runs of speech_to_text, small: training, report, pipelines, evaluation and a new start."""
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models.speech_to_text.recipes import DECODERS, TINY, task_of
 from transformers import (
     AutoModelForCTC,
     LasrFeatureExtractor,
@@ -34,47 +34,15 @@ from hf_fer.models.speech_to_text.train.model import (
     prepare,
     preset_config,
 )
+from hf_fer.models.speech_to_text.train.source import names_of
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import build_task
 from hf_fer.task.settings import shared_patterns
-
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "subsampling_conv_channels": 16,
-}
-
-
-DECODERS = {"beam_width": 8, "lm": "train", "lm_order": 2} if find_spec("kenlm") and find_spec("flashlight") else {}
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return make_demo(tmp_path_factory.mktemp("recordings"))
-
-
-def task_of(manifest, output_dir, **fields):
-    recipe = {
-        "task": "speech_to_text",
-        "dataset": str(manifest),
-        "config_overrides": {"encoder_config": TINY},
-        "augmentation": {"resample": 0},
-        "output_dir": str(output_dir),
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 0.004,
-        "max_train_samples": 24,
-        "max_eval_samples": 8,
-        "train_sampling_strategy": "group_by_length",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "report_to": "none",
-        **fields,
-    }
-    return build_task({name: value for name, value in recipe.items() if value is not None}, "recipe", [])
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +140,10 @@ class TestRun:
             right, words = (found["share_right"] * found["words"]).sum(), found["words"].sum()
             assert right / words == pytest.approx(metrics["word_confidence"]["share_right"], abs=1e-3)
             assert words + metrics["deletions"] - metrics["insertions"] == metrics["words"]
+            assert any("temperature" in remark for remark in metrics["remarks"])
+            config = json.loads((trained / "config.json").read_text())
+            assert config["word_temperature"] == metrics["word_confidence"].get("temperature", 1.0)
+            assert {"word_temperature", "abstention_threshold"} <= config.keys()
         assert pd.read_csv(report / "errors_by_confidence.csv")["utterances"].sum() == 8
         assert list(pd.read_csv(report / "errors_by_accent.csv", keep_default_na=False)["accent"]) == ["", "north"]
         aligned = (report / "alignments.txt").read_text()
@@ -318,6 +290,15 @@ def test_the_first_frame_of_padding_learns_to_be_blank():
 
 
 class TestFeatures:
+    def test_a_model_has_the_bands_of_its_features(self, manifest, tmp_path):
+        task = task_of(manifest, tmp_path, mel_bins=40)
+        data = task.load_data()
+        processor = task.build_processor(data)
+        model = task.build_model(data, processor)
+        batch = task.collator(processor)([task.with_transforms(data, processor, None)["validation"][0]])
+        assert batch["input_features"].shape[2] == model.config.encoder_config.num_mel_bins == 40
+        assert torch.isfinite(model(**batch).loss)
+
     @pytest.mark.parametrize(
         ("features", "rate"), [("parakeet", 8000), ("parakeet", 22050), ("lasr", 16000), ("nemotron", 8000)]
     )
@@ -377,3 +358,38 @@ class TestFeatures:
 def test_an_unknown_field_of_the_encoder_is_refused():
     with pytest.raises(ValueError, match=r"encoder_config\.layers"):
         preset_config("weak", 12, 0, 160, {"encoder_config": {"layers": 3}})
+
+
+class TestMoreDatasets:
+    def test_each_is_split_by_itself_and_scored_by_itself(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        parts = {"ours": rows[rows.index % 2 == 0].drop(columns="split"), "theirs": rows[rows.index % 2 == 1]}
+        for name, part in parts.items():
+            (tmp_path / name).mkdir()
+            part.drop(columns=["speaker_id"] if name == "theirs" else []).to_csv(
+                tmp_path / name / "manifest.csv", index=False
+            )
+        paths = [str(tmp_path / name / "manifest.csv") for name in parts]
+        task = task_of(paths[0], tmp_path / "out", more_datasets=paths[1:], max_train_samples=None)
+        data = task.load_data()
+        for split, named in data.splits.items():
+            assert set(named["corpus"]) == {"ours/manifest", "theirs/manifest"}, split
+        groups = [set(named["group"]) - {None} for named in data.splits.values()]
+        assert not set.intersection(*groups)
+        assert any(note.startswith("theirs/manifest: The manifest has no 'group' column") for note in data.notes)
+
+    def test_a_speaker_on_two_sides_of_two_data_sets_is_refused(self, manifest, tmp_path):
+        rows = pd.read_csv(manifest)
+        rows["file_path"] = [str(manifest.parent / name) for name in rows["file_path"]]
+        more = rows[rows["split"] == "test"].head(3).assign(split="train")
+        rows[~rows["file_path"].isin(more["file_path"])].to_csv(tmp_path / "ours.csv", index=False)
+        more.to_csv(tmp_path / "more.csv", index=False)
+        task = task_of(tmp_path / "ours.csv", tmp_path / "out", more_datasets=[str(tmp_path / "more.csv")])
+        with pytest.raises(DataError, match="'group' are in more than one split"):
+            task.load_data()
+
+    def test_equal_names_have_numbers(self):
+        assert names_of(["a/x.csv", "b/y.csv"]) == ["x", "y"]
+        assert names_of(["a/x.csv", "b/x.csv"]) == ["a/x", "b/x"]
+        assert names_of(["c/a/x.csv", "d/a/x.csv"]) == ["1 x", "2 x"]

@@ -10,6 +10,7 @@ from hf_fer.data.loading import DataError, LoadedData
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.task.base import Task
 from hf_fer.task.settings import check_settled, lora_settings
+from hf_fer.weights.encoders import check_features
 
 from ..backbones_multimodal_fer import PARTS, encoder_config
 from ..configuration_multimodal_fer import MultimodalFerConfig
@@ -53,7 +54,9 @@ def processor_of(task: Task) -> MultimodalFerProcessor:
         mel_bins = encoder_config("audio", task.model_args.audio_backbone).num_mel_bins
     except (OSError, ValueError) as error:
         raise RecipeError(f"audio_backbone: {error}") from error
-    return new_processor(task.data_args, mel_bins, default_normalization="utterance")
+    processor = new_processor(task.data_args, mel_bins, default_normalization="utterance")
+    check_features("audio_backbone", task.model_args.audio_backbone, processor.feature_extractor)
+    return processor
 
 
 def feature_sources(data: LoadedData, args: MultimodalFerDataArguments) -> list[str]:

@@ -11,7 +11,7 @@ from hf_fer.data.tables import TableFormat, is_table
 from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
 
 from ..recognition_speech_to_text import Search
-from .model import FEATURES, PRESETS
+from .model import FEATURES, MEL_BINS, PRESETS
 from .vocabulary import UNITS
 
 TRAINING_TRANSCRIPTS = "train"
@@ -24,6 +24,13 @@ class SpeechToTextModelArguments(ModelArguments):
     """Which model; without `model_name_or_path`, a `ParakeetForCTC` is trained from scratch."""
 
     model_size: Literal[tuple(PRESETS)] = field(default="medium", metadata={"help": "Size of a model from scratch."})
+    encoder_backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint from which a new model takes its encoder and its sizes: any model with a Parakeet "
+            "encoder, such as a recogniser or a model of sound and pictures."
+        },
+    )
     units: Literal[UNITS] = field(
         default="nfc",
         metadata={"help": "Units of the vocabulary: nfc characters, nfd letters and separate marks, or bpe pieces."},
@@ -36,10 +43,18 @@ class SpeechToTextModelArguments(ModelArguments):
             "much on the words."
         },
     )
+    mel_bins: int = field(
+        default=MEL_BINS,
+        metadata={
+            "help": "Number of log-mel bands of a model from scratch; fewer do not resolve the harmonics of a voice."
+        },
+    )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})
 
     def __post_init__(self):
         super().__post_init__()
+        if self.encoder_backbone and self.model_name_or_path:
+            raise RecipeError("model_name_or_path has an encoder already: leave encoder_backbone out.")
         if self.vocab_size < 10:
             raise RecipeError(f"vocab_size must be at least 10, got {self.vocab_size}.")
 
@@ -48,6 +63,12 @@ class SpeechToTextModelArguments(ModelArguments):
 class SpeechToTextDataArguments(DataArguments):
     """Which recordings, which form of their transcripts, and how sound is augmented."""
 
+    more_datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tables that are used together with dataset, such as one of pseudo-label; each is split by itself."
+        },
+    )
     file_column: str | None = field(
         default=None, metadata={"help": "Column of the files; found by the usual names if unset."}
     )
@@ -75,10 +96,23 @@ class SpeechToTextDataArguments(DataArguments):
             "training recording at most."
         },
     )
+    batch_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Largest number of seconds of a training batch, padding included; replaces "
+            "per_device_train_batch_size."
+        },
+    )
     blank_steps: int = field(
         default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )
 
+    abstention_risk: float = field(
+        default=0.05,
+        metadata={
+            "help": "Largest share of wrong words above the abstention threshold, which is chosen on validation."
+        },
+    )
     beam_width: int = field(
         default=0, metadata={"help": "Width of a beam search that the report also scores; 0 for greedy only."}
     )
@@ -96,10 +130,26 @@ class SpeechToTextDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.check_decoders()
+        self.check_batches()
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = {**STRENGTHS, **overrides}
+
+    def check_batches(self) -> None:
+        """Raises `RecipeError` where batches by seconds cannot be obeyed."""
+        if self.batch_seconds is None:
+            return
+        if self.batch_seconds < self.max_seconds:
+            raise RecipeError(
+                f"batch_seconds {self.batch_seconds:g} is less than max_seconds {self.max_seconds:g}: a batch could "
+                "not hold such a recording. Raise it, or lower --max_seconds."
+            )
+        if self.join_recordings:
+            raise RecipeError(
+                "batch_seconds and join_recordings do not go together: how long joined recordings are is drawn when "
+                "a batch is read. Leave one of them out."
+            )
 
     def check_decoders(self) -> None:
         """
@@ -108,6 +158,8 @@ class SpeechToTextDataArguments(DataArguments):
         """
         if self.beam_width < 0:
             raise RecipeError(f"beam_width must be 0 or more, got {self.beam_width}.")
+        if not 0 <= self.abstention_risk < 1:
+            raise RecipeError(f"abstention_risk must be in [0, 1), got {self.abstention_risk}.")
         if self.lm_order < 2:
             raise RecipeError(
                 f"lm_order must be 2 or more, because KenLM reads no smaller order, got {self.lm_order}."
@@ -149,7 +201,7 @@ class SpeechToTextDataArguments(DataArguments):
         """Encoding and delimiter of the manifest."""
         return TableFormat(self.encoding, self.delimiter)
 
-    @property
-    def is_table(self) -> bool:
-        """Whether the data is a file, or its name has a table's suffix."""
-        return Path(self.dataset).is_file() or is_table(self.dataset)
+
+def is_recordings(path: str) -> bool:
+    """Whether a path is a file, or has a table's suffix."""
+    return Path(path).is_file() or is_table(path)

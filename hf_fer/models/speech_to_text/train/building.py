@@ -4,15 +4,18 @@ import logging
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCTC,
     AutoTokenizer,
+    ParakeetEncoderConfig,
     ParakeetProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    SequenceFeatureExtractor,
     Wav2Vec2Processor,
 )
 
@@ -20,16 +23,20 @@ from hf_fer.data.loading import DataError
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.runtime.checkpoints import start_anew
 from hf_fer.task.base import Task
+from hf_fer.weights.encoders import check_features, load_encoder, nested_config
 from hf_fer.weights.starting_points import NOT_LOADABLE, load_model, nothing_anew, read
 
 from .arguments import SpeechToTextModelArguments
 from .model import Extractor, new_model, prepare, preset_config, samples_per_frame
 from .preprocessing import SoundSettings, checkpoint_extractor
 from .vocabulary import build_tokenizer, outside_vocabulary
+from .word_confidence import WordCalibration
 
 logger = logging.getLogger(__name__)
 
 HEADS = ("ctc_head", "lm_head")
+NOT_SIZES = {"model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
+"""Fields of a configuration that do not describe the model."""
 
 
 def start_config(args: SpeechToTextModelArguments) -> PreTrainedConfig | None:
@@ -57,6 +64,8 @@ def processor_for(task: Task, transcripts: list[str]) -> ProcessorMixin:
         tokenizer = known_tokenizer(task, transcripts)
     else:
         extractor = SoundSettings.of(task).extractor()
+        if args.encoder_backbone:
+            check_features("encoder_backbone", args.encoder_backbone, extractor)
     if tokenizer is None:
         if not transcripts:
             raise DataError("There is no training split to build a vocabulary from; give --model_name_or_path.")
@@ -86,20 +95,81 @@ def make_model(task: Task, processor: ProcessorMixin) -> PreTrainedModel:
     args, tokenizer = task.model_args, processor.tokenizer
     if args.model_name_or_path:
         model = started_model(args, processor)
+        if task.training_args.do_train:
+            WordCalibration().put(model.config)  # after training, the fitted values no longer apply
     else:
-        hop = processor.feature_extractor.hop_length
+        extractor = processor.feature_extractor
+        sizes = {"hop_length": extractor.hop_length, "mel_bins": extractor.feature_size}
         try:
-            config = preset_config(args.model_size, len(tokenizer), tokenizer.pad_token_id, hop, args.config_overrides)
+            config = preset_config(
+                args.model_size,
+                len(tokenizer),
+                tokenizer.pad_token_id,
+                overrides=backbone_overrides(args),
+                **sizes,
+            )
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise RecipeError(f"config_overrides: {error}") from error
         if args.attn_implementation:
             config._attn_implementation = args.attn_implementation
         model = new_model(config, args.features)
+        if args.encoder_backbone:
+            load_encoder(model.encoder, "encoder_backbone", args.encoder_backbone)
     modules = dict(model.named_modules())
     for part in args.freeze or []:
         check_choice("freeze part", part, [name for name in modules if name])
-        modules[part].requires_grad_(False)
+    freeze([modules[part] for part in args.freeze or []], model)
     return prepare(model)
+
+
+def freeze(parts: list[nn.Module], model: PreTrainedModel) -> None:
+    """Freeze modules of a model; they also stay in evaluation mode, so that BatchNorm keeps its statistics."""
+
+    def quiet(*inputs: Any) -> None:
+        for part in parts:
+            part.eval()
+
+    for part in parts:
+        part.requires_grad_(False)
+    model.register_forward_pre_hook(quiet)
+
+
+def backbone_config(args: SpeechToTextModelArguments) -> PreTrainedConfig | None:
+    """The configuration of the encoder that a new model takes from a checkpoint; `None` without one."""
+    path = args.encoder_backbone
+    return nested_config("encoder_backbone", path, ParakeetEncoderConfig.model_type) if path else None
+
+
+def backbone_overrides(args: SpeechToTextModelArguments) -> dict[str, Any]:
+    """
+    `config_overrides`, with the sizes of the encoder that a new model takes from a checkpoint.
+
+    Raises:
+        RecipeError: `config_overrides` sets a size of that encoder.
+    """
+    source, overrides = backbone_config(args), dict(args.config_overrides)
+    if source is None:
+        return overrides
+    own = overrides.get("encoder_config", {})
+    if sizes := [name for name in own if not changes_with_training(name)]:
+        raise RecipeError(
+            f"config_overrides: encoder_config.{sizes[0]} is set by encoder_backbone; only dropouts can change."
+        )
+    known = ParakeetEncoderConfig().to_dict().keys() - NOT_SIZES
+    sizes = {name: value for name, value in source.to_dict().items() if name in known}
+    kept = {name: value for name, value in sizes.items() if not changes_with_training(name)}
+    return {**overrides, "encoder_config": {**kept, **own}}
+
+
+def changes_with_training(name: str) -> bool:
+    """Whether a field of an encoder's configuration is about training, not about its weights."""
+    return "dropout" in name or name == "layerdrop"
+
+
+def samples_of_frame(args: SpeechToTextModelArguments, extractor: SequenceFeatureExtractor) -> int:
+    """Number of samples per frame of the model that the recipe describes."""
+    hop, source = getattr(extractor, "hop_length", 1), backbone_config(args)
+    return hop * source.subsampling_factor if source else samples_per_frame(start_config(args), hop)
 
 
 def override(config: PreTrainedConfig, fields: dict[str, Any], where: str) -> None:

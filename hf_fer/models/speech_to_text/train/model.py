@@ -48,7 +48,12 @@ MEL_BINS = 80
 
 
 def preset_config(
-    size: str, vocab_size: int, blank: int, hop_length: int, overrides: dict[str, Any] | None = None
+    size: str,
+    vocab_size: int,
+    blank: int,
+    hop_length: int,
+    overrides: dict[str, Any] | None = None,
+    mel_bins: int = MEL_BINS,
 ) -> ParakeetCTCConfig:
     """
     The configuration of a model from scratch.
@@ -58,6 +63,7 @@ def preset_config(
         vocab_size, blank: Size of the tokenizer's vocabulary, and index of its blank.
         hop_length: Samples from one mel frame to the next.
         overrides: Fields that replace the preset's; those of `encoder_config` are replaced one by one.
+        mel_bins: Number of bands of its features.
 
     Raises:
         ValueError: the configuration does not have a field, or the tokenizer determines it.
@@ -67,6 +73,7 @@ def preset_config(
         **PRESETS[size],
         "intermediate_size": 4 * PRESETS[size]["hidden_size"],
         "subsampling_factor": SUBSAMPLING,
+        "num_mel_bins": mel_bins,
         "layerdrop": 0.0,  # a layer that one process drops would have no gradient there
         **overrides.pop("encoder_config", {}),
     }
@@ -91,13 +98,14 @@ def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
     return int(config.inputs_to_logits_ratio)
 
 
-def new_extractor(sampling_rate: int, features: str) -> Extractor:
+def new_extractor(sampling_rate: int, features: str, mel_bins: int = MEL_BINS) -> Extractor:
     """
     Log-mel features with windows of 25 ms, one every 10 ms.
 
     Args:
         sampling_rate: Sampling rate in Hz.
         features: One of `FEATURES`.
+        mel_bins: Number of bands.
 
     Raises:
         ValueError: the rate is too low for LASR's mel filters.
@@ -112,7 +120,7 @@ def new_extractor(sampling_rate: int, features: str) -> Extractor:
         raise ValueError(
             f"lasr needs a sampling_rate of {2 * LASR_HERTZ} Hz or more, got {sampling_rate}; nemotron takes any"
         )
-    return EXTRACTORS[features](feature_size=MEL_BINS, sampling_rate=sampling_rate, **windows)
+    return EXTRACTORS[features](feature_size=mel_bins, sampling_rate=sampling_rate, **windows)
 
 
 def mel_hertz(extractor: Extractor) -> np.ndarray:

@@ -15,7 +15,7 @@ from hf_fer.task.settings import check_settled
 from hf_fer.weights.starting_points import read
 
 from ..sound_speech_to_text import DECODER_VERSION, MediaLimits
-from .model import EXTRACTORS, new_extractor
+from .model import EXTRACTORS, MEL_BINS, new_extractor
 
 MIN_SECONDS = 0.05
 
@@ -30,11 +30,13 @@ class SoundSettings:
         max_seconds: Largest length of a recording.
         features: Log-mel features of a new model, one of `FEATURES`; of a checkpoint, the name of its extractor's
             class where that is none of them.
+        mel_bins: Number of log-mel bands; of a checkpoint, the size of its extractor's features.
     """
 
     sampling_rate: int = 16000
     max_seconds: float = 30.0
     features: str = "parakeet"
+    mel_bins: int = MEL_BINS
 
     @classmethod
     def of(cls, task: Task) -> "SoundSettings":
@@ -46,17 +48,18 @@ class SoundSettings:
         """
         args, path = task.data_args, task.model_args.model_name_or_path
         if path is None:
-            return cls(args.sampling_rate, args.max_seconds, task.model_args.features)
+            return cls(args.sampling_rate, args.max_seconds, task.model_args.features, task.model_args.mel_bins)
         extractor = checkpoint_extractor(path)
         names = (name for name, kind in EXTRACTORS.items() if type(extractor) is kind)
-        found = cls(extractor.sampling_rate, args.max_seconds, next(names, type(extractor).__name__))
+        features = next(names, type(extractor).__name__)
+        found = cls(extractor.sampling_rate, args.max_seconds, features, extractor.feature_size)
         check_settled(task, path, found.settled)
         return found
 
     @property
     def settled(self) -> dict[str, Any]:
         """Fields of a recipe that a checkpoint fixes, with their values."""
-        return {"sampling_rate": self.sampling_rate, "features": self.features}
+        return {"sampling_rate": self.sampling_rate, "features": self.features, "mel_bins": self.mel_bins}
 
     @property
     def limits(self) -> MediaLimits:
@@ -76,7 +79,7 @@ class SoundSettings:
     def extractor(self) -> SequenceFeatureExtractor:
         """A new model's feature extractor; raises `RecipeError` where the rate is too low for the features."""
         try:
-            return new_extractor(self.sampling_rate, self.features)
+            return new_extractor(self.sampling_rate, self.features, self.mel_bins)
         except ValueError as error:
             raise RecipeError(f"features: {error}.") from error
 

@@ -15,8 +15,9 @@ from hf_fer.reporting.confidence import plot_risk_coverage
 from hf_fer.reporting.report import plot_confusion_matrix
 from hf_fer.task.scoring import Plot, Table
 
-from .listening import Heard, WordConfidence, buckets
+from .listening import Heard
 from .tones import LEVEL, TONES, base_letters, is_vietnamese, tones
+from .word_confidence import WordCalibration, WordConfidence, buckets, word_figures
 
 SECONDS = (1, 2, 5, 10, 20)
 WORST = 10
@@ -34,6 +35,7 @@ class Recognised:
         words, letters: Errors of each row.
         tones: Errors of the words' tones; `None` if the transcripts are not Vietnamese.
         heard: Output of each decoder on the recordings, one by one.
+        calibration: Temperature and abstention threshold of the words' confidences.
     """
 
     rows: pd.DataFrame
@@ -41,6 +43,7 @@ class Recognised:
     letters: Errors
     tones: Errors | None
     heard: dict[str, Heard] = field(default_factory=dict)
+    calibration: WordCalibration = field(default_factory=WordCalibration)
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Recognised":
@@ -80,7 +83,7 @@ class Recognised:
         """Each utterance with its edits, WER and, if recordings were decoded one by one, confidence."""
         errors = self.words.table
         rows = self.rows.assign(edits=self.words.edits.to_numpy(), wer=(self.words.edits / errors["units"]).to_numpy())
-        return rows.assign(confidence=self.heard["greedy"].utterances) if self.heard else rows
+        return rows.assign(confidence=self.utterance_confidence()) if self.heard else rows
 
     def by_decoder(self) -> dict[str, dict[str, Any]]:
         """Decoder -> `metrics` of its texts, and its real-time factor on one recording after another."""
@@ -93,9 +96,18 @@ class Recognised:
             for name, heard in self.heard.items()
         }
 
-    def word_confidence(self) -> WordConfidence:
-        """Word confidences of greedy decoding."""
-        return WordConfidence.of(list(self.rows["transcript"]), self.heard["greedy"])
+    def word_confidence(self, temperature: float | None = None) -> WordConfidence:
+        """Word confidences of greedy decoding, at the fitted temperature unless another is given."""
+        heard, chosen = self.heard["greedy"], self.calibration.temperature if temperature is None else temperature
+        return WordConfidence.of(list(self.rows["transcript"]), heard.texts, heard.evidence, chosen)
+
+    def word_figures(self) -> dict[str, Any]:
+        """Figures of the word confidences before and after the temperature."""
+        return word_figures(self.word_confidence(1.0), self.word_confidence(), self.calibration)
+
+    def utterance_confidence(self) -> list[float]:
+        """Confidence of each recording's words together, by greedy decoding."""
+        return self.heard["greedy"].evidence.utterances(self.calibration.temperature)
 
     def alignments(self) -> str:
         """The ten worst and the ten median utterances, each with its transcript above the recognised text."""
@@ -135,7 +147,7 @@ def tone_matrix(errors: Errors) -> tuple[np.ndarray, list[str]]:
 def tables_of_hearing(last: Recognised, split: str) -> dict[str, Table]:
     """Tables of decoders and confidences, from recordings decoded one by one."""
     decoders = pd.DataFrame(last.by_decoder()).T.rename_axis("decoder").reset_index()
-    utterances = buckets(last.heard["greedy"].utterances)
+    utterances = buckets(last.utterance_confidence())
     return {
         "decoders.csv": Table(decoders, f"Scores of each decoder on {split}, on the same frames.", every_split=False),
         "word_confidence.csv": Table(
@@ -175,7 +187,7 @@ def tables_of(split: str, found: Recognised) -> dict[str, Table]:
             every_split=False,
         ),
     }
-    for column, name in (("group", "speaker"), ("accent", "accent")):
+    for column, name in (("group", "speaker"), ("accent", "accent"), ("corpus", "corpus")):
         if column in found.rows:
             by_value = found.by(found.rows[column], name)
             tables[f"errors_by_{name}.csv"] = Table(by_value, f"WER on {split} by {name}.", every_split=False)

@@ -20,6 +20,7 @@ from .listening import listen
 from .ngram import build_model, write_arpa
 from .report import Recognised, plots_of, tables_of
 from .vocabulary import encode
+from .word_confidence import WordCalibration
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,29 @@ def add_hearing(task: Task, found: SpeechReport, evaluation: Evaluation) -> None
         searches(task, evaluation),
         task.data_args.max_seconds,
     )
+    recognised.calibration = calibration_of(task, recognised, evaluation)
+    found.remarks.append(recognised.calibration.remark)
     decoders = recognised.by_decoder()
     found.figures["inference_real_time_factor"] = decoders.pop("greedy")["real_time_factor"]
     found.figures |= decoders
-    found.figures["word_confidence"] = recognised.word_confidence().metrics()
+    found.figures["word_confidence"] = recognised.word_figures()
+
+
+def calibration_of(task: Task, recognised: Recognised, evaluation: Evaluation) -> WordCalibration:
+    """
+    Calibration of word confidences: fitted on the validation split of a training run, otherwise the stored one.
+
+    A fitted calibration is written into the model's configuration.
+    """
+    earlier = evaluation.earlier.get("validation")
+    if earlier is not None:
+        return earlier.recognised.calibration
+    if evaluation.split != "validation" or not task.training_args.do_train:
+        return WordCalibration.stored(evaluation.model.config)
+    right = recognised.word_confidence(1.0).right
+    fitted = WordCalibration.fit(recognised.heard["greedy"].evidence, right, task.data_args.abstention_risk)
+    fitted.put(evaluation.model.config)
+    return fitted
 
 
 def searches(task: Task, evaluation: Evaluation) -> dict[str, Search]:

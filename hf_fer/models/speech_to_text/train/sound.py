@@ -10,6 +10,8 @@ import numpy as np
 from av.error import FFmpegError
 from tqdm.auto import tqdm
 
+from ..sound_speech_to_text import SOUND_JITTER, clock_zero, picture_track, sound_track
+
 FULL_SCALE = 0.999
 """Absolute value from which a sample counts as clipped."""
 SILENCE = 10 ** (-60 / 20)
@@ -29,7 +31,7 @@ class SoundFacts:
     Args:
         rate: Sampling rate in Hz.
         channels: Number of stored channels.
-        seconds: Length of the decoded sound.
+        seconds: Length of the sound on the container's clock, with holes and a late beginning.
         clipped: Share of samples at full scale.
         silent: Share of windows of 20 ms below -60 dB of full scale.
         peak: Largest absolute value; 1 is full scale.
@@ -67,19 +69,30 @@ def sound_facts(path: str | Path) -> SoundFacts:
 
 
 def _measure(container: av.container.InputContainer) -> SoundFacts:
+    """Measure the sound on the container's clock, as `load_audio` places it: holes and a late start are silence."""
     measured, rate, channels = _Measure(), 0, 0
-    resampler = None
-    for frame in container.decode(container.streams.audio[0]):
-        kind = (frame.sample_rate, frame.layout.nb_channels)
-        if resampler is None or kind != (rate, channels):
-            if resampler is not None:
-                raise SoundError(
-                    f"rate or channels change within the file ({rate} Hz x {channels} to {kind[0]} x {kind[1]})"
-                )
-            rate, channels = kind
-            resampler = av.AudioResampler(format="flt")
-        for converted in resampler.resample(frame):
-            measured.add(converted.to_ndarray().reshape(-1, channels), rate)
+    resampler, zero, stop = None, clock_zero(container), 0.0
+    sound, picture = sound_track(container), picture_track(container)
+    for packet in container.demux([track for track in (sound, picture) if track is not None]):
+        if packet.stream is picture:
+            if packet.pts is not None and not packet.is_discard:
+                stop = max(stop, float((packet.pts + (packet.duration or 0)) * packet.time_base) - zero)
+            continue
+        for frame in packet.decode():
+            kind = (frame.sample_rate, frame.layout.nb_channels)
+            if resampler is None or kind != (rate, channels):
+                if resampler is not None:
+                    raise SoundError(
+                        f"rate or channels change within the file ({rate} Hz x {channels} to {kind[0]} x {kind[1]})"
+                    )
+                rate, channels = kind
+                resampler = av.AudioResampler(format="flt")
+            if frame.time is not None:
+                measured.reach(frame.time - zero, rate)
+            for converted in resampler.resample(frame):
+                measured.add(converted.to_ndarray().reshape(-1, channels), rate)
+    if rate:
+        measured.reach(stop, rate)
     return measured.facts(rate, channels)
 
 
@@ -88,9 +101,17 @@ class _Measure:
 
     def __init__(self) -> None:
         self.samples = self.clipped = self.windows = self.silent = 0
-        self.peak = 0.0
+        self.peak = self.holes = 0.0
         self.hash = hashlib.sha256()
         self.rest = np.zeros(0, np.float32)
+
+    def reach(self, time: float, rate: int) -> None:
+        """Count the silence up to a moment on the clock, in seconds, that no sample fills."""
+        hole = time - self.holes - self.samples / rate
+        if hole > SOUND_JITTER:
+            self.holes += hole
+            windows = int(hole / WINDOW_SECONDS)
+            self.windows, self.silent = self.windows + windows, self.silent + windows
 
     def add(self, samples: np.ndarray, rate: int) -> None:
         """Add samples `(samples, channels)`; raises SoundError if some are not finite."""
@@ -117,7 +138,7 @@ class _Measure:
         return SoundFacts(
             rate,
             channels,
-            self.samples / rate,
+            self.samples / rate + self.holes,
             self.clipped / self.samples,
             silent,
             self.peak,

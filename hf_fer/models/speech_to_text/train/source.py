@@ -1,18 +1,29 @@
 """Loads speech_to_text's data: recordings whose transcripts fit into the frames of their sound."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from hf_fer.data.loading import DataError, LoadedData, cache_dir, to_splits, warned
+from hf_fer.data.loading import (
+    SPLITS,
+    DataError,
+    LoadedData,
+    cache_dir,
+    check_groups,
+    is_leaky,
+    to_splits,
+    warned,
+)
 from hf_fer.data.remarks import with_remarks
 from hf_fer.data.skipped import enforce_skip_limit
 from hf_fer.task.base import Task
-from hf_fer.task.steps import leave_out, split_rows
+from hf_fer.task.steps import SplitRows, leave_out, split_by_protocol, without_copies
 
-from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments
-from .building import processor_for, start_config
+from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, is_recordings
+from .building import processor_for, samples_of_frame
 from .demo import DEMO_NOTICE, make_demo
-from .model import samples_per_frame
 from .preprocessing import SoundSettings
 from .recordings import measure, rates_of, read_recordings, written
 from .vocabulary import encode, frames_needed, outside_vocabulary
@@ -30,16 +41,49 @@ def load_recordings(task: Task) -> LoadedData:
     if rows.empty:
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
         raise DataError(f"{args.dataset}: no usable recordings are left.")
-    found = split_rows(task, rows)
+    found = without_copies(task, split_data_sets(task, rows))
     rows, misfits, vocabulary_notes = fit_transcripts(task, found.rows)
     skipped += misfits
     leave_out(task, skipped, total)
     rows["length"] = (rows["seconds"] * LENGTHS_PER_SECOND).round().astype(int)
     hours = rows.groupby("split", sort=False)["seconds"].sum() / 3600
     spoken = ", ".join(f"{split} {value:.2f}" for split, value in hours.items())
+    if args.batch_seconds is not None and "per_device_train_batch_size" in task.given:
+        notes.append(
+            f"Training batches hold up to {args.batch_seconds:g} s of sound; per_device_train_batch_size is not used."
+        )
     notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
     data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
     return with_remarks(data, learns_classes=False)
+
+
+def split_data_sets(task: Task, rows: pd.DataFrame) -> SplitRows:
+    """
+    Split each data set by itself; one that is for training alone stays in training.
+
+    Raises:
+        DataError: a speaker is in two splits, or a data set cannot be split.
+    """
+    if "corpus" not in rows:
+        return split_by_protocol(task, rows)
+    parts = []
+    for name, part in rows.groupby("corpus", sort=False):
+        part = part.dropna(axis=1, how="all")
+        if set(part.get("split", [None])) == {"train"}:
+            parts.append(SplitRows(part, "training only", [f"All recordings of {name} are in training."]))
+        else:
+            parts.append(split_by_protocol(task, part))
+    joined = pd.concat([part.rows for part in parts], ignore_index=True).astype({"seconds": float})
+    joined = joined.where(joined.notna(), None)
+    protocol = " + ".join(dict.fromkeys(part.protocol for part in parts))
+    if "group" in joined and not is_leaky(protocol):
+        check_groups(joined[joined["group"].notna()], group="group")
+    notes = [
+        f"{name}: {note}" for name, part in zip(rows["corpus"].unique(), parts, strict=True) for note in part.notes
+    ]
+    present = set(joined["split"])
+    absent = {name: "none of the data sets has it" for name in SPLITS[1:] if name not in present}
+    return SplitRows(joined, protocol, notes, absent)
 
 
 def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
@@ -57,14 +101,18 @@ def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
 
 
 def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the manifest, with transcripts in the recipe's form; and notes for the report."""
-    notes, path = [], args.dataset
-    if path == "demo":
-        path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
-    elif not args.is_table:
-        raise DataError(f"dataset: {path} is not a table of recordings; give a CSV, TSV, JSONL or Parquet file.")
-    columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
-    rows = read_recordings(path, args.form, **columns)
+    """Rows of the manifests, with transcripts in the recipe's form; and notes for the report."""
+    notes, parts = [], {}
+    for name, dataset in [("dataset", args.dataset), *(("more_datasets", more) for more in args.more_datasets or [])]:
+        path = dataset
+        if path == "demo":
+            path, notes = str(make_demo(cache_dir("demo", "speech_to_text"))), [DEMO_NOTICE]
+        elif not is_recordings(path):
+            raise DataError(f"{name}: {path} is not a table of recordings; give a CSV, TSV, JSONL or Parquet file.")
+        columns = {name: getattr(args, name) for name in ("file_column", "transcript_column", "speaker_column")}
+        parts[dataset] = read_recordings(path, args.form, **columns)
+    rows, repeated = joined_data_sets(parts)
+    notes += repeated
     changed = rows["transcript"].map(lambda text: written(text, args.transcript_form))
     different = int((changed != rows["transcript"]).sum())
     if different:
@@ -72,6 +120,41 @@ def read_rows(args: SpeechToTextDataArguments) -> tuple[pd.DataFrame, list[str]]
             f"{different} of {len(rows)} transcripts were changed by transcript_form {args.transcript_form!r}."
         )
     return rows.assign(transcript=changed), notes
+
+
+def joined_data_sets(parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """
+    Data sets as one table, whose column `corpus` names them; of recordings that several have, the first one's row.
+
+    Args:
+        parts: Path of each data set -> its rows.
+
+    Returns:
+        The rows, and notes for the report. A single data set is returned as it is.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values())), []
+    rows = pd.concat(
+        [part.assign(corpus=name) for name, part in zip(names_of(list(parts)), parts.values(), strict=True)]
+    )
+    rows = rows.astype(object).where(rows.notna(), None).reset_index(drop=True)
+    first = rows.groupby(rows["audio"].map(os.path.realpath))["corpus"].transform("first")
+    repeated = first != rows["corpus"]
+    notes = []
+    if repeated.any():
+        notes = warned(
+            f"{int(repeated.sum())} recordings are in several data sets; those of the first one are used, with its "
+            "transcripts."
+        )
+    return rows[~repeated].reset_index(drop=True), notes
+
+
+def names_of(paths: list[str]) -> list[str]:
+    """Names of data sets: their files' stems, with the folder's name or else a number before stems that are equal."""
+    stems = [Path(path).stem for path in paths]
+    longer = [f"{Path(path).absolute().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
+    numbered = [f"{number} {stem}" for number, stem in enumerate(stems, 1)]
+    return next(names for names in (stems, longer, numbered) if len(set(names)) == len(names))
 
 
 def drop_unusable(
@@ -101,7 +184,7 @@ def fit_transcripts(task: Task, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     if task.data_args.lm == TRAINING_TRANSCRIPTS and not is_train.any():
         raise DataError(f"lm {TRAINING_TRANSCRIPTS!r}: there is no training split.")
     processor = processor_for(task, list(rows["transcript"][is_train]))
-    ratio = samples_per_frame(start_config(task.model_args), getattr(processor.feature_extractor, "hop_length", 1))
+    ratio = samples_of_frame(task.model_args, processor.feature_extractor)
     frames = np.ceil(rows["seconds"] * processor.feature_extractor.sampling_rate / ratio).to_numpy()
     needed = np.array([frames_needed(encode(processor.tokenizer, text)) for text in rows["transcript"]])
     misfit, notes = needed > frames, []

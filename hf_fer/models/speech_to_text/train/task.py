@@ -10,11 +10,13 @@ from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Traine
 from hf_fer.data.augment import Augmentation, EpochClock
 from hf_fer.data.loading import LoadedData
 from hf_fer.data.tables import TableFormat
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.base import Task
 from hf_fer.task.scoring import Evaluation, Trained, with_extra
 from hf_fer.task.settings import skipped_file
 
 from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
+from .batches import SecondsBatches
 from .blanks import BlankWatch
 from .building import make_model, processor_for
 from .joining import Companions
@@ -37,6 +39,8 @@ class SpeechToTextTask(Task):
     hub_task = pipeline_tag = "automatic-speech-recognition"
     own_loss = "CTC has no class probabilities to smooth"
     file_columns = ("audio",)
+    weight_fields = ("encoder_backbone",)
+    input_fields = ("dataset", "encoder_backbone")
     target_column = "transcript"
     searched_fields = ("model_size",)
     lora_targets = r".*layers\.\d+\.(self_attn|attention)\.(q|k|v|o|out)_proj"
@@ -46,6 +50,7 @@ class SpeechToTextTask(Task):
         "letter_confusions.csv",
         "errors_by_length.csv",
         "errors_by_accent.csv",
+        "errors_by_corpus.csv",
         "errors_by_confidence.csv",
         "word_confidence.csv",
         "word_risk_coverage.png",
@@ -65,6 +70,14 @@ class SpeechToTextTask(Task):
             *unusable,
             *({"path": name, "reason": "its transcript is empty"} for name in empty),
         ]
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if self.data_args.batch_seconds is None:
+            return
+        if self.training_args.auto_find_batch_size:
+            raise RecipeError("auto_find_batch_size lowers numbers of recordings: leave it out, or batch_seconds.")
+        self.training_args.per_device_train_batch_size = 1  # so that advice on memory does not name it
 
     def load_data(self) -> LoadedData:
         self.data_args.check_libraries()
@@ -87,12 +100,16 @@ class SpeechToTextTask(Task):
         augmented = RecordingTransform(
             processor, skipped, args.max_seconds, augmentation, self.training_args.seed, clock, companions
         )
-        return DatasetDict(
+        splits = DatasetDict(
             {
                 split: Recordings.of(rows).with_transform(augmented if split == "train" else plain)
                 for split, rows in data.splits.items()
             }
         )
+        if args.batch_seconds is not None and "train" in splits:
+            seconds = data.splits["train"]["seconds"]
+            splits["train"].batches = SecondsBatches(seconds, args.batch_seconds, self.training_args.seed, clock)
+        return splits
 
     def collator(self, processor: ProcessorMixin) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         extractor = processor.feature_extractor
@@ -111,7 +128,10 @@ class SpeechToTextTask(Task):
         return score_split(self, evaluation)
 
     def memory_hints(self) -> list[str]:
-        hints = [f"--max_seconds {self.data_args.max_seconds / 2:g} (now {self.data_args.max_seconds:g})"]
+        hints = []
+        if (seconds := self.data_args.batch_seconds) is not None:
+            hints.append(f"--batch_seconds {seconds / 2:g} (now {seconds:g})")
+        hints += [f"--max_seconds {self.data_args.max_seconds / 2:g} (now {self.data_args.max_seconds:g})"]
         smaller = {"strong": "medium", "medium": "weak"}.get(self.model_args.model_size)
         if smaller and not self.model_args.model_name_or_path:
             hints.append(f"--model_size {smaller} (now {self.model_args.model_size})")
