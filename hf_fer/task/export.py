@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from hf_fer.task.systems import classes_by_pipeline
 
 Runtime = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""From an export's inputs to its outputs, by name."""
+"""Computes an export's outputs from its inputs; both are tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TensorSpec:
     Type and shape of an input of an export.
 
     Args:
-        dtype: Such as `float32`.
+        dtype: Name of the type, such as `float32`.
         shape: Sizes; `None` for an axis whose size is free.
     """
 
@@ -30,7 +30,7 @@ class TensorSpec:
     shape: Sequence[int | None]
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
-        """Convert a tensor to the type of its specification; raises `ValueError` where the shape differs."""
+        """Convert a tensor to the type of its specification; raises `ValueError` if the shape differs."""
         sizes = tuple(tensor.shape)
         fits = len(sizes) == len(self.shape) and all(
             known in (None, size) for known, size in zip(self.shape, sizes, strict=True)
@@ -46,12 +46,12 @@ class ExportedModel:
     Stand-in for a model in its pipeline: same configuration, inputs and outputs, but another runtime.
 
     Args:
-        config: The model's.
+        config: Configuration of the model.
         path: Folder of the export.
-        runtime: What computes.
-        inputs: By name, in the order of the model's `forward`.
-        output_class: Of what a call gives.
-        weights: Those of `Exporter.kept_weights`.
+        runtime: Computes the outputs.
+        inputs: Name -> specification of each input, in the order of the model's `forward`.
+        output_class: Class of the output of a call.
+        weights: Weights from `Exporter.kept_weights`.
     """
 
     device = torch.device("cpu")
@@ -78,7 +78,7 @@ class ExportedModel:
 
     def __call__(self, *args: Tensor, **given: Tensor | None) -> ModelOutput:
         """
-        Outputs for inputs as the model's `forward` takes them.
+        Compute the outputs for inputs that the model's `forward` takes.
 
         Raises:
             ValueError: an input is missing, unknown or of another shape than the export takes.
@@ -100,11 +100,11 @@ class Exporter(ABC):
     Declares how a system's models are exported; a system's module `train/export.py` holds one subclass.
 
     Attributes:
-        pipeline_task: The registered pipeline.
-        output_class: Of the model's `forward`.
-        free_axes: Input -> axes whose size is free beside the batch's; the model's inputs are in this order.
-        metrics: What `Predictor.score` gives that may not get worse -> whether less is better.
-        stand_in: What is put in the model's place.
+        pipeline_task: Name of the registered pipeline.
+        output_class: Class of the output of the model's `forward`.
+        free_axes: Input -> axes of free size beside the batch axis; the inputs are in the order of the model's.
+        metrics: Metric of `Predictor.score` that may not get worse -> whether lower is better.
+        stand_in: Class of the stand-in for the model.
     """
 
     pipeline_task: ClassVar[str]
@@ -117,15 +117,20 @@ class Exporter(ABC):
     @abstractmethod
     def made_up(cls, pipe: Pipeline, number: int, draw: torch.Generator) -> Any:
         """
-        A synthetic input of the pipeline, used where no real example is given; a higher number gives a longer one.
+        Return a synthetic input of the pipeline, for comparisons without real examples.
+
+        Args:
+            pipe: Pipeline of the model.
+            number: Number of the input; a higher one gives a longer input.
+            draw: Generator of the noise.
 
         Raises:
-            RecipeError: the pipeline takes none but real ones.
+            RecipeError: the pipeline can only be compared on real examples.
         """
 
     @classmethod
     def padding(cls, pipe: Pipeline) -> dict[str, float]:
-        """Input -> padding value, where it is not 0."""
+        """Input -> padding value, for inputs that are not padded with 0."""
         return {}
 
     @classmethod

@@ -19,7 +19,7 @@ from hf_fer.task.service import Arrays, FileService, Limits, PieceDecoder, Servi
 
 class HostedModel:
     """
-    One model behind HTTP; see `hf_fer.task.service.Hosted`.
+    One served model; see `hf_fer.task.service.Hosted`.
 
     Args:
         name: Name in requests.

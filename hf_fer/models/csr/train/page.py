@@ -20,7 +20,7 @@ CANVAS = (1024, 1024)
 
 
 def add_tab(host: Host, limit: Any) -> None:
-    """Add the tab's components and what they do."""
+    """Add the components of the tab, and their actions."""
     gradio.Markdown(
         "Classifies an image and explains the class by concepts. Correct the model and see how the class changes: "
         "drag over the image to draw a box where it should look, or should not, or reject a concept."

@@ -1,4 +1,4 @@
-"""csr behind HTTP: `/v1/concepts`."""
+"""The HTTP route of csr: `/v1/concepts`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

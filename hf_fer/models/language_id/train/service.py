@@ -1,4 +1,4 @@
-"""language_id behind HTTP: `/v1/language`."""
+"""The HTTP route of language_id: `/v1/language`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The emotion of a recording over time behind HTTP: reads windows, asks the model, and joins the answers."""
+"""The emotion of a recording over time: reads windows, asks the served model, and joins its answers."""
 
 import asyncio
 from contextlib import aclosing

@@ -18,7 +18,7 @@ SHOWN = 6
 
 
 def add_tab(host: Host, limit: Any) -> None:
-    """Add the tab's components and what they do."""
+    """Add the components of the tab, and their actions."""
     gradio.Markdown("Recognises the emotion of a clip from its sound, its pictures or both.")
     model = choose_model(host)
     with gradio.Row():

@@ -1,4 +1,4 @@
-"""multimodal_fer behind HTTP: `/v1/emotion`."""
+"""The HTTP route of multimodal_fer: `/v1/emotion`."""
 
 import asyncio
 from typing import Annotated, Any, Literal

@@ -9,7 +9,7 @@ from hf_fer.task.service import Host
 
 
 def add_tab(host: Host, limit: Any) -> None:
-    """Add the tab's components and what they do."""
+    """Add the components of the tab, and their actions."""
     gradio.Markdown("Transcribes a recording, with the times of its words.")
     model = choose_model(host)
     sound = gradio.Audio(label="Recording", sources=["upload", "microphone"], type="filepath", buttons=[])

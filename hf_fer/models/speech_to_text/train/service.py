@@ -1,4 +1,4 @@
-"""speech_to_text behind HTTP, in the form of OpenAI's clients: `/v1/audio/transcriptions`."""
+"""The HTTP route of speech_to_text, in the form that OpenAI's clients use: `/v1/audio/transcriptions`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
