@@ -138,6 +138,20 @@ class Exporter(ABC):
         """Small weights that the pipeline needs beside the graph."""
         return {}
 
+    @classmethod
+    def compared(
+        cls, model: PreTrainedModel, batch: dict[str, Tensor], outputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """
+        The outputs of model or export for a batch, with those that no answer depends on set to 0.
+
+        Args:
+            model: The model.
+            batch: Inputs, by name.
+            outputs: Outputs, by name.
+        """
+        return outputs
+
 
 def exporters() -> dict[str, type[Exporter]]:
     """Pipeline name -> exporter of the system, for the systems that have one."""

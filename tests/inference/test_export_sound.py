@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from models.speech_to_text.tone_recogniser import TINY
 from transformers import set_seed
 
 import hf_fer
 from hf_fer.inference.export.job import Settings, export_model
+from hf_fer.inference.loading import find_model, load_predictor
+from hf_fer.models.speech_to_text.alignment_speech_to_text import frame_lengths
+from hf_fer.models.speech_to_text.train.export import RecordingExporter
 from hf_fer.models.speech_to_text.train.model import new_extractor, new_model, preset_config
 from hf_fer.models.speech_to_text.train.vocabulary import build_tokenizer
 
@@ -41,3 +45,17 @@ def test_speech_is_recognised_as_by_the_model_whole_and_in_chunks(parakeet):
         for one, two in zip(known, got, strict=True):
             assert two["text"] == one["text"]
             assert two["score"] == pytest.approx(one["score"], abs=1e-4)
+
+
+def test_frames_of_padding_do_not_count(parakeet):
+    folder, _ = parakeet
+    model = load_predictor(find_model(str(folder / "model"))).pipe.model
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[1, 20:] = 0
+    logits = model(input_features=torch.randn(2, 40, 80), attention_mask=mask).logits
+    found = RecordingExporter.compared(model, {"attention_mask": mask}, {"logits": logits})["logits"]
+    valid = frame_lengths(model, mask).tolist()
+    assert valid[1] < valid[0] == logits.shape[1]
+    assert torch.equal(found[0], logits[0])
+    assert torch.equal(found[1, : valid[1]], logits[1, : valid[1]])
+    assert not found[1, valid[1] :].any()

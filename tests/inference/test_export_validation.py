@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from experiment.test_run import FAST
+from models.csr.test_csr_pipeline import save_model
 from typer.testing import CliRunner
 
 import hf_fer
@@ -16,6 +17,7 @@ from hf_fer.experiment.provenance import establish
 from hf_fer.inference.export.job import Settings, export_model
 from hf_fer.inference.export.validation import validation_inputs
 from hf_fer.inference.loading import find_model
+from hf_fer.models.csr.train.demo_images import CONCEPTS
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.find import parse_task
 
@@ -116,3 +118,14 @@ def test_of_a_large_split_some_are_taken(text, monkeypatch):
     assert len(inputs) == 10
     assert words.startswith("10 of 72 examples")
     assert len({given.target for given in inputs}) > 2
+
+
+def test_images_are_found_by_their_whole_path(tmp_path):
+    """The table of csr's demo names them relative to itself."""
+    labels = dict(enumerate(["crossed", "disc_only", "plain", "striped"]))
+    fields = {"concepts": list(CONCEPTS), "id2label": labels, "similarity_means": None, "atlas": None}
+    model = save_model(tmp_path / "model", **fields)
+    recipe = str(ROOT / "training_args" / "demo" / "csr_3_task.json")
+    inputs, _ = validation_inputs(recipe, str(model), find_model(str(model)).predictor)
+    assert all(Path(given.value).is_absolute() and Path(given.value).is_file() for given in inputs)
+    assert {given.target for given in inputs} == {*labels.values()}

@@ -192,7 +192,7 @@ def measure(
     """Compare the export with the model; the caller fills in the report's `examples`."""
     pipe = predictor.pipe
     padding = exporter.padding(pipe)
-    differences = parity.compare(pipe.model, export, parity.batches(rows, export.inputs, padding))
+    differences = parity.compare(pipe.model, export, parity.batches(rows, export.inputs, padding), exporter)
     other = type(predictor)(with_model(pipe, export))
     before, after = parity.answers(predictor, inputs), parity.answers(other, inputs)
     batch = parity.collate(rows[:1], export.inputs, padding)

@@ -111,9 +111,11 @@ def batches(rows: Rows, specs: dict[str, TensorSpec], padding: dict[str, float])
             start += size
 
 
-def compare(model: PreTrainedModel, export: ExportedModel, given: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
+def compare(
+    model: PreTrainedModel, export: ExportedModel, given: Iterator[dict[str, Tensor]], exporter: type[Exporter]
+) -> dict[str, Any]:
     """
-    Run model and export on the same batches.
+    Run model and export on the same batches, and compare what the exporter says of their outputs.
 
     Returns:
         `batches` (their `batch`, `length`, the largest difference of `logits`), `outputs` (name -> largest
@@ -122,8 +124,8 @@ def compare(model: PreTrainedModel, export: ExportedModel, given: Iterator[dict[
     found: dict[str, Any] = {"batches": [], "outputs": {}, "largest_logit": 0.0}
     for batch in given:
         with torch.inference_mode():
-            known = model(**batch)
-        got = export(**batch)
+            known = exporter.compared(model, batch, dict(model(**batch).items()))
+        got = exporter.compared(model, batch, dict(export(**batch).items()))
         differences = {name: difference(known[name], got[name]) for name in got}
         for name, value in differences.items():
             found["outputs"][name] = largest(found["outputs"].get(name, 0.0), value)

@@ -1,7 +1,6 @@
 """The validation split that a model was chosen on, as inputs for the comparison of an export."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,13 +74,12 @@ def check_own(task: Task, split: Dataset, model: str, recipe: str) -> bool:
 
 
 def with_targets(task: Task, data: LoadedData, split: Dataset) -> pd.DataFrame:
-    """Rows of a split with the true answer as text in the task's target column; several classes are left out."""
-    rows = split.to_pandas()
-    targets: list[Any] = rows.pop(task.target_column).tolist()
-    if data.labels:
-        rows = rows.drop(columns="label", errors="ignore")
-        if all(isinstance(target, int) for target in targets):
-            rows["label"] = [data.labels[target] for target in targets]
-        return rows
-    rows[task.target_column] = targets
+    """Columns with the inputs of a split, and the true answers as texts, if an example has one answer."""
+    columns = [name for name in (*task.file_columns, *task.text_columns) if name in split.column_names]
+    rows = split.select_columns(columns).to_pandas()
+    targets = split[task.target_column]
+    if not data.labels:
+        rows[task.target_column] = targets
+    elif all(isinstance(target, int) for target in targets):
+        rows["label"] = [data.labels[target] for target in targets]
     return rows

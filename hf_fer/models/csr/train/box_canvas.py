@@ -24,7 +24,8 @@ ${value.boxes.map(one => `<rect class="${one.sign}" x="${one.box[0]}" y="${one.b
 
 STYLE = """
 .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-bottom: 8px }
-.bar button { padding: 4px 12px; border: 2px solid #888; border-radius: 4px; background: none; cursor: pointer }
+.bar button { padding: 4px 12px; border: 2px solid #888; border-radius: 4px; cursor: pointer }
+.bar button { background: none; color: inherit }
 .bar button[data-sign=positive][aria-pressed=true] { background: #15803d; border-color: #15803d; color: white }
 .bar button[data-sign=negative][aria-pressed=true] { background: #b91c1c; border-color: #b91c1c; color: white }
 .bar button:disabled { opacity: 0.4; cursor: default }
