@@ -87,9 +87,12 @@ def python(preload: str = "hf_fer") -> str:
 
 def stop() -> None:
     """End the servers, each before the one that it was forked from."""
-    for server, _ in reversed(servers.values()):
+    import shutil
+
+    for server, program in reversed(servers.values()):
         server.stdin.close()
         server.wait()
+        shutil.rmtree(os.path.dirname(program))
     servers.clear()
 
 
