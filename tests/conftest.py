@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from hf_fer.models.multimodal_fer.train.demo import make_demo_ravdess
 
@@ -74,5 +75,11 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_ravdess(tmp_path_factory) -> Path:
-    """Synthetic clips of all 24 actors, one of each emotion: 192 files."""
-    return make_demo_ravdess(tmp_path_factory.mktemp("ravdess") / "set", clips_per_emotion=1)
+    """Synthetic clips of all 24 actors, one of each emotion: 192 files, which all processes of the tests share."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "ravdess.lock"):
+        if not (folder / "ravdess").is_dir():
+            make_demo_ravdess(folder / "new_ravdess", clips_per_emotion=1).rename(folder / "ravdess")
+    return folder / "ravdess"

@@ -8,6 +8,8 @@ import sys
 import pytest
 import warm
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes start warm on Linux only")
+
 PROGRAM = """
 import atexit, os, sys, threading, time
 print([*sys.argv, sys.path[0], os.getcwd(), os.environ["GIVEN"], sys.stdin.read(), __name__])

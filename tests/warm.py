@@ -53,14 +53,17 @@ def python(preload: str = "hf_fer") -> str:
     The program to start in place of `sys.executable`.
 
     Args:
-        preload: `libraries`, without those that read HF_HOME and similar variables when they are imported;
-            `hugging_face`, which adds those; or `hf_fer`, which adds this package with all its systems.
+        preload: on Linux, `libraries`, without those that read HF_HOME and similar variables when they are imported;
+            `hugging_face`, which adds those; or `hf_fer`, which adds this package with all its systems. Elsewhere the
+            program is `sys.executable`, because libraries of macOS cannot be forked and Windows has no fork.
     """
     import subprocess
     import tempfile
     import time
     from pathlib import Path
 
+    if sys.platform != "linux":
+        return sys.executable
     if preload not in servers:
         names = list(PRELOADS)
         before = names[: names.index(preload)]
@@ -84,9 +87,12 @@ def python(preload: str = "hf_fer") -> str:
 
 def stop() -> None:
     """End the servers, each before the one that it was forked from."""
-    for server, _ in reversed(servers.values()):
+    import shutil
+
+    for server, program in reversed(servers.values()):
         server.stdin.close()
         server.wait()
+        shutil.rmtree(os.path.dirname(program))
     servers.clear()
 
 

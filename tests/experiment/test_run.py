@@ -65,7 +65,7 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in state.values()])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory, small_ravdess) -> Path:
     """One run with TensorBoard and early stopping, that several tests look at."""
     folder = tmp_path_factory.mktemp("trained")

@@ -42,7 +42,7 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def by_epoch(tmp_path_factory, small_ravdess) -> Path:
     """A run left alone that evaluates and saves each epoch."""
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def by_epoch(tmp_path_factory, small_ravdess) -> Path:
     return folder / "out"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def by_steps(tmp_path_factory, small_ravdess) -> Path:
     """A run left alone that evaluates and saves every second step."""
     torch.set_num_threads(1)

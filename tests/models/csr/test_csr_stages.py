@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.csr_runs import FAST, STAGES, metrics_of, train_stages, write_recipes
+from models.csr_runs import FAST, STAGES, metrics_of, write_recipes
 from safetensors.torch import load_file
 
 from hf_fer.experiment.stages import fingerprint
@@ -20,12 +20,6 @@ from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 from hf_fer.task.find import of_fold, parse_task
 from hf_fer.task.settings import num_folds
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with three recipes and what they made, which several tests look at."""
-    return train_stages(tmp_path_factory.mktemp("csr"))
 
 
 class TestStages:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import warm
 from models.csr.test_csr_explanations import Page
-from models.csr_runs import FAST, STAGES, metrics_of, train_stages, write_recipes
+from models.csr_runs import FAST, STAGES, metrics_of, write_recipes
 from runs import ROOT
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import pipeline
@@ -25,12 +25,6 @@ from hf_fer.models.csr.train.demo import demo_data
 from hf_fer.models.csr.train.images import ImageCollator, ImageTransform, Steering
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with three recipes and what they made, which several tests look at."""
-    return train_stages(tmp_path_factory.mktemp("csr"))
 
 
 def evaluation(folder: Path, monkeypatch, **fields) -> Path:

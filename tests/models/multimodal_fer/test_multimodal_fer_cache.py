@@ -88,7 +88,8 @@ class TestDecoded:
     def test_training_is_the_same_to_the_bit(self, recipe, tmp_path):
         for cache in ("none", "decoded"):
             torch.set_num_threads(1)
-            main([recipe(cache=cache, output_dir=str(tmp_path / cache), max_train_samples=16, num_train_epochs=1)])
+            fields = {"max_train_samples": 16, "num_train_epochs": 1, "do_predict": False}
+            main([recipe(cache=cache, output_dir=str(tmp_path / cache), **fields)])
         torch.testing.assert_close(weights(tmp_path / "none"), weights(tmp_path / "decoded"), rtol=0, atol=0)
 
     def test_torch_keeps_its_threads(self, recipe):
@@ -228,7 +229,7 @@ class TestFeatures:
 
     def test_they_are_of_the_model_that_is_evaluated(self, recipe, tmp_path):
         """And not of the checkpoints that lie in the folder, whatever the recipe says of resuming."""
-        fields = {"freeze": ["vision", "audio"], "num_train_epochs": 1, "max_train_samples": 8}
+        fields = {"freeze": ["vision", "audio"], "num_train_epochs": 1, "max_train_samples": 8, "do_predict": False}
         for seed in (0, 1):
             main([recipe(**fields, seed=seed, output_dir=str(tmp_path / f"seed_{seed}"))])
         start = {"do_train": False, "model_name_or_path": str(tmp_path / "seed_1")}
@@ -242,8 +243,13 @@ class TestFeatures:
         assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # features are kept in half precision
 
     def test_of_one_modality_of_a_model_of_two(self, recipe, tmp_path):
-        main([recipe(num_train_epochs=1, max_train_samples=8)])
-        start = {"do_train": False, "model_name_or_path": str(tmp_path / "out"), "modalities": ["audio"]}
+        main([recipe(num_train_epochs=1, max_train_samples=8, do_predict=False)])
+        start = {
+            "do_train": False,
+            "do_predict": False,
+            "model_name_or_path": str(tmp_path / "out"),
+            "modalities": ["audio"],
+        }
         losses = []
         for more in ({}, self.FROZEN):
             main([recipe(**start, **more, output_dir=str(tmp_path / "alone"))])
