@@ -209,7 +209,8 @@ def print_statistics(found: dict[str, Any], output: str) -> None:
     print(f"{output}: {kept} of {found['inputs']} inputs with confidence of at least {found['min_confidence']:g}")
     for reason, count in outcomes.items():
         print(f"  left out, {reason}: {count}")
-    print("  confidence: " + ", ".join(f"{value:.3f} at {share}" for share, value in found["confidence"].items()))
+    quantiles = (f"{float(share):.0%} {value:.3f}" for share, value in found["confidence"].items())
+    print(f"  quantiles of the confidence: {', '.join(quantiles)}")
     if "labels" in found:
         print("  kept by class: " + ", ".join(f"{name} {count}" for name, count in found["labels"].items()))
     for name in ("all", "kept"):

@@ -165,6 +165,8 @@ class Task(ABC):
         """
         The splits with their on-the-fly transforms: with augmentation for training, without for the other splits.
 
+        The training split may compose its own batches, as its attribute `batches`: see `hf_fer.runtime.own_batches`.
+
         Args:
             data: From `load_data`, with its caches filled.
             processor: From `build_processor`.
