@@ -1,10 +1,14 @@
 """Small runs of run.py that several tests make and compare."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import warm
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +50,26 @@ def write_recipe(folder: Path, **fields: Any) -> str:
     path = folder / "recipe.json"
     path.write_text(json.dumps({**AUDIO, "output_dir": str(folder / "out"), **fields}))
     return str(path)
+
+
+def torchrun(*arguments: str, cold: bool = False, **settings: Any) -> subprocess.CompletedProcess:
+    """
+    Run a script in two processes.
+
+    Args:
+        arguments: The script and its arguments, or `-m`, a module and its arguments.
+        cold: Let launcher and processes import everything themselves.
+        settings: Of `subprocess.run`.
+    """
+    starter, worker = (sys.executable,) * 2 if cold else (warm.python("libraries"), warm.python())
+    return subprocess.run(
+        [starter, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments],
+        env={**os.environ, "PYTHON_EXEC": worker},
+        capture_output=True,
+        text=True,
+        check=False,
+        **settings,
+    )
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -1,20 +1,16 @@
 """Two processes on the CPU do what one does with twice the batch."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import warm
 from drills import two_processes
 from models import suite_multimodal_fer as suite
-from runs import AUDIO, ROOT, assert_same_weights, metrics_of, write_recipe
+from runs import AUDIO, ROOT, assert_same_weights, metrics_of, torchrun, write_recipe
 from safetensors.torch import load_file
 from torch import nn
 
@@ -67,19 +63,6 @@ def fields(tmp_path_factory, small_ravdess) -> dict:
         "max_skipped_fraction": 0.1,
         "adam_epsilon": 1e-4,  # or a gradient that is all rounding would move its weight as far as any other
     }
-
-
-def torchrun(*arguments: str, cold: bool = False, **settings: Any) -> subprocess.CompletedProcess:
-    """Two processes; cold ones import everything themselves."""
-    starter, worker = (sys.executable,) * 2 if cold else (warm.python("libraries"), warm.python())
-    return subprocess.run(
-        [starter, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments],
-        env={**os.environ, "PYTHON_EXEC": worker},
-        capture_output=True,
-        text=True,
-        check=False,
-        **settings,
-    )
 
 
 def launch(*arguments: str, cold: bool = False) -> subprocess.CompletedProcess:

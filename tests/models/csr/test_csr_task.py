@@ -1,19 +1,16 @@
 """csr through its recipes: report, atlas, boxes and processes."""
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import warm
 from models.csr.test_csr_explanations import Page
 from models.csr_runs import FAST, STAGES, metrics_of, write_recipes
-from runs import ROOT
+from runs import ROOT, torchrun
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import pipeline
 
@@ -204,17 +201,6 @@ class TestBoxViews:
         assert not {"positive_boxes", "negative_boxes", "pointing_game"} & set(metrics)
 
 
-def torchrun(*arguments: str, cwd: Path) -> None:
-    """Two processes."""
-    subprocess.run(
-        [warm.python("libraries"), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHON_EXEC": warm.python()},
-        check=True,
-        capture_output=True,
-    )
-
-
 def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
     """pos_weight, AUROC and atlas, with a learning rate of 0, so that batches do not matter."""
     folders = {}
@@ -226,7 +212,7 @@ def test_two_processes_equal_one(trained, tmp_path, monkeypatch):
             monkeypatch.chdir(folders[1])
             run_stages(recipes)
             continue
-        torchrun("-m", "hf_fer.stages", *recipes, cwd=folders[2])
+        torchrun("-m", "hf_fer.stages", *recipes, cwd=folders[2]).check_returncode()
     configs = {n: CsrConfig.from_pretrained(folder / "out/2") for n, folder in folders.items()}
     assert configs[1].pos_weight == configs[2].pos_weight
     for one, two in zip(configs[1].atlas, configs[2].atlas, strict=True):
@@ -245,7 +231,7 @@ def test_two_processes_evaluate_one_model(trained, tmp_path):
     recipe = write_recipes(tmp_path, learning_rate=0.05)[0]
     recipe_fields = {**json.loads(Path(recipe).read_text()), "backbone": "resnet50", "config_overrides": overrides}
     Path(recipe).write_text(json.dumps(recipe_fields))
-    torchrun(str(ROOT / "hf_fer" / "run.py"), recipe, cwd=tmp_path)
+    torchrun(str(ROOT / "hf_fer" / "run.py"), recipe, cwd=tmp_path).check_returncode()
     metrics = metrics_of(tmp_path / "out/1")
     assert metrics["runtime"]["best_metric"] == pytest.approx(metrics["validation"]["concept_auroc"], abs=1e-6)
 

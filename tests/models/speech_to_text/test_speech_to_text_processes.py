@@ -1,8 +1,6 @@
 """Two processes on the CPU do what one does with twice the batch, with batches by number and by seconds."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,7 +8,7 @@ import pytest
 import torch
 from media import write_clip
 from models.speech_to_text.recipes import TINY, recipe_of, task_of
-from runs import ROOT
+from runs import ROOT, torchrun
 from safetensors.torch import load_file
 
 from hf_fer.models.speech_to_text.train.demo import make_demo, spoken
@@ -43,7 +41,7 @@ def equally_long(tmp_path_factory):
 
 
 def trained(folder, manifest, processes, **fields):
-    """Train in so many processes; returns the folder of the run."""
+    """Train in one process or two; returns the folder of the run."""
     folder.mkdir()
     path = folder / "recipe.json"
     path.write_text(json.dumps(recipe_of(manifest, folder / "out", **{**FIELDS, **fields})))
@@ -51,10 +49,7 @@ def trained(folder, manifest, processes, **fields):
         torch.set_num_threads(1)
         main([str(path)])
         return folder / "out"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [*launcher, str(ROOT / "hf_fer" / "run.py"), str(path)], capture_output=True, text=True, check=False
-    )
+    done = torchrun(str(ROOT / "hf_fer" / "run.py"), str(path))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "out"
 
