@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = (
     "test_pages.py",
     "test_notebook.py",
+    "test_export_weights.py",
     "test_survival.py",
     "test_multimodal_fer_cache.py",
     "test_run.py",

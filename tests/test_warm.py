@@ -59,6 +59,13 @@ def test_it_ends_as_a_cold_one(both, end):
     assert warmed.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
 
 
+def test_what_a_library_has_set_since_is_there(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "pdf")
+    code = "import matplotlib; print(matplotlib.get_backend())"
+    done = subprocess.run([warm.python("libraries"), "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "pdf\n"
+
+
 def test_it_starts_others_warm():
     code = (
         "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(\"torch\" in sys.modules)'])"

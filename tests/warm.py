@@ -20,6 +20,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
@@ -39,13 +40,14 @@ PRELOADS = {
 # Prefixes of variables that are read at import. Without KMP_ and LD_: scikit-learn and OpenCV set some themselves.
 READ_BY_LIBRARIES = ("LANG", "LC_", "MALLOC_", "MKL_", "MPL", "NUMEXPR_", "OMP_", "OPENBLAS_", "PYTHON")
 READ_BY_HUGGING_FACE = ("DATASETS_", "DISABLE_", "HF_", "HOME", "HUGGING", "SAFETENSORS_", "TRANSFORMERS_", "XDG_")
-READ_LATER = ("HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_EXEC")
+READ_LATER = ("HF_TOKEN", "PYTHONBREAKPOINT", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_EXEC")
+NO_MATTER = ("HF_HUB_DISABLE_TELEMETRY",)  # Gradio sets it where it is imported; the tests are offline
 
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 NO_SERVER = 120
 """Exit status of a command that the server did not run."""
 
-servers: dict[str, tuple] = {}
+servers: dict[tuple, tuple] = {}
 
 
 def python(preload: str = "hf_fer") -> str:
@@ -64,7 +66,8 @@ def python(preload: str = "hf_fer") -> str:
 
     if sys.platform != "linux":
         return sys.executable
-    if preload not in servers:
+    key = (preload, *sorted(read(os.environ, preload).items()))  # what libraries set since is another server's
+    if key not in servers:
         names = list(PRELOADS)
         before = names[: names.index(preload)]
         starter = python(before[-1]) if before else sys.executable
@@ -76,13 +79,13 @@ def python(preload: str = "hf_fer") -> str:
         with open(log, "w") as file:
             command = [starter, __file__, "serve", folder, preload]
             server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
-        servers[preload] = server, program
+        servers[key] = server, program
         if len(servers) == 1:
             atexit.register(stop)
         while not os.path.exists(os.path.join(folder, "socket")):
             assert server.poll() is None, Path(log).read_text()
             time.sleep(0.01)
-    return servers[preload][1]
+    return servers[key][1]
 
 
 def stop() -> None:
@@ -149,12 +152,11 @@ def end(status: int) -> None:
     os._exit(status)
 
 
-def refused(environment: dict[str, str], own: dict[str, str], preload: str) -> list[str]:
-    """Variables that differ from those under which the modules were imported."""
+def read(environment: Mapping[str, str], preload: str) -> dict[str, str]:
+    """The variables that are read when the modules are imported."""
     prefixes = READ_BY_LIBRARIES + (READ_BY_HUGGING_FACE if preload != "libraries" else ())
-    later = READ_LATER if preload == "hf_fer" else (*READ_LATER, "HF_FER_SYSTEMS")
-    names = [name for name in {*environment, *own} if name.startswith(prefixes) and name not in later]
-    return sorted(name for name in names if environment.get(name) != own.get(name))
+    others = (*READ_LATER, *NO_MATTER, *(() if preload == "hf_fer" else ("HF_FER_SYSTEMS",)))
+    return {name: value for name, value in environment.items() if name.startswith(prefixes) and name not in others}
 
 
 def load(preload: str) -> None:
@@ -186,9 +188,9 @@ def serve(folder: str, preload: str) -> dict:
     """Answer until the standard input ends; returns in each forked process, with its command."""
     import selectors
 
-    own = dict(os.environ)
+    before, own = dict(os.environ), read(os.environ, preload)
     load(preload)
-    added = {name: value for name, value in os.environ.items() if name not in own}
+    added = {name: value for name, value in os.environ.items() if name not in before}
     running: dict[int, socket.socket] = {}
     wake, waker = socket.socketpair()
     waker.setblocking(False)
@@ -212,14 +214,14 @@ def serve(folder: str, preload: str) -> dict:
                 connection, _ = listener.accept()
                 _, streams, _, _ = socket.recv_fds(connection, 1, 3)
                 command = receive(connection)
-                names = refused(command["environment"], own, preload)
+                names = {name for name, _ in read(command["environment"], preload).items() ^ own.items()}
                 process = None if names else os.fork()
                 if process == 0:
                     for place in (listener, wake, waker, connection, selector, *running.values()):
                         place.close()
                     return {**command, "streams": streams, "environment": {**added, **command["environment"]}}
                 if names:
-                    message = f"warm.py: {', '.join(names)} had other values when modules were imported\n"
+                    message = f"warm.py: {', '.join(sorted(names))} had other values when modules were imported\n"
                     os.write(streams[2], message.encode())
                     connection.close()
                 else:
