@@ -25,16 +25,23 @@ PORT = 8124
 MIB = 2**20
 
 
+def is_ready() -> bool:
+    """Whether the server can answer."""
+    try:
+        return httpx.get(f"http://localhost:{PORT}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @contextmanager
 def served(model: str) -> Iterator[psutil.Process]:
     """A server with the model, once it is ready."""
     words = [sys.executable, "-m", "hf_fer.cli", "serve", f"emotion={model}", "--port", str(PORT), "--no-page"]
-    server = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(words)
     try:
-        while server.poll() is None:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://localhost:{PORT}/readyz").status_code == 200:
-                    break
+        while not is_ready():
+            if server.poll() is not None:
+                sys.exit("The server did not start.")
             time.sleep(0.2)
         yield psutil.Process(server.pid)
     finally:
