@@ -19,6 +19,14 @@ threading.Timer(0.1, print, ["from a thread"]).start()
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a shell starts in the background ignores SIGINT, and so does what the tests start in turn."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 @pytest.fixture
 def both():
     """Run a command cold and warm."""

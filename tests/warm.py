@@ -124,12 +124,14 @@ def start(folder: str, arguments: list[str]) -> None:
     def pass_on(signum: int, frame: object) -> None:
         os.killpg(process, signum)
 
+    ignored = [signum for signum in PASSED_ON if signal.getsignal(signum) == signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.path.join(folder, "socket"))
         streams = array.array("i", [0, 1, 2]).tobytes()
         connection.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        send(connection, {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)})
+        command = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "ignored": ignored}
+        send(connection, command)
         for stream in range(3):  # the end of the output is that of the command's output
             os.close(stream)
         answer = receive(connection)
@@ -137,7 +139,8 @@ def start(folder: str, arguments: list[str]) -> None:
             os._exit(NO_SERVER)
         process = answer["process"]
         for signum in PASSED_ON:
-            signal.signal(signum, pass_on)
+            if signum not in ignored:
+                signal.signal(signum, pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         answer = receive(connection)
     end(NO_SERVER if answer is None else answer["status"])
@@ -262,7 +265,9 @@ def become(command: dict, program: str) -> None:
 
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in PASSED_ON:  # a job in the background of a shell ignores SIGINT
+        default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, signal.SIG_IGN if signum in command["ignored"] else default)
     os.setpgid(0, 0)
     for number, stream in enumerate(command["streams"]):
         os.dup2(stream, number)
