@@ -41,8 +41,8 @@ MUTATIONS = [
     Mutation(
         "temperature fitted the wrong way round",
         "hf_fer/metrics/calibration.py",
-        "return -float(log_softmax(log_probs / np.exp(log_temperature)",
-        "return -float(log_softmax(log_probs * np.exp(log_temperature)",
+        "-log_softmax(log_probs / temperature, axis=1)",
+        "-log_softmax(log_probs * temperature, axis=1)",
         "tests/metrics",
     ),
     Mutation(
