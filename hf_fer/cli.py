@@ -19,7 +19,7 @@ FIELDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option
 
 app = typer.Typer(
     name="hf-fer",
-    help="Train, evaluate and look after emotion, language and concept models.",
+    help="Train, evaluate and use emotion, language, speech and concept models.",
     epilog="On several GPUs: accelerate launch hf_fer/run.py RECIPE [--field value ...]",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -209,14 +209,17 @@ def export(
     model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
     output: Annotated[str, typer.Option(help="Folder to make.")],
     form: Annotated[str, typer.Option("--format", help="onnx or torch_export.")],
-    dtype: Annotated[str, typer.Option(help="Of the weights: fp32, fp16 or int8.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: fp32, fp16 or int8.")] = "fp32",
     recipe: Annotated[
         str | None, typer.Option(help="Recipe of the training, to compare on the model's own validation split.")
     ] = None,
     examples: Annotated[str | None, typer.Option(help="Table or folder to compare on instead; or else noise.")] = None,
-    max_metric_drop: Annotated[float, typer.Option("--max_metric_drop", help="What a metric may lose.")] = 0.01,
+    max_metric_drop: Annotated[
+        float, typer.Option("--max_metric_drop", help="Largest loss of a metric that is allowed.")
+    ] = 0.01,
     max_difference: Annotated[
-        float | None, typer.Option("--max_difference", help="Of logits, as a share of the largest.")
+        float | None,
+        typer.Option("--max_difference", help="Difference of logits that is allowed, as a share of the largest."),
     ] = None,
     allow_loss: Annotated[bool, typer.Option("--allow_loss", help="Write it all the same, and mark it.")] = False,
 ) -> None:
