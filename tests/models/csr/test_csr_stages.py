@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -126,14 +127,12 @@ class TestStages:
         recipe = write_recipes(tmp_path)[stage - 1]
         monkeypatch.chdir(tmp_path)
         torch.set_num_threads(1)
-        process = multiprocessing.get_context("fork").Process(target=run_stages, args=([recipe],))
-        process.start()
+        process = subprocess.Popen([sys.executable, "-m", "hf_fer.stages", recipe])
         place = tmp_path / f"out/{stage}"
-        while process.is_alive() and not list(place.glob("checkpoint-*/trainer_state.json")):
+        while process.poll() is None and not list(place.glob("checkpoint-*/trainer_state.json")):
             time.sleep(0.01)
         process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
         assert json.loads((place / "stage.json").read_text())["progress"] == "stopped"
         run_stages([recipe])
         whole, resumed = (load_file(f / f"out/{stage}/model.safetensors") for f in (trained, tmp_path))
