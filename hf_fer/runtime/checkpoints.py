@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ class WholeCheckpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The Trainer forgets the best checkpoint if its path has changed, as in a copied output folder.
+        # Checkpoints name the best one by its step alone, and the Trainer forgets a path that has changed.
         if state.best_global_step and state.best_model_checkpoint is None:
             best = checkpoint_folder(args.output_dir, state.best_global_step)
             state.best_model_checkpoint = str(best) if damage(best) is None else None
@@ -231,7 +232,10 @@ class WholeCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         args.distributed_state.wait_for_everyone()
         if args.should_save:
-            write_manifest(checkpoint_folder(args.output_dir, state.global_step), args.world_size)
+            folder = checkpoint_folder(args.output_dir, state.global_step)
+            # Saved files name no folder of the machine; `best_global_step` says which checkpoint it is.
+            replace(state, best_model_checkpoint=None).save_to_json(folder / TRAINER_STATE_NAME)
+            write_manifest(folder, args.world_size)
             self.delete_older(args.output_dir, state.best_model_checkpoint, best_steps(args, state))
         args.distributed_state.wait_for_everyone()  # a launcher ends all processes as soon as one has ended
 

@@ -4,7 +4,8 @@ python tests/drills/ray_drill.py [--clips 2000] [--bad 7] [--json OUT]
 
 The clips and the model are those of predict_drill.py. Each node is a raylet with one core and an object store of its
 own; the command is a process of its own, with one actor on each node. When half of the shards are written, the second
-node and all of its workers get SIGKILL. The table is compared with that of one process without Ray.
+node and all of its workers get SIGKILL; how much CPU each node's actor used since the second shard shows that both had
+a share of the work. The table is compared with that of one process without Ray.
 """
 
 import argparse
@@ -64,10 +65,12 @@ def main() -> None:
                 output, begun = folder / f"{case}.parquet", time.perf_counter()
                 process = start(*given, output, 2, "--engine", "ray", "--address", cluster.address)
                 if case == "one killed":
-                    half = -(-args.clips // SHARD) // 2
-                    found["shards at the kill"] = wait_for(folder / f"{output.name}.parts", half, process)
-                    found["CPU seconds of the actors: head, the node to kill"] = [
-                        computed(node) for node in (cluster.head_node, second)
+                    parts, half = folder / f"{output.name}.parts", -(-args.clips // SHARD) // 2
+                    nodes = (cluster.head_node, second)
+                    started = wait_for(parts, 2, process), [computed(node) for node in nodes]
+                    found["shards at the kill"] = wait_for(parts, half, process)
+                    found[f"CPU seconds of the actors after shard {started[0]}: head, the node to kill"] = [
+                        round(computed(node) - before, 1) for node, before in zip(nodes, started[1], strict=True)
                     ]
                     cluster.remove_node(second, allow_graceful=False)
                 print(case, finish(process), flush=True)

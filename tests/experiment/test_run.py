@@ -295,9 +295,10 @@ class TestBadInput:
             assert word in skipped[path]
         metrics = metrics_of(tmp_path / "out")
         assert metrics["data"]["skipped"] == 5
-        to_resume = ("training_args.bin", "trainer_state.json")  # the Trainer's own, which hold output_dir
-        saved = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and file.name not in to_resume]
-        assert any(file.name == "predictions.csv" for file in saved)
+        saved = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+        names = {file.relative_to(tmp_path / "out").as_posix() for file in saved}
+        assert {"training_args.bin", "report/predictions.csv"} < names
+        assert any(name.startswith("checkpoint-") and name.endswith("/trainer_state.json") for name in names)
         assert not [str(file) for file in saved if str(tmp_path).encode() in file.read_bytes()]
         assert sum(metrics["data"]["counts"]["train"].values()) == 16 * 8 - 3
 
