@@ -18,10 +18,10 @@ from datasets import Dataset, DatasetDict
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
-from tqdm.auto import tqdm
 
 from hf_fer.data.facts import DataFacts
 from hf_fer.data.names import clean_names
+from hf_fer.data.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -377,9 +377,7 @@ class FileCheck:
         answers: list[str | None] = [None] * len(items)
         with ThreadPoolExecutor(self.workers) as pool:
             found = pool.map(lambda index: self.check(*items[index]), unknown)
-            for index, reason in zip(
-                unknown, tqdm(found, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True
-            ):
+            for index, reason in zip(unknown, progress(found, "Checking files", len(unknown)), strict=True):
                 answers[index] = reason
         remember(self.MEMORY, {keys[index]: True for index in unknown if keys[index] and answers[index] is None})
         return answers

@@ -1,6 +1,7 @@
 """One run, from the task of a recipe to its report."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_fer import adapters
 from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import DataError, LoadedData, cache_dir
+from hf_fer.data.progress import without_bars
 from hf_fer.data.sources import check_sources
 from hf_fer.experiment import cross_validation, provenance
 from hf_fer.experiment.dry_run import describe
@@ -171,8 +173,10 @@ def dry_run(task: Task) -> None:
 def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
     """Set seed and threads, and load data and provenance; the main process is first, so that others use its caches."""
     set_seed(task.training_args.seed)
-    share_cores(task.training_args)
-    with task.training_args.main_process_first(local=False, desc="reading the data"):
+    args = task.training_args
+    share_cores(args)
+    bars = without_bars() if args.disable_tqdm else nullcontext()
+    with bars, args.main_process_first(local=False, desc="reading the data"):
         data = task.load_data()
         return data, provenance.establish(task, data)
 

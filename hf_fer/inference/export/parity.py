@@ -19,8 +19,8 @@ from hf_fer.task.predictor import Predictor
 BATCH_SIZES = (1, 2, 3, 8)
 ROWS = 32
 """Largest number of input rows whose outputs are compared."""
-TIMED, SECONDS = 30, 3.0
-"""Largest number of timed calls, and seconds after which no further call is made."""
+TURNS, CALLS, SECONDS, REST = 3, 10, 3.0, 0.3
+"""Latency: turns of each side, timed calls a turn at most, seconds a side before its last call, seconds between."""
 
 Rows = list[dict[str, Tensor]]
 
@@ -160,24 +160,35 @@ def latency(
     Milliseconds of the fastest call of model and export; the fastest depends least on other jobs of the machine.
 
     Args:
-        model, export: The two to call in turn; the first two calls of each are not timed.
+        model, export: The two to call, in turns of several calls; the first two calls of each turn are not timed.
         batch: Inputs of each call.
 
     Returns:
         Milliseconds of the model, milliseconds of the export, and the number of timed calls of each.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    begun = time.perf_counter()
     with torch.inference_mode():
-        for count in range(TIMED + 2):
+        for _ in range(TURNS):
             for call, kept in zip((model, export), times, strict=True):
-                start = time.perf_counter()
-                call(**batch)
-                kept.append(1000 * (time.perf_counter() - start))
-            if count >= 4 and time.perf_counter() - begun > SECONDS:
-                break
-    before, after = (min(kept[2:]) for kept in times)
-    return before, after, len(times[0]) - 2
+                # The threads of torch and of onnxruntime wait actively for a while after a call, and whoever is
+                # called next shares the cores with them.
+                time.sleep(REST)
+                kept += timed(call, batch, CALLS, SECONDS / TURNS)
+    before, after = map(min, times)
+    return before, after, min(map(len, times))
+
+
+def timed(call: Callable[..., Any], batch: dict[str, Tensor], calls: int, seconds: float) -> list[float]:
+    """Milliseconds of up to so many calls, at least one, after two that are not timed; none begins after `seconds`."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    for count in range(calls + 2):
+        start = time.perf_counter()
+        call(**batch)
+        times.append(1000 * (time.perf_counter() - start))
+        if count >= 2 and time.perf_counter() - begun > seconds:
+            break
+    return times[2:]
 
 
 def answers(predictor: Predictor, inputs: Sequence[Input]) -> list[dict[str, Any]]:

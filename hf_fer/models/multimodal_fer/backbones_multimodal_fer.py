@@ -14,19 +14,25 @@ from transformers import (
     ParakeetEncoderConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
 )
 
-from .configuration_multimodal_fer import MultimodalFerConfig
+from .configuration_multimodal_fer import FrameEncoderConfig, MultimodalFerConfig
+from .vision_multimodal_fer import FrameEncoder
 
 # Encoder -> field of `MultimodalFerConfig`, class of its value, class of the encoder, and the field in which the
 # configuration of a larger model keeps the encoder's.
 PARTS: dict[str, tuple[str, type[PreTrainedConfig], type[PreTrainedModel], str]] = {
     "audio": ("audio_config", ParakeetEncoderConfig, ParakeetEncoder, "encoder_config"),
-    "vision": ("vision_config", SiglipVisionConfig, SiglipVisionModel, "vision_config"),
+    "vision": ("vision_config", FrameEncoderConfig, FrameEncoder, "vision_config"),
     "fusion": ("lfm2_config", Lfm2Config, Lfm2Model, "text_config"),
 }
+
+# In a checkpoint of this system: the module of each encoder, and the modules around it, which stay behind.
+OWN_MODULES = {"audio": "audio_encoder", "vision": "vision_encoder", "fusion": "fusion"}
+OWN_OTHERS = re.compile(
+    r"model\.((audio|vision)_encoder|(audio|video|visual_feature)_projection|audio_pooling|roi_compression"
+    r"|temporal_encoder|modality_embedding|fusion)\..*|(classifier|auxiliary|contrastive|pooling)\b.*"
+)
 
 # Weights of a checkpoint that the encoder does not take: heads, the text tower, token embeddings.
 LEFT_BEHIND = {
@@ -38,7 +44,7 @@ LEFT_BEHIND = {
 
 def encoder_config(part: str, name: str, **hub: Any) -> PreTrainedConfig:
     """
-    The configuration of a checkpoint's encoder.
+    The configuration of a checkpoint's encoder; the checkpoint may be of this system, too.
 
     Args:
         part: `"audio"`, `"vision"` or `"fusion"`.
@@ -49,9 +55,9 @@ def encoder_config(part: str, name: str, **hub: Any) -> PreTrainedConfig:
         ValueError: the checkpoint is of another model type.
         OSError: the checkpoint does not exist.
     """
-    _, config_class, _, nested = PARTS[part]
+    field, config_class, _, nested = PARTS[part]
     found = AutoConfig.from_pretrained(name, **hub)
-    for candidate in (found, getattr(found, nested, None)):
+    for candidate in (found, getattr(found, nested, None), getattr(found, field, None)):
         if getattr(candidate, "model_type", None) == config_class.model_type:
             return candidate
     raise ValueError(
@@ -116,21 +122,24 @@ def load_backbone(encoder: nn.Module, part: str, name: str, **hub: Any) -> None:
         ValueError: weights are missing, unexpected or of another shape; the message lists them.
     """
     _, _, encoder_class, _ = PARTS[part]
+    own_prefix = rf"^model\.{OWN_MODULES[part]}\."
     loaded, report = encoder_class.from_pretrained(
         name,
         config=copy.deepcopy(encoder.config),
         dtype=torch.float32,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
+        key_mapping={own_prefix: ""},
         **hub,
     )
-    layers = getattr(encoder.config, "num_hidden_layers", 0)
+    layers, own = getattr(encoder.config, "num_hidden_layers", 0), encoder.state_dict().keys()
 
     def allowed(key: str) -> bool:
         cut = re.match(r"(?:model\.)?layers\.(\d+)\.", key) if part == "fusion" else None
-        return bool(LEFT_BEHIND[part].fullmatch(key)) or (cut is not None and int(cut[1]) >= layers)
+        left = LEFT_BEHIND[part].fullmatch(key) or OWN_OTHERS.fullmatch(key)
+        return bool(left) or (cut is not None and int(cut[1]) >= layers)
 
-    problems = [f"missing: {key}" for key in sorted(report["missing_keys"])]
+    problems = [f"missing: {key}" for key in sorted(own & report["missing_keys"])]
     problems += [
         f"shape: {key} is {tuple(theirs)} in the checkpoint, {tuple(ours)} here"
         for key, theirs, ours in sorted(report["mismatched_keys"])
@@ -141,7 +150,6 @@ def load_backbone(encoder: nn.Module, part: str, name: str, **hub: Any) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"{name} does not fit the {part} encoder; {len(problems)} weights do not match:{shown}{more}")
-    own = encoder.state_dict().keys()
     encoder.load_state_dict({key: value for key, value in loaded.state_dict().items() if key in own})
 
 

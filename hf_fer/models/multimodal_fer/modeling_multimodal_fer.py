@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Lfm2Model, ParakeetEncoder, PreTrainedModel, SiglipVisionModel
+from transformers import Lfm2Model, ParakeetEncoder, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -31,6 +31,7 @@ from .layers_multimodal_fer import (
     reset_to_torch_default,
 )
 from .outputs_multimodal_fer import STATES, EmotionClassifierOutput, MultimodalFerModelOutput, recorded
+from .vision_multimodal_fer import FrameEncoder
 
 
 class MultimodalFerPreTrainedModel(PreTrainedModel):
@@ -158,7 +159,7 @@ class MultimodalFerModel(MultimodalFerPreTrainedModel):
                     config.visual_feature_size, config.vision_config.hidden_size
                 )
             else:
-                self.vision_encoder = SiglipVisionModel._from_config(config.vision_config)
+                self.vision_encoder = FrameEncoder._from_config(config.vision_config)
             self.roi_compression = RoiTokenCompression(config)
             self.temporal_encoder = TemporalEncoder(config)
             self.video_projection = GatedModalityProjection(config.vision_config.hidden_size, fusion_size)

@@ -155,3 +155,54 @@ def test_the_configuration_reloads(config, backbones, tmp_path):
     assert saved["lfm2_config"]["num_hidden_layers"] == 2
     assert saved["lfm2_config"]["vocab_size"] == 1
     assert MultimodalFerConfig.from_pretrained(tmp_path).lfm2_config.layer_types == ["conv", "conv"]
+
+
+def test_a_model_of_this_system_lends_each_of_its_encoders(config, tmp_path):
+    vision = {**VISION, "stem_channels": [8, 8], "stem_blocks": 2}
+    lender = MultimodalFerForEmotionClassification(
+        MultimodalFerConfig.from_preset("tiny", audio_config=ENCODER, vision_config=vision, num_labels=5)
+    )
+    lender.save_pretrained(tmp_path)
+    model = build(config, dict.fromkeys(("audio", "vision", "fusion"), str(tmp_path)))
+    assert model.config.vision_config.stem_channels == [8, 8]
+    assert model.config.vision_config.patch_size == 4
+    assert model.config.num_labels == 8
+    for part, encoder in model.encoders().items():
+        lent = lender.encoders()[part].state_dict()
+        assert encoder.state_dict().keys() == lent.keys()
+        assert all(torch.equal(value, lent[name]) for name, value in encoder.state_dict().items())
+    assert not torch.equal(model.model.video_projection.out_proj.weight, lender.model.video_projection.out_proj.weight)
+
+
+class TestStem:
+    @pytest.fixture
+    def config(self) -> MultimodalFerConfig:
+        return MultimodalFerConfig.from_preset(
+            "tiny", modalities=["video"], num_frames=4, vision_config={"stem_channels": [8, 16, 16], "image_size": 32}
+        )
+
+    def test_it_gives_a_grid_of_patches_of_the_encoder_s_width(self, config):
+        encoder = MultimodalFerForEmotionClassification(config).eval().model.vision_encoder
+        assert encoder(torch.randn(2, 3, 32, 32)).last_hidden_state.shape == (2, 4 * 4, 96)
+        larger = encoder(torch.randn(2, 3, 64, 48), interpolate_pos_encoding=True).last_hidden_state
+        assert larger.shape == (2, 8 * 6, 96)
+
+    def test_a_saved_model_has_it(self, config, tmp_path):
+        model = MultimodalFerForEmotionClassification(config).eval()
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
+        frames = torch.randn(2, 4, 3, 32, 32)
+        assert torch.equal(model(pixel_values=frames).logits, loaded(pixel_values=frames).logits)
+
+    def test_frozen_it_keeps_its_statistics(self, config):
+        model = MultimodalFerForEmotionClassification(config)
+        model.freeze(["vision"])
+        model.train()
+        before = {name: value.clone() for name, value in model.model.vision_encoder.state_dict().items()}
+        model(pixel_values=torch.randn(2, 4, 3, 32, 32))
+        assert all(torch.equal(value, before[name]) for name, value in model.model.vision_encoder.state_dict().items())
+
+    @pytest.mark.parametrize("fields", [{"stem_channels": []}, {"stem_channels": [8, 0]}, {"stem_blocks": -1}])
+    def test_impossible_sizes_are_refused(self, fields):
+        with pytest.raises(Exception, match=next(iter(fields))):
+            MultimodalFerConfig.from_preset("tiny", vision_config=fields)

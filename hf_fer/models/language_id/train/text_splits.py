@@ -5,9 +5,9 @@ import hashlib
 import pandas as pd
 import xxhash
 from datasketch import MinHash, MinHashLSH
-from tqdm.auto import tqdm
 
 from hf_fer.data.loading import DataError, check_groups, group_disjoint_split, warned
+from hf_fer.data.progress import progress
 
 PROTOCOLS = ("disjoint", "given_leaky", "random_leaky")
 LEAKY_NOTE = "LEAKY SPLIT: one source, or copies of one text, may be in training and test. These scores are inflated."
@@ -110,7 +110,7 @@ def drop_near_duplicates(rows: pd.DataFrame, threshold: float) -> tuple[pd.DataF
     dropped, counts = [], {}
     for split in ("test", "validation", "train"):
         part = rows[rows["split"] == split]
-        texts = tqdm(part["text"], f"Comparing texts of {split}", disable=len(part) < SHOWN_FROM)
+        texts = progress(part["text"], f"Comparing texts of {split}", len(part), SHOWN_FROM)
         found = MinHash.generator(map(shingles, texts), num_perm=PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)
         signatures = dict(zip(part.index, found, strict=True))
         near = [

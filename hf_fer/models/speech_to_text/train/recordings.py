@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, seeded
@@ -28,6 +27,7 @@ from hf_fer.data.loading import (
     write_json_atomically,
 )
 from hf_fer.data.manifest import AUDIO_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS
+from hf_fer.data.progress import progress
 from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
@@ -139,7 +139,7 @@ def measure(paths: Iterable[str], settings: SoundSettings, workers: int) -> dict
     unknown = [path for path in paths if path not in found]
     with ThreadPoolExecutor(workers) as pool:
         lengths = pool.map(lambda path: seconds_of(path, settings), unknown)
-        found |= zip(unknown, tqdm(lengths, "Checking files", len(unknown), disable=len(unknown) < 50), strict=True)
+        found |= zip(unknown, progress(lengths, "Checking files", len(unknown)), strict=True)
     new = {keys[path]: found[path] for path in unknown if keys[path] and isinstance(found[path], float)}
     if new:
         write_json_atomically(memory_file, memory | new)

@@ -8,7 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
-from tqdm.auto import tqdm
+
+from hf_fer.data.progress import progress
 
 from ..sound_speech_to_text import SOUND_JITTER, clock_zero, picture_track, sound_track
 
@@ -156,4 +157,4 @@ def all_sound_facts(paths: list[str], workers: int = 4) -> list[SoundFacts | str
             return str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(one, paths), "Checking sound", len(paths), disable=len(paths) < 50 or None))
+        return list(progress(pool.map(one, paths), "Checking sound", len(paths)))
