@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
+GREY = 128
 EQUALIZER_HERTZ = 60.0
 """Middle of the equaliser's lowest band; that of its highest is half the sampling rate."""
 
@@ -85,6 +86,8 @@ class Augmentation(Strengths):
         flip_probability: Probability of mirroring a clip left to right.
         color: Largest relative change of brightness, contrast and saturation.
         crop_fraction: Largest fraction of the frame's area that a random crop removes; all frames share one box.
+        rotation_degrees: Largest angle by which a clip is turned, to either side; corners become black.
+        erase_probability: Probability of random erasing (arXiv 1708.04896): a grey box over 2 to 20% of the frame.
         feature_noise: Gaussian noise on visual features, in standard deviations of the training split.
         feature_dropout: Probability with which a visual feature of a clip is replaced by its training mean.
     """
@@ -107,6 +110,8 @@ class Augmentation(Strengths):
     flip_probability: float = 0.5
     color: float = 0.2
     crop_fraction: float = 0.2
+    rotation_degrees: float = 0.0
+    erase_probability: float = 0.0
     feature_noise: float = 0.1
     feature_dropout: float = 0.1
 
@@ -229,7 +234,10 @@ class VideoAugmenter:
             steps.append(v2.RandomHorizontalFlip(a.flip_probability))
         if a.color:
             steps.append(v2.ColorJitter(a.color, a.color, a.color))
+        if a.rotation_degrees:
+            steps.append(v2.RandomRotation(a.rotation_degrees, v2.InterpolationMode.BILINEAR))
         self._steps = steps
+        self._erase = v2.RandomErasing(a.erase_probability, scale=(0.02, 0.2), value=GREY)
         self._crop_fraction = a.crop_fraction
         self._feature_noise = a.feature_noise
         self._feature_dropout = a.feature_dropout
@@ -243,7 +251,7 @@ class VideoAugmenter:
                 frames, scale=[1 - self._crop_fraction, 1.0], ratio=[0.9, 1.1]
             )
             frames = frames[..., top : top + height, left : left + width]
-        return frames
+        return self._erase(frames)
 
     def features(self, features: Tensor) -> Tensor:
         """Add noise to standardised features `(frames, tokens, dim)` and zero some dimensions in every frame."""

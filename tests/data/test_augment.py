@@ -71,6 +71,33 @@ def test_each_strength_does_its_work(wave, strength, changed):
         np.testing.assert_array_equal(out, augmenter.waveform(wave))
 
 
+def test_a_turned_clip_is_turned_alike_in_all_frames():
+    frames = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    frames[..., 14:18, :] = 255
+    augmenter = VideoAugmenter(Augmentation(**{**NOTHING, "rotation_degrees": 30}))
+    angles = set()
+    for seed in range(8):
+        with seeded(seed):
+            out = augmenter(frames)
+        assert all(torch.equal(frame, out[0]) for frame in out)
+        ends = [column.float().argmax(0).max().item() for column in (out[0, 0, :, 4:6], out[0, 0, :, 26:28])]
+        angles.add(np.sign(ends[0] - ends[1]))
+    assert {-1, 1} <= angles
+
+
+def test_erasing_covers_one_box_of_all_frames():
+    frames = torch.full((3, 3, 40, 40), 200, dtype=torch.uint8)
+    augmenter = VideoAugmenter(Augmentation(**{**NOTHING, "erase_probability": 1.0}))
+    with seeded(3):
+        out = augmenter(frames)
+    erased = (out[0, 0] == 128).nonzero()
+    (top, left), (bottom, right) = erased.amin(0).tolist(), erased.amax(0).tolist()
+    assert len(erased) == (bottom - top + 1) * (right - left + 1)
+    assert 0.01 < len(erased) / 1600 < 0.25
+    assert all(torch.equal(frame, out[0]) for frame in out)
+    assert (frames == 200).all()
+
+
 def test_a_shift_does_not_wrap_around():
     wave = np.zeros(16000, np.float32)
     wave[-100:] = 1

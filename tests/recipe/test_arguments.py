@@ -25,7 +25,8 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_parses(path):
+def test_every_shipped_recipe_parses(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no recipe has been run
     recipe = json.loads(path.read_text())
     earlier = recipe.get("model_name_or_path")
     argv = [str(path), "--use_cpu", "true", "--bf16", "false"]

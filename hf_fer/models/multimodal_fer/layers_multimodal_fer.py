@@ -57,6 +57,8 @@ def reset_to_torch_default(module: nn.Module) -> None:
 
     The normal(0, 0.02) of Parakeet and LFM2 suits their own widths. In a small encoder trained from scratch, the
     subsampling convolutions, whose fan-in is 9, then give outputs near zero, and learning stalls for many epochs.
+    SigLIP's initialisation is larger than torch's; before BatchNorm only the relative size of a step matters, and a
+    convolutional stem so initialised learns more slowly.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):

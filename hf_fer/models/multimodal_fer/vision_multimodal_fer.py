@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
 from .configuration_multimodal_fer import FrameEncoderConfig
+from .layers_multimodal_fer import reset_to_torch_default
 
 
 class ResidualConvolutions(nn.Module):
@@ -56,6 +57,7 @@ class FrameEncoder(SiglipVisionModel):
         if config.stem_channels:
             self.embeddings.patch_embedding = ConvolutionalStem(config)
             self.post_init()
+            reset_to_torch_default(self.embeddings.patch_embedding)
 
 
 __all__ = ["ConvolutionalStem", "FrameEncoder", "ResidualConvolutions"]
