@@ -31,6 +31,7 @@ QUIET = {
     "save_strategy": "no",
     "load_best_model_at_end": False,
     "early_stopping_patience": None,
+    "train_sampling_strategy": "random",  # each "example" is a whole batch, whose length says nothing
     "report_to": "none",
     "disable_tqdm": True,
 }
