@@ -9,7 +9,7 @@ from hf_fer.recipe.arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
-STUCK_SHARE = 0.99
+STUCK_SHARE = 0.95
 STUCK_WER = 0.9
 
 
@@ -23,8 +23,8 @@ def advice(blank_share: float) -> str:
     return (
         f"STUCK ON BLANKS: the best token of {blank_share:.1%} of the frames is the blank, so the model writes almost "
         "nothing. If the training loss still falls, train for more steps (--num_train_epochs). If not, raise "
-        "--learning_rate, or lower it if the loss jumps, and try --augment false. Last, check that the transcripts "
-        "belong to their files."
+        "--learning_rate, or lower it if the loss jumps, and try --augment false, or --units nfc in place of bpe. "
+        "Last, check that the transcripts belong to their files."
     )
 
 
