@@ -29,7 +29,7 @@ def file_digest(path: str | Path) -> str:
             while chunk := file.read(CHUNK):
                 found.update(chunk)
             return found.hexdigest()[:DIGEST_LENGTH]
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte
         return text_digest(os.fspath(path))
 
 

@@ -44,10 +44,11 @@ def visible_files(folder: str | Path) -> list[Path]:
     file, and so is the folder `__MACOSX` of its archives.
     """
     folder = Path(folder)
-    return sorted(path for path in folder.rglob("*") if not _is_hidden(path.relative_to(folder)) and path.is_file())
+    return sorted(path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)) and path.is_file())
 
 
-def _is_hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
+    """Whether a relative path is hidden, in a hidden folder, or in the folder `__MACOSX` of an archive."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 

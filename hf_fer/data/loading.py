@@ -281,14 +281,23 @@ def check_groups(
         )
 
 
-def normalize_splits(values: pd.Series, source: str) -> pd.Series:
+def normalize_splits(values: pd.Series, source: str) -> pd.Series | None:
     """
-    Convert usual spellings of split names to `SPLITS`.
+    Convert usual spellings of split names to `SPLITS`; `None` where the column is empty.
 
     Raises:
-        DataError: a name is unknown; the message has the row.
+        DataError: a name is unknown, or only some rows have one; the message has the row.
     """
-    names = values.astype(str).str.strip().str.lower().replace(SPLIT_ALIASES)
+    values = clean_names(values)
+    lacking = values.isna().to_numpy()
+    if lacking.all():
+        return None
+    if lacking.any():
+        raise DataError(
+            f"{source}: row {int(lacking.argmax()) + 1} has no split, though others have ({int(lacking.sum())} such "
+            "rows): fill it in for all, or leave the column out."
+        )
+    names = values.astype(str).str.lower().replace(SPLIT_ALIASES)
     unknown = (~names.isin(SPLITS)).to_numpy()
     if unknown.any():
         row = int(unknown.argmax())
@@ -343,7 +352,7 @@ def file_facts(path: str | Path) -> list[str | int] | None:
     """Full path, size and modification time of a file, which identify its state; `None` if there is no file."""
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte
         return None
     return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
 

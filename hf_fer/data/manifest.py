@@ -173,7 +173,8 @@ def validate(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     if reasons.notna().all():
         raise DataError(f"{source}: row 1 {reasons.iloc[0]}, and no row has both a label and a file.")
     if "split" in rows:
-        rows["split"] = normalize_splits(rows["split"], source)
+        splits = normalize_splits(rows["split"], source)
+        rows = rows.drop(columns="split") if splits is None else rows.assign(split=splits)
     if "group" in rows:
         groups = group_column(rows["group"][reasons.isna()], source)
         rows = rows.drop(columns="group") if groups is None else rows.assign(group=groups)

@@ -6,6 +6,7 @@ import json
 import logging
 import lzma
 import os
+import re
 import sys
 import unicodedata
 import zipfile
@@ -18,7 +19,9 @@ from typing import Any
 import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
+from hf_fer.data.files import is_hidden
 from hf_fer.data.loading import DataError
+from hf_fer.data.names import clean_name
 from hf_fer.recipe.arguments import nearest
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ BYTE_ORDER_MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+# First bytes of other files that are given a table's ending.
+OTHER_FILES = {b"PK\x03\x04": "a ZIP archive or an Excel file", b"\x1f\x8b": "a gzip archive", b"PAR1": "Parquet"}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def is_table(path: str | Path) -> bool:
     return table_ending(path) in ENDINGS
 
 
-def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, form: TableFormat | None = None, *, may_be_empty: bool = False) -> pd.DataFrame:
     """
     Read a table. No type is guessed: `00000`, `NA` and `None` stay text, and only an empty field is missing.
 
@@ -79,15 +85,22 @@ def read_table(path: str | Path, form: TableFormat | None = None) -> pd.DataFram
         path: CSV, TSV, JSONL or Parquet file, with the ending in any case; it may be compressed (gz, bz2, xz, zip,
             zst).
         form: Encoding and delimiter.
+        may_be_empty: Whether a table without rows is read.
 
     Returns:
         Text in every column, with `None` for missing values; lists and objects of JSONL and Parquet are kept.
 
     Raises:
-        DataError: the file does not exist, decode or parse, or a row has more or fewer fields than the header; the
-            message names the row.
+        DataError: the file does not exist, decode or parse, has no rows, or a row has more or fewer fields than the
+            header; the message names the row.
     """
-    path, form = Path(path), form or TableFormat()
+    table = _read(Path(path), form or TableFormat())
+    if table.empty and not may_be_empty:
+        raise DataError(f"{path}: has no rows; write one row per example below the names of the columns.")
+    return table
+
+
+def _read(path: Path, form: TableFormat) -> pd.DataFrame:
     ending = table_ending(path)
     if ending not in ENDINGS:
         raise DataError(f"{path}: cannot read {ending or 'a file without ending'}; give one of {list(ENDINGS)}.")
@@ -110,10 +123,25 @@ def _read_bytes(path: Path) -> bytes:
         if path.suffix.lower() == ".zst":  # fsspec needs another package for it
             with pyarrow.input_stream(str(path), compression="zstd") as file:
                 return file.read()
+        if path.suffix.lower() == ".zip":
+            return _only_member(path)
         with LocalFileSystem().open(str(path), "rb", compression="infer") as file:
             return file.read()
     except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from error
+
+
+def _only_member(path: Path) -> bytes:
+    """The one file of a ZIP archive, without folders and hidden files; raises `DataError` where there are others."""
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/") and not is_hidden(Path(name))]
+        if len(members) != 1:
+            found = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
+            raise DataError(f"{path}: has {len(members)} files ({found}), not one; unpack it, and give the table.")
+        try:
+            return archive.read(members[0])
+        except (RuntimeError, NotImplementedError) as error:  # a password, or another way of compression
+            raise DataError(f"{path}: cannot be read ({error}). Unpack it, and give the table.") from error
 
 
 def decode(data: bytes, form: TableFormat) -> str:
@@ -121,22 +149,32 @@ def decode(data: bytes, form: TableFormat) -> str:
     codec = form.codec
     if codec == "utf-8-sig":
         codec = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), codec)
+        if codec == "utf-8-sig":
+            _check_is_text(data)
     try:
         text = data.decode(codec)
-    except LookupError as error:
-        raise DataError(f"encoding {form.encoding!r} is unknown to Python.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"is not {form.encoding} at line {line}. Pass --encoding with its name (cp1252, cp1258, gb18030, "
             "shift_jis, ...), or convert the file to UTF-8."
         ) from error
-    if "\0" in text[:200] and codec == "utf-8-sig":
+    except (LookupError, ValueError) as error:
+        raise DataError(f"encoding {form.encoding!r} is unknown to Python.") from error
+    return text
+
+
+def _check_is_text(data: bytes) -> None:
+    """Raises `DataError` for UTF-16 without a byte-order mark, and for an archive that is named as a text."""
+    other = next((what for first, what in OTHER_FILES.items() if data.startswith(first)), None)
+    if other:
+        raise DataError(f"is no text but {other}. Give it the ending that it should have, or save it as CSV in UTF-8.")
+    start = data[:400]
+    if 4 * start.count(0) > len(start):
         raise DataError(
             "begins with zero bytes, as UTF-16 without a byte-order mark does. Pass --encoding utf-16-le (or "
             "utf-16-be), or convert the file to UTF-8."
         )
-    return text
 
 
 def _parse_jsonl(text: str, path: Path) -> pd.DataFrame:
@@ -145,14 +183,39 @@ def _parse_jsonl(text: str, path: Path) -> pd.DataFrame:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+            record = json.loads(line, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise DataError(
+                f"{path}: line {number} is not JSON ({reason}). Write one object on each line, not one array."
+            ) from error
         if not isinstance(record, dict):
             raise DataError(f"{path}: line {number} is not a JSON object.")
         records.append(record)
     names = list(dict.fromkeys(name for record in records for name in record))
-    return _as_text({name: [record.get(name) for record in records] for name in names})
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return _as_text(columns if "\\u" not in text else {n: _whole_text(v, n, path) for n, v in columns.items()}, path)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises `ValueError` where a name occurs twice, of which Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"{twice!r} occurs twice")
+    return found
+
+
+def _whole_text(values: list[Any], column: str, path: Path) -> list[Any]:
+    """Values with U+FFFD for halves of characters (`\\ud83d` alone), which no file or library can store as text."""
+    broken = [n for n, value in enumerate(values) if isinstance(value, str) and _LONE_SURROGATE.search(value)]
+    if broken:
+        logger.warning(
+            "%s: %d values of %r have half of a character, first in row %d; it is read as U+FFFD.",
+            *(path, len(broken), column, broken[0] + 1),
+        )
+    chosen = set(broken)
+    return [_LONE_SURROGATE.sub("\ufffd", value) if n in chosen else value for n, value in enumerate(values)]
 
 
 def _parse_parquet(data: bytes, path: Path) -> pd.DataFrame:
@@ -163,11 +226,16 @@ def _parse_parquet(data: bytes, path: Path) -> pd.DataFrame:
         table = pyarrow.parquet.read_table(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: does not parse as .parquet ({error}).") from error
-    return _as_text({name: table[name].to_pylist() for name in table.column_names if name != "__index_level_0__"})
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "__index_level_0__"}
+    return _as_text(columns, path)
 
 
-def _as_text(columns: dict[str, list[Any]]) -> pd.DataFrame:
-    cells = {str(name).strip(): list(map(_cell, values)) for name, values in columns.items()}
+def _as_text(columns: dict[str, list[Any]], path: Path) -> pd.DataFrame:
+    cells: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        if clean_name(name) in cells:
+            raise DataError(f"{path}: two columns are named {clean_name(name)!r}; give them different names.")
+        cells[clean_name(name)] = list(map(_cell, values))
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
 
 
@@ -206,9 +274,8 @@ def _parse_csv(text: str, path: Path, form: TableFormat, tabs: bool) -> pd.DataF
 
 def _declared_delimiter(text: str) -> tuple[str | None, str]:
     """The delimiter of a first line `sep=;`, which spreadsheets write, or `None`; and the text without that line."""
-    first, _, rest = text.partition("\n")
-    first = first.strip()
-    return (first[4:], rest) if first.lower().startswith("sep=") and len(first) == 5 else (None, text)
+    found = re.match(r"sep=(.)[ ]*(?:\r\n?|\n)", text, re.IGNORECASE)
+    return (found[1], text[found.end() :]) if found else (None, text)
 
 
 def sniff_delimiter(header: str) -> str:
@@ -217,7 +284,7 @@ def sniff_delimiter(header: str) -> str:
 
 
 def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path: Path, delimiter: str) -> pd.DataFrame:
-    names = [name.strip() for name in header]
+    names = [clean_name(name) for name in header]
     width = len(names)
     if rows and all(len(row) == width + 1 and row[-1] == "" for row in rows):
         rows = [row[:-1] for row in rows]  # some programs end every row except the header with a delimiter
@@ -241,12 +308,12 @@ def _from_rows(header: list[str], rows: list[list[str]], lines: list[int], path:
 
 def find_column(table: pd.DataFrame, names: Iterable[str]) -> str | None:
     """The column with the first of `names` that exists; case is ignored, blanks and hyphens count as underscores."""
-    columns = {_plain(name): name for name in reversed(list(table))}
-    return next((columns[name] for name in names if name in columns), None)
+    columns = {_plain(name): name for name in reversed(list(table))} | {name: name for name in table}
+    return next((columns[key] for name in names for key in (name, _plain(name)) if key in columns), None)
 
 
 def _plain(name: Any) -> str:
-    return str(name).strip().casefold().replace(" ", "_").replace("-", "_")
+    return clean_name(name).casefold().replace(" ", "_").replace("-", "_")
 
 
 def need_column(table: pd.DataFrame, names: Iterable[str], what: str, source: str, remedy: str = "") -> str:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from media import tone, write_clip
 
-from hf_fer.data import manifest
+from hf_fer.data import check, manifest
+from hf_fer.data.copies import file_digests
 from hf_fer.data.hub_tables import class_name
 from hf_fer.data.loading import DataError
 from hf_fer.models.multimodal_fer.train.clips import with_wanted_modalities, without_unusable
@@ -51,6 +52,24 @@ def test_what_is_missing_is_none(tmp_path):
 def test_bad_manifests_name_the_row(tmp_path, columns, message):
     with pytest.raises(DataError, match=message):
         manifest.read_manifest(write(tmp_path, **columns))
+
+
+def test_an_empty_split_column_is_none(tmp_path):
+    table = tmp_path / "m.csv"
+    table.write_text("audio,label,split\na.wav,x,\nb.wav,y,\n")
+    assert "split" not in manifest.read_manifest(table)
+    table.write_text("audio,label,split\na.wav,x,train\nb.wav,y,\n")
+    with pytest.raises(DataError, match="row 2 has no split, though others have"):
+        manifest.read_manifest(table)
+
+
+def test_a_zero_byte_in_a_name_is_a_missing_file(tmp_path, capsys):
+    table = tmp_path / "m.csv"
+    rows = "".join(f"a{n}\0.wav,{'xy'[n % 2]},g{n}\n" for n in range(8))
+    table.write_text(f"audio,label,group\n{rows}")
+    assert check.main([str(table)]) == 1
+    assert "8 unusable files" in capsys.readouterr().out
+    assert len(set(file_digests([str(tmp_path / f"a{n}\0.wav") for n in range(2)]).values())) == 2
 
 
 def test_rows_without_label_or_file_are_left_out(tmp_path):

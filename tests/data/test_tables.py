@@ -29,10 +29,11 @@ def as_rows(table):
     return [tuple(None if pd.isna(value) else value for value in row) for row in table.itertuples(index=False)]
 
 
-def zipped(text: str) -> bytes:
+def zipped(*texts: str, names: tuple[str, ...] = ("t.csv", "u.csv")) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("t.csv", text)
+        for name, text in zip(names, texts, strict=False):
+            file.writestr(name, text)
     return archive.getvalue()
 
 
@@ -44,6 +45,8 @@ def zipped(text: str) -> bytes:
         ("t.csv", CSV.replace(",", ";")),
         ("t.csv", CSV.replace(",", "\t")),
         ("t.csv", "sep=|\n" + CSV.replace(",", "|")),
+        ("t.csv", ("sep=;\n" + CSV.replace(",", ";")).replace("\n", "\r")),
+        ("t.csv", "\ufeff\ufeff" + CSV),
         ("t.tsv", CSV.replace(",", "\t")),
         ("t.csv", codecs.BOM_UTF8 + CSV.encode()),
         ("t.csv", CSV.encode("utf-16")),
@@ -53,6 +56,8 @@ def zipped(text: str) -> bytes:
         ("t.csv.bz2", bz2.compress(CSV.encode())),
         ("t.csv.xz", lzma.compress(CSV.encode())),
         ("t.csv.zip", zipped(CSV)),
+        ("t.csv.zip", zipped("\0\0", CSV, names=("__MACOSX/._t.csv", "folder/t.csv"))),
+        ("t.csv.zip", zipped("", CSV, names=("folder/", "folder/t.csv"))),
         ("t.csv.zst", pyarrow.compress(CSV.encode(), codec="zstd", asbytes=True)),
         ("t.CSV.ZST", pyarrow.compress(CSV.encode(), codec="zstd", asbytes=True)),
         ("t.v1.2.csv", CSV),
@@ -93,6 +98,10 @@ def test_numbers_become_text(tmp_path, ending):
         ("", "is empty"),
         ("text,label\na,b\n".encode("utf-16-le"), "Pass --encoding utf-16-le"),
         (b"text,label\nd\xe9j\xe0,fr\n", "is not utf-8 at line 2. Pass --encoding"),
+        ("text,label\nxin chào ạ,vi\n".encode("utf-16-be"), "Pass --encoding utf-16-le"),
+        ("text,label\n", r"t\.csv: has no rows"),
+        (zipped(CSV), "is no text but a ZIP archive or an Excel file"),
+        (gzip.compress(CSV.encode()), "is no text but a gzip archive"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, data, message):
@@ -103,8 +112,9 @@ def test_what_is_wrong_is_named(tmp_path, data, message):
 def test_encoding_and_delimiter_as_told(tmp_path):
     path = write(tmp_path, "t.csv", "a#b\nd\xe9j\xe0#x\n".encode("cp1252"))
     assert as_rows(read_table(path, TableFormat("cp1252", "#"))) == [("déjà", "x")]
-    with pytest.raises(DataError, match="'nonsense' is unknown to Python"):
-        read_table(path, TableFormat("nonsense"))
+    for name in ("nonsense", "undefined"):
+        with pytest.raises(DataError, match=f"'{name}' is unknown to Python"):
+            read_table(path, TableFormat(name))
 
 
 def test_a_quoted_field_may_hold_anything(tmp_path):
@@ -128,9 +138,51 @@ def test_what_cannot_be_read(tmp_path):
     assert not is_table("a.gz")
 
 
+def test_an_archive_holds_one_table(tmp_path):
+    for data, message in ((zipped(CSV, CSV), r"has 2 files \(t\.csv, u\.csv\)"), (zipped(), "has 0 files")):
+        with pytest.raises(DataError, match=message):
+            read_table(write(tmp_path, "t.csv.zip", data))
+    locked = bytearray(zipped(CSV))
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.find(mark) + place] |= 1  # says that the member is encrypted
+    with pytest.raises(DataError, match=r"password.*Unpack it"):
+        read_table(write(tmp_path, "t.csv.zip", bytes(locked)))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"a": "x", "b": "1", "a": "y"}', "line 2 is not JSON .'a' occurs twice"),
+        ('{"a": "x", "a ": "y"}', "two columns are named 'a'"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 2 is not JSON .maximum recursion"),
+        ('[{"a": "x"}]', "line 2 is not a JSON object"),
+        ("[", "line 2 is not JSON .*Write one object on each line, not one array"),
+    ],
+    ids=range(5),
+)
+def test_lines_that_are_no_rows(tmp_path, line, message):
+    with pytest.raises(DataError, match=message):
+        read_table(write(tmp_path, "t.jsonl", f'{{"a": "z"}}\n{line}\n'))
+
+
+def test_half_a_character_is_replaced_and_said(tmp_path, caplog):
+    found = read_table(write(tmp_path, "t.jsonl", '{"a": "z \\ud83d\\ude00"}\n{"a": "z \\ud83d"}\n'))
+    assert found["a"].tolist() == ["z \U0001f600", "z \ufffd"]
+    assert "1 values of 'a' have half of a character, first in row 2" in caplog.text
+
+
+def test_columns_are_one_name_in_any_unicode_form(tmp_path):
+    name = unicodedata.normalize("NFD", "văn bản")
+    table = read_table(write(tmp_path, "t.csv", f"\u200b{name},b\n1,2\n"))
+    assert list(table) == ["văn bản", "b"]
+    assert find_column(table, (name,)) == "văn bản"
+
+
 def test_columns_are_found_in_any_case_or_hinted_at():
     table = pd.DataFrame(columns=["File Name", "Lable"])
     assert find_column(table, ("path", "file_name")) == "File Name"
+    assert find_column(table, ("File Name",)) == find_column(table, ("FILE name",)) == "File Name"
+    assert find_column(pd.DataFrame(columns=["Text", "text"]), ("text",)) == "text"
     with pytest.raises(DataError, match=r"has no label column.*\['File Name', 'Lable'\]; did you mean 'Lable'"):
         need_column(table, ("label", "emotion"), "label", "t.csv")
 

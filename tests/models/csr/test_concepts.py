@@ -9,7 +9,8 @@ import pytest
 
 from hf_fer.data.loading import DataError
 from hf_fer.data.manifest import assign_protocol
-from hf_fer.models.csr.train.concepts import ConceptFormat, read_concepts, relative_boxes
+from hf_fer.models.csr.train.boxes import relative_boxes
+from hf_fer.models.csr.train.concepts import ConceptFormat, read_concepts
 
 SUFFIXES = (".dcm", ".dicom", ".png")
 
@@ -46,6 +47,15 @@ class TestWide:
             read_concepts(table(tmp_path, some), form, SUFFIXES)
         none = some.replace("p1", "").replace("p2", "")
         assert "group" not in read_concepts(table(tmp_path, none), form, SUFFIXES).rows
+
+    def test_a_split_column_in_any_case_or_empty(self, tmp_path):
+        form = ConceptFormat(**FORM)
+        found = read_concepts(table(tmp_path, WIDE.replace("split", "Split ")), form, SUFFIXES)
+        assert found.rows["split"].tolist() == ["train", "validation", "validation"]
+        empty = WIDE.replace(",train,", ",,").replace(",val,", ",,")
+        assert "split" not in read_concepts(table(tmp_path, empty), form, SUFFIXES).rows
+        with pytest.raises(DataError, match=r"t.csv: row 1 has no split, though others have"):
+            read_concepts(table(tmp_path, WIDE.replace(",train,", ",,")), form, SUFFIXES)
 
     def test_several_class_columns_are_multi_label(self, tmp_path):
         path = table(tmp_path, "image,c,x,y\na,1,1,1\nb,0,0,0\n")
@@ -280,6 +290,23 @@ class TestVinDr:
         assert data.concepts == ["Nodule/Mass"]
         with pytest.raises(DataError, match="no finding 'Nodule'; did you mean 'Nodule/Mass'"):
             read_concepts(table(tmp_path, FINDINGS), ConceptFormat(concepts={"Nodule": ""}), SUFFIXES)
+
+    @pytest.mark.parametrize(("column", "values"), [("patient", "pqp"), ("Split", ("train", "test", "train"))])
+    def test_an_image_of_two_patients_or_splits(self, tmp_path, column, values):
+        head = f"image_id,class_name,x_min,y_min,x_max,y_max,{column}\n"
+        text = head + "".join(f"{i},Nodule,1,1,5,5,{v}\n" for i, v in zip("iij", values, strict=True))
+        with pytest.raises(DataError, match=rf"row 2 has the {column} '{values[1]}' for image 'i', and an earlier"):
+            read_concepts(table(tmp_path, text), ConceptFormat(), SUFFIXES)
+        whole = table(tmp_path, text.replace(f"i,Nodule,1,1,5,5,{values[1]}", f"i,Nodule,1,1,5,5,{values[0]}"))
+        rows = read_concepts(whole, ConceptFormat(), SUFFIXES).rows
+        assert rows["group" if column == "patient" else "split"].tolist() == [values[0], values[2]]
+
+    def test_labels_of_images_without_names_or_classes(self, tmp_path):
+        path = table(tmp_path, "image_id,class_name,x_min,y_min,x_max,y_max\ni,Nodule,1,1,5,5\n")
+        for text, message in (("image,TB\ni,1\n", "no column 'image_id'"), ("image_id\ni\n", "no column of a class")):
+            form = ConceptFormat(image_labels=table(tmp_path, text, "l.csv"))
+            with pytest.raises(DataError, match=message):
+                read_concepts(path, form, SUFFIXES)
 
     def test_a_finding_without_a_box(self, tmp_path):
         text = FINDINGS.replace("50,50,90,90", "50,50,,")

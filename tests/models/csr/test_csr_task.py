@@ -20,6 +20,7 @@ from hf_fer.models.csr import CsrConfig, CsrForImageClassification, CsrProcessor
 from hf_fer.models.csr.train.building import positive_weights
 from hf_fer.models.csr.train.demo import demo_data
 from hf_fer.models.csr.train.images import ImageCollator, ImageTransform, Steering
+from hf_fer.recipe.arguments import RecipeError
 from hf_fer.run import main
 from hf_fer.task.find import parse_task
 
@@ -31,6 +32,11 @@ def evaluation(folder: Path, monkeypatch, **fields) -> Path:
     recipe = {**FAST, **STAGES[3], "model_name_or_path": "out/3", "output_dir": "eval", "do_train": False}
     path.write_text(json.dumps({**recipe, **fields}))
     return path
+
+
+def test_a_rule_of_another_type_is_refused():
+    with pytest.raises(RecipeError, match="concepts: 'dot' needs the name of a column or column=value|value, got 1"):
+        parse_task(["--task", "csr", "--dataset", "t.csv", "--concepts", '{"dot": 1}', "--use_cpu", "true"])
 
 
 class TestReport:

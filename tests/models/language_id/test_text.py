@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import unicodedata
 
 import pandas as pd
 import pytest
@@ -111,6 +112,19 @@ def test_given_split_names(tmp_path):
     path.write_text("lang,text,split\nen,one,later\n", encoding="utf-8")
     with pytest.raises(DataError, match="row 1 has split 'later'"):
         read_texts(str(path), TextFormat())
+    path.write_text("lang,text,split\nen,one,\nen,two,\n", encoding="utf-8")
+    assert "split" not in read_texts(str(path), TextFormat())[0]
+    path.write_text("lang,text,split\nen,one,train\nen,two,\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 2 has no split, though others have"):
+        read_texts(str(path), TextFormat())
+
+
+def test_a_named_column_is_found_in_any_unicode_form(tmp_path):
+    path = tmp_path / "a.csv"
+    name = unicodedata.normalize("NFD", "văn bản")
+    path.write_text(f"{name},lang\nxin chào,vi\n", encoding="utf-8")
+    for wanted in (name, "văn bản"):
+        assert read_texts(str(path), TextFormat(text_column=wanted))[0]["text"].tolist() == ["xin chào"]
 
 
 def test_folder_per_language(tmp_path):
@@ -139,7 +153,11 @@ def test_folder_per_split(tmp_path):
     for split in ("train", "val", "test"):
         (tmp_path / split / "vi").mkdir(parents=True)
         (tmp_path / split / "vi" / "a.txt").write_text("xin chào", encoding="utf-8")
-    assert sorted(read_texts(str(tmp_path), TextFormat())[0]["split"]) == ["test", "train", "validation"]
+    (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "train" / "a.txt").write_text("not a text", encoding="utf-8")
+    rows, _ = read_texts(str(tmp_path), TextFormat())
+    assert sorted(rows["split"]) == ["test", "train", "validation"]
+    assert set(rows["label"]) == {"vi"}
 
 
 def test_folder_without_texts(tmp_path):

@@ -89,6 +89,11 @@ class CsrDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.concepts = json_object("concepts", self.concepts)
+        for name, rule in self.concepts.items():
+            if not isinstance(rule, str):
+                raise RecipeError(
+                    f"concepts: {name!r} needs the name of a column or column=value|value, got {rule!r}."
+                )
         overrides = json_object("augmentation", self.augmentation)
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(ImageAugmentation)))

@@ -16,12 +16,14 @@ from hf_fer.data.names import clean_name, clean_names, look_alike_notes
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 from hf_fer.recipe.arguments import nearest
 
+from .boxes import BOX_COLUMNS, corner_numbers
+
 logger = logging.getLogger(__name__)
 
 READER_AGREEMENTS = ("any", "majority", "soft")
 IMAGE_COLUMNS = ("image", "file", "path", "image_id", "filename", "file_name", "image_path", "filepath", "img")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "person", "case_id")
-BOX_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
+SPLIT_COLUMNS = ("split",)
 FINDING_COLUMNS = {"image_id", "class_name", *BOX_COLUMNS}
 NO_FINDING = "No finding"
 GLOBAL_LABELS = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "Other disease", NO_FINDING)
@@ -135,7 +137,8 @@ def located(data: ConceptData, source: str, form: ConceptFormat, suffixes: tuple
     finder = PathFinder(form.image_folder or Path(source).parent)
     data.rows["path"] = [image_file(finder, name, suffixes) for name in data.rows["image"]]
     if "split" in data.rows:
-        data.rows["split"] = normalize_splits(data.rows["split"], source)
+        splits = normalize_splits(data.rows["split"], source)
+        data.rows = data.rows.drop(columns="split") if splits is None else data.rows.assign(split=splits)
     return data
 
 
@@ -187,10 +190,10 @@ def check_filled(values: pd.Series, source: str) -> None:
 
 def column_of(table: pd.DataFrame, name: str, source: str) -> pd.Series:
     """A column; raises DataError with the nearest name where there is none."""
+    name = clean_name(name)
     if name not in table:
-        raise DataError(
-            f"{source}: no column {name!r}{nearest(name, map(str, table))} It has {sorted(map(str, table))}."
-        )
+        near = nearest(name, map(str, table)) or "."
+        raise DataError(f"{source}: no column {name!r}{near} It has {sorted(map(str, table))}.")
     return table[name]
 
 
@@ -292,8 +295,9 @@ def read_wide(table: pd.DataFrame, source: str, form: ConceptFormat, known: Conc
     groups = group_column(table[group], source) if group else None
     if groups is not None:
         rows["group"] = groups
-    if "split" in table:
-        rows["split"] = table["split"]
+    split = find_column(table, SPLIT_COLUMNS)
+    if split:
+        rows["split"] = table[split]
     notes = rule_notes(table, rules)
     return ConceptData(rows, concepts, classes, len(form.class_columns) > 1, notes=notes)
 
@@ -308,7 +312,7 @@ def rule_notes(table: pd.DataFrame, rules: Iterable[str]) -> list[str]:
     return [
         note
         for name, values in known.items()
-        for note in look_alike_notes(values | set(clean_names(table[name]).dropna()), name)
+        for note in look_alike_notes(values | set(clean_names(table[clean_name(name)]).dropna()), name)
     ]
 
 
@@ -316,7 +320,7 @@ def read_boxes(form: ConceptFormat, images: pd.Series, concepts: list[str]) -> l
     """Boxes of each image, in the order of `images`; raises DataError for a concept or image that is not known."""
     found: dict[str, list[list[float]]] = {name: [] for name in images}
     if path := form.boxes:
-        table = read_table(path, form.table)
+        table = read_table(path, form.table, may_be_empty=True)
         image, concept, *corners = (
             column_of(table, name, path)
             for name in (find_column(table, IMAGE_COLUMNS) or "image", "concept", *BOX_COLUMNS)
@@ -330,16 +334,6 @@ def read_boxes(form: ConceptFormat, images: pd.Series, concepts: list[str]) -> l
                 raise DataError(f"{path}: row {number} is of {name!r}, which the table of images does not have.")
             found[name].append([concepts.index(what), *corner_numbers(box, path, number)])
     return [found[name] for name in images]
-
-
-def corner_numbers(box: Iterable[Any], source: str, row: int) -> list[float]:
-    """The corners of a box as numbers; raises DataError with the row where one is not."""
-    corners = list(box)
-    try:
-        return [float(corner) for corner in corners]
-    except (TypeError, ValueError) as error:
-        given = dict(zip(BOX_COLUMNS, corners, strict=True))
-        raise DataError(f"{source}: row {row} has the box {given}; give four numbers, in pixels.") from error
 
 
 def agreed(share: np.ndarray, agreement: str) -> np.ndarray:
@@ -392,13 +386,26 @@ def read_findings(
     else:
         targets, rows["label"], classes = _image_classes(table, images, concepts, form, known and known.classes)
         rows["targets"] = targets
-    group = find_column(table, GROUP_COLUMNS)
-    of_rows = {"group": group_column(table[group], source) if group else None, "split": table.get("split")}
-    for column, values in of_rows.items():
+    for role, names, read in (("group", GROUP_COLUMNS, group_column), ("split", SPLIT_COLUMNS, normalize_splits)):
+        column = find_column(table, names)
+        values = read(table[column], source) if column else None
         if values is not None:
-            rows[column] = values.groupby(table["image"]).first().reindex(images).astype(str).to_numpy()
+            rows[role] = _one_an_image(values, table["image"], column, source).reindex(images).to_numpy()
     notes = look_alike_notes(names, "class_name")
     return ConceptData(rows, concepts, classes, form.image_labels is not None, notes=notes)
+
+
+def _one_an_image(values: pd.Series, image: pd.Series, column: str, source: str) -> pd.Series:
+    """The value of each image's rows; raises `DataError` with a row that has another one."""
+    first = values.groupby(image).first()
+    other = (values != image.map(first)).to_numpy()
+    if other.any():
+        row = int(other.argmax())
+        raise DataError(
+            f"{source}: row {row + 1} has the {column} {values.iloc[row]!r} for image {image.iloc[row]!r}, and an "
+            f"earlier row has {first[image.iloc[row]]!r}. Correct one of them."
+        )
+    return first
 
 
 def _finding_boxes(
@@ -434,7 +441,10 @@ def _image_classes(
     """Targets, labels as text and class names from the table of labels per image."""
     source = form.image_labels
     labels = read_table(source, form.table)
+    image = column_of(labels, "image_id", source)
     columns = form.class_columns or _class_columns(labels, {*concepts, *table["name"]} - {NO_FINDING})
+    if not columns:
+        raise DataError(f"{source}: has no column of a class; it has {sorted(labels)}.")
     if known:
         new = [name for name in columns if _spelling(name) not in map(_spelling, known)]
         if new:
@@ -447,7 +457,7 @@ def _image_classes(
     values = pd.DataFrame(
         {name: shares(column_of(labels, name, source), f"class {name!r}", source) for name in columns}
     )
-    share = values.groupby(labels["image_id"].astype(str)).mean().reindex(images)
+    share = values.groupby(image.astype(str)).mean().reindex(images)
     if share.isna().any(axis=None):
         missing = share.index[share.isna().any(axis=1)][0]
         raise DataError(f"{source}: has no row for image {missing!r}.")
@@ -466,21 +476,3 @@ def _class_columns(labels: pd.DataFrame, findings: set[str]) -> list[str]:
 def _spelling(name: str) -> str:
     """One spelling of a class that VinDr-CXR's tables spell in two."""
     return "Other diseases" if name == "Other disease" else name
-
-
-def relative_boxes(boxes: list[list[float]], width: int, height: int, names: list[str]) -> list[list[float]]:
-    """
-    Boxes in pixels as shares of their image.
-
-    Raises:
-        ValueError: a box has no area, or does not lie in the image.
-    """
-    relative = []
-    for concept, x0, y0, x1, y1 in boxes:
-        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise ValueError(
-                f"the box {x0:g}, {y0:g}, {x1:g}, {y1:g} of {names[int(concept)]!r} has no area or lies outside the "
-                f"image of {width} x {height} pixels"
-            )
-        relative.append([concept, x0 / width, y0 / height, x1 / width, y1 / height])
-    return relative

@@ -28,7 +28,8 @@ from ..decoding_csr import (
 from ..losses_csr import IGNORED
 from ..modeling_csr import spatial_weights
 from ..processing_csr import CsrProcessor
-from .concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file, relative_boxes
+from .boxes import relative_boxes
+from .concepts import GROUP_COLUMNS, IMAGE_COLUMNS, image_file
 from .image_augment import ImageAugmentation, ImageAugmenter
 from .preprocessing import ImageSettings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hf_fer.data.files import visible_files
 from hf_fer.data.hub_tables import read_hub
 from hf_fer.data.loading import SPLIT_ALIASES, SPLITS, DataError
 from hf_fer.data.names import clean_name, clean_names
@@ -76,6 +77,7 @@ def read_texts(dataset: str, form: TextFormat) -> tuple[pd.DataFrame, list[dict[
 def _pick_column(table: pd.DataFrame, where: str, wanted: str | None, usual: tuple[str, ...], role: str) -> str | None:
     if wanted is None:
         return find_column(table, usual)
+    wanted = clean_name(wanted)
     if wanted not in table:
         columns = sorted(map(str, table))
         raise DataError(
@@ -116,20 +118,26 @@ def _missing(value: object) -> bool:
 
 def _check_splits(rows: pd.DataFrame) -> pd.DataFrame:
     if "split" in rows:
-        rows["split"] = rows["split"].str.strip().str.lower().replace(SPLIT_ALIASES)
+        rows["split"] = rows["split"].map(clean_name).str.lower().replace(SPLIT_ALIASES)
+        if not rows["split"].any():
+            return rows.drop(columns="split")
         unknown = rows[~rows["split"].isin(SPLITS)]
         if len(unknown):
             first = unknown.iloc[0]
-            raise DataError(f"{first['path']} has split {first['split']!r}; use one of {list(SPLITS)}.")
+            found = f"split {first['split']!r}" if first["split"] else "no split, though others have"
+            raise DataError(f"{first['path']} has {found}; use one of {list(SPLITS)}.")
     return rows
 
 
 def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    names = {child.name.lower() for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    files = [path for path in visible_files(folder) if path.suffix.lower() == ".txt"]
+    found = [(path, path.relative_to(folder).parts) for path in files]
+    names = {parts[0].lower() for _, parts in found if len(parts) > 1}
     by_split = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
     records, skipped = [], []
-    for path in _text_files(folder, depth=2 if by_split else 1):
-        parts = path.relative_to(folder).parts
+    for path, parts in found:
+        if len(parts) < 2 + by_split:
+            continue
         place = {"label": clean_name(parts[1] if by_split else parts[0]), **({"split": parts[0]} if by_split else {})}
         try:
             content = decode(path.read_bytes(), form.table)
@@ -142,17 +150,6 @@ def _read_folder(folder: Path, form: TextFormat) -> tuple[pd.DataFrame, list[dic
     if not records and not skipped:
         raise DataError(f"{folder}: has no .txt files in folders per language, like {folder}/vi/1.txt.")
     return _check_splits(pd.DataFrame(records, columns=None if records else ["text", "label", "path"])), skipped
-
-
-def _text_files(folder: Path, depth: int) -> list[Path]:
-    """The .txt files, with a suffix in any case, at least `depth` folders down; hidden ones are skipped."""
-    found = []
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.suffix.lower() == ".txt" and len(parts) > depth and not hidden and path.is_file():
-            found.append(path)
-    return sorted(found)
 
 
 def _units(path: Path, content: str, unit: str) -> Iterator[tuple[str, dict[str, str]]]:

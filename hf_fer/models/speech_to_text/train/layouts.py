@@ -83,7 +83,7 @@ def find_layout(path: Path, form: TableFormat | None = None) -> str:
         raise DataError(f"{path}: is neither a table (CSV, TSV, JSONL or Parquet) nor of another known layout.")
     if path.suffix.lower() == ".csv" and (path.parent / "wavs").is_dir() and _has_no_header(path, form):
         return "ljspeech"
-    columns = read_table(path, form).columns
+    columns = read_table(path, form, may_be_empty=True).columns
     if {"audio_filepath", "text"} <= set(columns):
         return "nemo"
     return "common_voice" if {"client_id", "path", "sentence"} <= set(columns) else "table"
@@ -104,7 +104,7 @@ def _split(name: str | None, source: str) -> str | None:
 
 
 def _table(path: Path, form: TableFormat, folder: Path | None = None) -> pd.DataFrame:
-    table = read_table(path, form)
+    table = read_table(path, form, may_be_empty=True)  # Common Voice has splits without rows
     found = {
         "file_path": need_column(table, SOUND_COLUMNS, "file", str(path)),
         "transcript": need_column(table, TRANSCRIPT_COLUMNS, "transcript", str(path)),

@@ -111,7 +111,8 @@ def read_recordings(
     if accent:
         rows = rows.assign(accent=table[accent].fillna("").astype(str).to_numpy())
     split = find_column(table, ("split",))
-    return rows.assign(split=normalize_splits(table[split], source)) if split else rows
+    splits = normalize_splits(table[split], source) if split else None
+    return rows if splits is None else rows.assign(split=splits)
 
 
 def seconds_of(path: str, settings: SoundSettings) -> float | str:
