@@ -161,7 +161,7 @@ def load_predictor(
         else:
             model, place = load_model(_models_of(task)[0], found.path), on or device(rank)
         parts = {part: read(auto.from_pretrained, found.path) for part, auto in wanted.items()}
-        pipe = pipeline(task, model=model, device=place, **parts)
+        pipe = read(lambda path: pipeline(task, model=model, device=place, **parts), found.path)
         predictor = found.predictor(pipe, probabilities=probabilities, timeline=timeline, options=options)
     except RecipeError as error:
         raise RecipeError(str(error).removeprefix(FIELD)) from error

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Seq
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_fer.recipe.arguments import RecipeError
-from hf_fer.weights.starting_points import INDEX_NAME, NOT_LOADABLE, check_weights, read_object
+from hf_fer.weights.starting_points import INDEX_NAME, NOT_LOADABLE, check_weights, index_files
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +135,9 @@ def _saved_weights(path: str) -> dict[str, Any]:
     folder = Path(path)
     if not folder.is_dir():
         folder = Path(snapshot_download(path, allow_patterns=["*.safetensors", INDEX_NAME]))
-    index = folder / INDEX_NAME
-    names = set(read_object(index)["weight_map"].values()) if index.is_file() else {SAFE_WEIGHTS_NAME}
+    names = index_files(folder) if (folder / INDEX_NAME).is_file() else [SAFE_WEIGHTS_NAME]
     found = {}
-    for file in (folder / name for name in sorted(names)):
+    for file in (folder / name for name in names):
         check_weights(file)
         with safe_open(file, framework="pt") as opened:
             found |= dict.fromkeys(opened.keys(), file)

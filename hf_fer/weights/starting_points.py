@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_SAFE_WEIGHTS_NAME,
@@ -20,7 +20,10 @@ from transformers.utils import (
 from hf_fer.recipe.arguments import RecipeError
 
 INDEX_NAME = f"{SAFE_WEIGHTS_NAME}.index.json"
-NOT_LOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+NOT_LOADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
+    SafetensorError,
+)
 REMEDY = "Copy it again, give another checkpoint, or train it again."
 
 
@@ -56,7 +59,7 @@ def check_folder(path: str, model_type: str | None, systems: list[str]) -> None:
     if (folder / ADAPTER_CONFIG_NAME).is_file():
         check_weights(folder / ADAPTER_SAFE_WEIGHTS_NAME)
     elif (folder / INDEX_NAME).is_file():
-        for name in sorted(set(read_object(folder / INDEX_NAME).get("weight_map", {}).values())):
+        for name in index_files(folder):
             check_weights(folder / name)
     elif model_type is not None or not (folder / WEIGHTS_NAME).is_file():  # models of other libraries may be a pickle
         check_weights(folder / SAFE_WEIGHTS_NAME)
@@ -73,6 +76,24 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RecipeError(f"model_name_or_path: {path} is no JSON object. {REMEDY}")
     return found
+
+
+def index_files(folder: Path) -> list[str]:
+    """The files that the index of a sharded checkpoint names; raises `RecipeError` where it names none."""
+    found = read_object(folder / INDEX_NAME).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise RecipeError(f"model_name_or_path: {folder / INDEX_NAME} names no files of weights. {REMEDY}")
+    return sorted(set(found.values()))
+
+
+def check_labels(config: PretrainedConfig, path: str) -> None:
+    """Raises `RecipeError` where the classes of a configuration are not numbered from 0, or two have one name."""
+    names = config.id2label
+    if sorted(names) != list(range(len(names))):
+        raise RecipeError(f"model_name_or_path: {path}: id2label numbers its classes {sorted(names)}, not from 0 on.")
+    twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"model_name_or_path: {path}: id2label has {twice!r} twice. Give each class its own name.")
 
 
 def check_weights(path: Path) -> None:
@@ -129,6 +150,7 @@ def load_model(
             f"model_name_or_path: {path}: {name} has the shape {tuple(sizes[0])}, the configuration asks for "
             f"{tuple(sizes[1])}. {REMEDY}"
         )
+    check_labels(model.config, path)
     check_finite(model, path)
     return model
 

@@ -14,7 +14,7 @@ from hf_fer.models.csr import CsrForImageClassification
 from hf_fer.models.multimodal_fer import MultimodalFerForEmotionClassification
 from hf_fer.recipe.arguments import RecipeError
 from hf_fer.task.base import task_names
-from hf_fer.weights.starting_points import check_folder, load_model
+from hf_fer.weights.starting_points import INDEX_NAME, check_folder, load_model
 
 CLASSES = {
     "csr": CsrForImageClassification,
@@ -59,11 +59,29 @@ def change_config(folder: Path, **fields) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **fields}))
 
 
+def rename_classes(folder: Path, rename) -> None:
+    names = json.loads((folder / "config.json").read_text()).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    change_config(folder, id2label=dict(rename(number, name) for number, name in names.items()), label2id=None)
+
+
 HARM = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
     "a list": (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
     "wrong type": (lambda folder: change_config(folder, id2label=3), "can be loaded"),
+    "two classes of one name": (
+        lambda folder: rename_classes(folder, lambda number, name: (number, "same")),
+        "id2label has 'same' twice",
+    ),
+    "classes from 1": (
+        lambda folder: rename_classes(folder, lambda number, name: (str(int(number) + 1), name)),
+        "id2label numbers its classes",
+    ),
+    "an index of nothing": (lambda folder: (folder / INDEX_NAME).write_text('{"weight_map": 3}'), "names no files"),
+    "an index of numbers": (
+        lambda folder: (folder / INDEX_NAME).write_text('{"weight_map": {"a": 1}}'),
+        "names no files",
+    ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
@@ -112,6 +130,13 @@ def test_harm_is_named(system, folder, harm):
     do(folder)
     with pytest.raises(RecipeError, match=message):
         start(system, folder)
+
+
+def test_a_configuration_that_only_the_layers_refuse(tmp_path):
+    CLASSES["language_id"](text_config()).save_pretrained(tmp_path)
+    change_config(tmp_path, pad_token_id=5000)  # an AssertionError of nn.Embedding
+    with pytest.raises(RecipeError, match="Padding_idx must be within"):
+        start("language_id", tmp_path)
 
 
 def test_another_systems_model(system, folder):

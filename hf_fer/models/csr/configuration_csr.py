@@ -167,11 +167,11 @@ class CsrConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("similarity_scale", "assignment_scale"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nor NaN
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not 0 < self.background_threshold < 1:
             raise ValueError(f"background_threshold must be between 0 and 1, got {self.background_threshold}.")
-        if self.margin < 0:
+        if not self.margin >= 0:
             raise ValueError(f"margin must not be negative, got {self.margin}; its sign is margin_sign.")
 
     def validate_pruned_prototypes(self):

@@ -22,6 +22,12 @@ SWITCH_PENALTY = 4.0
 TEXTS_AT_ONCE = 2048
 
 
+def check_threshold(name: str, value: Any) -> None:
+    """Raises ValueError where a threshold is no number in [0, 1]."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}.")
+
+
 class TextLanguageIdentificationPipeline(Pipeline):
     """
     Identifies the language of a text.
@@ -53,6 +59,27 @@ class TextLanguageIdentificationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Raises ValueError where the model's configuration has settings that would give wrong scores or none."""
+        stored = getattr(self.model.config, "language_id", None) or {}
+        if not isinstance(stored, dict):
+            raise ValueError(f"language_id in the configuration must be an object, got {stored!r}.")
+        for name, least in (("max_length", 1), ("overlap", 0), ("span_length", 1), ("span_overlap", 0)):
+            value = stored.get(name, SETTINGS[name])
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"language_id.{name} must be a whole number from {least} on, got {value!r}.")
+        temperature = stored.get("temperature", 1.0)
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise ValueError(f"language_id.temperature must be a positive number, got {temperature!r}.")
+        check_threshold("language_id.unknown_threshold", stored.get("unknown_threshold", 0.0))
+        typical, size = stored.get("typical_margins"), len(self.model.config.id2label)
+        if typical is not None and [len(typical.get(name, ())) for name in ("mean", "std")] != [size, size]:
+            raise ValueError(f"language_id.typical_margins needs mean and std of each of {size} classes.")
+
     @property
     def settings(self) -> dict[str, Any]:
         """Window, temperature and threshold stored with the model, or defaults; windows fit the model's length."""
@@ -71,6 +98,8 @@ class TextLanguageIdentificationPipeline(Pipeline):
             raise ValueError(f"top_k must be at least 1, got {kwargs['top_k']}.")
         if (kwargs.get("max_windows") or 1) < 1:
             raise ValueError(f"max_windows must be at least 1, got {kwargs['max_windows']}.")
+        if kwargs.get("unknown_threshold") is not None:
+            check_threshold("unknown_threshold", kwargs["unknown_threshold"])
         if kwargs.get("labels") is not None:
             kwargs["labels"] = [self.label_index(label) for label in kwargs["labels"]]
             if not kwargs["labels"]:

@@ -287,10 +287,10 @@ class MultimodalFerConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
         for name in ("auxiliary_loss_weight", "contrastive_loss_weight", "num_global_tokens", "temporal_num_layers"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nor NaN
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("contrastive_temperature", "temperature"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not 0 <= self.abstention_threshold <= 1:
             raise ValueError(f"abstention_threshold must be in [0, 1], got {self.abstention_threshold}.")
@@ -304,7 +304,7 @@ class MultimodalFerConfig(PreTrainedConfig):
         """Check that there is one positive weight per class."""
         if self.class_weights is None:
             return
-        if len(self.class_weights) != self.num_labels or min(self.class_weights) <= 0:
+        if len(self.class_weights) != self.num_labels or not all(weight > 0 for weight in self.class_weights):
             raise ValueError(
                 f"class_weights needs one positive number for each of the {self.num_labels} classes, "
                 f"got {self.class_weights}."

@@ -67,6 +67,8 @@ class MultimodalFerFeatureExtractor(ParakeetFeatureExtractor):
         super().__init__(preemphasis=preemphasis, **kwargs)
         if normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize must be one of {NORMALIZATIONS}, got {normalize!r}.")
+        if not std > 0:
+            raise ValueError(f"std must be positive, got {std}.")
         self.normalize = normalize
         self.mean = mean
         self.std = std

@@ -17,6 +17,7 @@ from .recognition_speech_to_text import (
     Recogniser,
     Search,
     abstention_threshold,
+    check_settings,
     samples_per_frame,
 )
 from .sound_speech_to_text import DEFAULT_LIMITS, MediaLimits, resampled, sound_blocks
@@ -89,6 +90,7 @@ class TimedSpeechRecognitionPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         self.decoders: dict[Search, Any] = {}
         super().__init__(*args, **kwargs)
+        check_settings(self.model)
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict, dict, dict]:
         stages = ("max_seconds",), (*CUTTING_FIELDS, *SEARCH_FIELDS), ("return_timestamps", "abstain")

@@ -113,6 +113,20 @@ class Recogniser:
         return words_of(moved, self.tokenizer)
 
 
+def check_settings(model: PreTrainedModel) -> None:
+    """Raises ValueError where the model's configuration has settings that would give wrong words or confidences."""
+    temperature, threshold = word_temperature(model), abstention_threshold(model)
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise ValueError(f"word_temperature must be a positive number, got {temperature!r}.")
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ValueError(f"abstention_threshold must be a confidence in [0, 1], got {threshold!r}.")
+    ratio, size = getattr(model.config, "inputs_to_logits_ratio", 1), model.config.vocab_size
+    if not isinstance(ratio, int) or ratio < 1:
+        raise ValueError(f"inputs_to_logits_ratio must be a number of samples, got {ratio!r}.")
+    if blank_id(model) not in range(size):
+        raise ValueError(f"pad_token_id, the blank, must be in the vocabulary of {size}, got {blank_id(model)!r}.")
+
+
 def word_temperature(model: PreTrainedModel) -> float:
     """Temperature of the model's word confidences, fitted after training; 1 if there is none."""
     return getattr(model.config, "word_temperature", 1.0)
@@ -255,6 +269,7 @@ __all__ = [
     "Recogniser",
     "Search",
     "abstention_threshold",
+    "check_settings",
     "samples_per_frame",
     "vocabulary",
     "word_temperature",

@@ -89,6 +89,8 @@ class TestConfig:
             ({"concepts": ["a", "a"]}, "different names"),
             ({"pos_weight": [1.0, 0.0, 1.0, 1.0]}, "one positive number"),
             ({"margin": -0.1}, "margin_sign"),
+            ({"margin": float("nan")}, "margin_sign"),
+            ({"similarity_scale": float("nan")}, "must be positive, got nan"),
             ({"num_prototypes": 0}, "at least 1"),
             ({"background_threshold": 1.0}, "between 0 and 1"),
         ],

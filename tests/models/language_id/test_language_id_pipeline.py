@@ -1,7 +1,9 @@
 """The pipeline on a small model that is trained here: batches, long and mixed texts, unknown, and bad input."""
 
 import itertools
+import json
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_fer.inference.loading import find_model, load_predictor
 from hf_fer.models.language_id.train.demo_text import demo_texts
 from hf_fer.models.language_id.train.scratch import train_tokenizer
 from hf_fer.models.language_id.windows_language_id import (
@@ -30,6 +33,7 @@ from hf_fer.models.language_id.windows_language_id import (
     pool_windows,
     typical_margins,
 )
+from hf_fer.recipe.arguments import RecipeError
 
 VIETNAMESE = "Cô giáo hôm nay đọc một quyển sách mới."
 ENGLISH = "The old man always forgets the newspaper from yesterday."
@@ -207,6 +211,33 @@ def test_bad_files_and_types(identify, tmp_path):
         identify(ENGLISH, topk=2)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         identify(ENGLISH, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("text", "language_id in the configuration must be an object"),
+        ({"temperature": 0}, "temperature must be a positive number, got 0"),
+        ({"temperature": float("nan")}, "temperature must be a positive number, got nan"),
+        ({"temperature": "hot"}, "temperature must be a positive number, got 'hot'"),
+        ({"unknown_threshold": 2}, r"unknown_threshold must be a number in \[0, 1\], got 2"),
+        ({"max_length": "64"}, "max_length must be a whole number from 1 on, got '64'"),
+        ({"typical_margins": {"mean": [1], "std": [1]}}, "typical_margins needs mean and std of each of 6 classes"),
+    ],
+)
+def test_settings_that_would_give_wrong_scores_are_refused(checkpoint, tmp_path, settings, message):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    stored = settings if isinstance(settings, str) else {**config["language_id"], **settings}
+    (folder / "config.json").write_text(json.dumps({**config, "language_id": stored}))
+    with pytest.raises(RecipeError, match=message):
+        load_predictor(find_model(str(folder)))
+
+
+def test_a_threshold_out_of_range_is_refused(identify):
+    with pytest.raises(ValueError, match=r"unknown_threshold must be a number in \[0, 1\], got 2"):
+        identify("some text", unknown_threshold=2)
 
 
 def test_long_texts_use_every_window(identify):

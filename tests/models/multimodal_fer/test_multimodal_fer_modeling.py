@@ -391,6 +391,12 @@ def test_the_classifier_has_hidden_layers_of_these_widths(widths, tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("name", ["temperature", "contrastive_loss_weight"])
+def test_settings_that_are_no_number_are_refused(name):
+    with pytest.raises(StrictDataclassError, match=f"{name} must .*, got nan"):
+        MultimodalFerConfig.from_preset("tiny", **{name: float("nan")})
+
+
 def test_a_width_below_1_is_refused():
     with pytest.raises(StrictDataclassError, match="classifier_hidden_size must be at least 1"):
         MultimodalFerConfig.from_preset("tiny", classifier_hidden_size=[16, 0])

@@ -82,6 +82,8 @@ class TestFeatureExtractor:
             MultimodalFerFeatureExtractor()(tone(0.1, 8000)[0], sampling_rate=8000)
         with pytest.raises(ValueError, match="normalize"):
             MultimodalFerFeatureExtractor(normalize="none")
+        with pytest.raises(ValueError, match="std must be positive, got 0"):
+            MultimodalFerFeatureExtractor(std=0)
 
 
 class TestProcessor:

@@ -4,6 +4,7 @@ import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from models.speech_to_text.tone_recogniser import RATE, speech, tone_pipeline
 from scipy.io import wavfile
 
 from hf_fer.models.speech_to_text.alignment_speech_to_text import Token, best_tokens, characters_of, words_of
-from hf_fer.models.speech_to_text.recognition_speech_to_text import Search
+from hf_fer.models.speech_to_text.recognition_speech_to_text import Search, check_settings
 from hf_fer.models.speech_to_text.sound_speech_to_text import (
     MediaLimits,
     UnusableMediaError,
@@ -44,6 +45,21 @@ def said_by(tokenizer, text, sharpness=6.0):
     logits = np.zeros((len(path), len(tokenizer)))
     logits[np.arange(len(path)), path] = sharpness
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("word_temperature", 0, "word_temperature must be a positive number, got 0"),
+        ("abstention_threshold", "0.5", "abstention_threshold must be a confidence"),
+        ("inputs_to_logits_ratio", 0, "inputs_to_logits_ratio must be a number of samples, got 0"),
+        ("pad_token_id", 99, "the blank, must be in the vocabulary"),
+    ],
+)
+def test_settings_that_would_give_wrong_words_are_refused(recognise, name, value, message):
+    config = SimpleNamespace(**{**recognise.model.config.to_dict(), name: value})
+    with pytest.raises(ValueError, match=message):
+        check_settings(SimpleNamespace(config=config))
 
 
 class TestLongRecordings:
