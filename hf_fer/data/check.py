@@ -7,6 +7,7 @@ The exit status is 0 if every file can be used, 1 if one cannot, and 2 if the da
 
 import argparse
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, RecipeError) as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)
         return 2
-    duplicates = exact_duplicates([path for path in files["path"].unique() if Path(path).is_file()])
+    duplicates = exact_duplicates([path for path in files["path"].unique() if os.path.isfile(path)])
     print_findings(files, unusable, duplicates)
     return 1 if unusable else 0
 

@@ -4,6 +4,7 @@ This module sits beside the processor, not under `hf_fer/data`, because a model 
 input on a machine without hf_fer.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
+REDUCED_IMAGE = 254
+"""TIFF tag NewSubfileType; its lowest bit marks a smaller version of another page."""
 DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -27,7 +30,7 @@ FIRST_ELEMENTS = (b"\x02\x00\x00\x00UL", b"\x02\x00\x01\x00OB", b"\x08\x00")
 MAX_PIXELS = 50_000_000
 """Default limit of width times height; an image of this size takes 0.6 GB as three floats per pixel."""
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Part of the cache key of a file's check. Raise it when the decoder refuses or decodes files differently."""
 
 
@@ -100,7 +103,7 @@ def read_dicom(path: Path, **options: Any) -> "pydicom.Dataset":
 def check_file(path: str | Path) -> Path:
     """Returns the path; raises UnusableImageError where the file does not exist or is empty."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that is too long, where Path.is_file() raises
         raise UnusableImageError(path, "file not found")
     if path.stat().st_size == 0:
         raise UnusableImageError(path, "file is empty (0 bytes)")
@@ -167,7 +170,31 @@ def check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> 
 def load_picture(path: Path, max_pixels: int) -> np.ndarray:
     """The pixels of a PNG, JPEG or another file that Pillow reads; see `picture_pixels`."""
     with open_picture(path, max_pixels) as picture, reading(path, "image does not decode"):
+        check_frames(path, picture_count(picture))
         return picture_pixels(picture)
+
+
+def picture_count(picture: Image.Image) -> int:
+    """
+    Pictures in a Pillow image: pages or frames of an animation.
+
+    The small preview of a TIFF and what cameras add to a JPEG (MPO: depth, a second eye) do not count.
+    """
+    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    if frames == 1 or picture.format != "TIFF":
+        return frames
+    previews = 0
+    for page in range(1, frames):
+        picture.seek(page)
+        previews += picture.tag_v2.get(REDUCED_IMAGE, 0) & 1
+    picture.seek(0)
+    return frames - previews
+
+
+def check_frames(path: str | Path, frames: int) -> None:
+    """Raises UnusableImageError where a file has several pictures."""
+    if frames > 1:
+        raise UnusableImageError(path, f"has {frames} frames; give one image per file")
 
 
 def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -181,8 +208,7 @@ def load_dicom(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         data = read_dicom(path)
         frames = int(data.get("NumberOfFrames") or 1)
     check_pixels(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0), max_pixels)
-    if frames > 1:
-        raise UnusableImageError(path, f"has {frames} frames; give one image per file")
+    check_frames(path, frames)
     with reading(path, "DICOM pixels do not decode: truncated, or no decoder of their compression is installed"):
         return dicom_pixels(data)
 
@@ -192,6 +218,8 @@ def dicom_pixels(data: "pydicom.Dataset") -> np.ndarray:
     from pydicom.pixels import apply_color_lut, pixel_array
 
     pixels, kind = pixel_array(data), data.PhotometricInterpretation
+    if pixels.ndim > 2 and not (pixels.ndim == 3 and pixels.shape[-1] == data.SamplesPerPixel == 3):
+        raise ValueError(f"Rows, Columns and SamplesPerPixel do not fit pixels of shape {pixels.shape}")
     if kind == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
         return pixels.astype(np.float32)[..., :3] / np.iinfo(pixels.dtype).max
@@ -337,7 +365,8 @@ def as_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Args:
         image: A Pillow image gives the same result as its file. Arrays are `(height, width)` or `(height, width, 3)`:
-            `uint8`, floats in [0, 1], or other integers, which are stretched from their lowest to their highest value.
+            `uint8`, floats in [0, 1], booleans, or other integers, which are stretched from their lowest to their
+            highest value.
         max_pixels: Limit of width times height, for files and Pillow images.
 
     Returns:
@@ -345,12 +374,15 @@ def as_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Raises:
         UnusableImageError: the file cannot be used.
-        ValueError: the array has another shape, or floats outside [0, 1].
+        ValueError: the array has another shape or type, or floats outside [0, 1].
     """
     if isinstance(image, str | Path):
         return load_image(image, max_pixels)
     if isinstance(image, Image.Image):
         check_pixels(getattr(image, "filename", "") or "the image", *image.size, max_pixels)
+    if hasattr(image, "detach"):  # a tensor
+        image = image.detach().cpu()
+        image = image.float() if str(image.dtype) == "torch.bfloat16" else image
     pixels = picture_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
@@ -358,7 +390,11 @@ def as_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ValueError(f"Image arrays are (height, width) or (height, width, 3), got shape {pixels.shape}.")
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / 255
-    if not np.issubdtype(pixels.dtype, np.floating):
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.float32)
+    if pixels.dtype.kind not in "iuf":
+        raise ValueError(f"Image arrays are of integers, floats or booleans, got {pixels.dtype}.")
+    if pixels.dtype.kind != "f":
         return stretch(pixels)
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError("Image arrays of floats must be in [0, 1].")

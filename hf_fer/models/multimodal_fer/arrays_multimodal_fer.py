@@ -6,6 +6,8 @@ import librosa
 import numpy as np
 from transformers.utils import logging
 
+from .limits_multimodal_fer import MediaLimits
+
 logger = logging.get_logger(__name__)
 
 LOUDEST = 8.0
@@ -20,7 +22,9 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.ndarray:
+def as_samples(
+    audio: Any, sampling_rate: int | None, wanted_rate: int, limits: MediaLimits | None = None
+) -> np.ndarray:
     """
     Convert an array of sound to mono samples at the wanted rate.
 
@@ -29,13 +33,14 @@ def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.nd
             divided by their type's range (unsigned ones are centred first). Or a dictionary of `array` and
             `sampling_rate`, as in the `datasets` library.
         sampling_rate: Rate of the array in Hz; if not given, the wanted rate is assumed, with a warning.
+        limits: `max_seconds` of the array, checked before it is resampled; any length if not given.
 
     Returns:
         `float32 (samples,)`.
 
     Raises:
-        ValueError: the shape or type is another, floats are far outside [-1, 1], or the rate is not positive or given
-            twice with different values.
+        ValueError: the shape or type is another, floats are far outside [-1, 1], the array lasts too long, or the rate
+            is not positive or given twice with different values.
     """
     if isinstance(audio, dict):
         if not {"array", "sampling_rate"} <= audio.keys():
@@ -46,9 +51,12 @@ def as_samples(audio: Any, sampling_rate: int | None, wanted_rate: int) -> np.nd
     if sampling_rate is None:
         warn_of_no_rate(wanted_rate)
     rate = wanted_rate if sampling_rate is None else sampling_rate
-    if isinstance(rate, bool) or rate != int(rate) or rate <= 0:
+    if isinstance(rate, bool | str) or not 0 < rate < np.inf or rate != int(rate):
         raise ValueError(f"sampling_rate must be a positive whole number of Hz, got {rate!r}.")
     samples = _mono(scaled_samples(as_numpy(audio)))
+    too_long = limits and limits.too_long(len(samples) / rate)
+    if too_long:
+        raise ValueError(f"audio: {too_long}.")
     return samples if rate == wanted_rate else resample(samples, int(rate), wanted_rate)
 
 
@@ -64,7 +72,7 @@ def scaled_samples(samples: np.ndarray) -> np.ndarray:
     Samples as `float32` in [-1, 1], of the same shape; integers are divided by their type's range.
 
     Raises:
-        ValueError: samples are neither integers nor floats, or floats are far outside [-1, 1].
+        ValueError: samples are neither floats nor integers of up to 32 bits, or floats are far outside [-1, 1].
     """
     kind = samples.dtype.kind
     if kind not in "iuf":
@@ -77,6 +85,11 @@ def scaled_samples(samples: np.ndarray) -> np.ndarray:
                 "divide by their range."
             )
         return samples.astype(np.float32)
+    if samples.dtype.itemsize > 4:  # Python's own integers become these, whatever they were
+        raise ValueError(
+            f"Audio arrays of {samples.dtype} do not tell the range of their samples: give int16 or int32, or divide "
+            "by the range."
+        )
     half = 2.0 ** (8 * samples.dtype.itemsize - 1)
     return ((samples.astype(np.float64) - (half if kind == "u" else 0)) / half).astype(np.float32)
 

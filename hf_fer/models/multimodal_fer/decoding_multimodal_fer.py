@@ -6,6 +6,7 @@ input on a machine without hf_fer.
 Times are those of the container's clock, whose zero is the beginning of the file's first track.
 """
 
+import os
 import zipfile
 from collections import deque
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def open_media(path: str | Path) -> av.container.InputContainer:
         UnusableMediaError: the file does not exist, is empty, or is not audio or video.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that is too long, where Path.is_file() raises
         raise UnusableMediaError(path, "file not found")
     if path.stat().st_size == 0:
         raise UnusableMediaError(path, "file is empty (0 bytes)")

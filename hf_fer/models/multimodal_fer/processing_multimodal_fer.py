@@ -236,11 +236,7 @@ class MultimodalFerProcessor(ProcessorMixin):
         """
         if isinstance(audio, str | Path):
             return self.feature_extractor.trim(load_audio(audio, self.sampling_rate, self.limits))
-        samples = self.as_samples(audio, sampling_rate)
-        too_long = self.limits.too_long(len(samples) / self.sampling_rate)
-        if too_long:
-            raise ValueError(f"audio: {too_long}.")
-        return self.feature_extractor.trim(samples)
+        return self.feature_extractor.trim(as_samples(audio, sampling_rate, self.sampling_rate, self.limits))
 
     def load_video(self, video: VideoInput) -> np.ndarray:
         """

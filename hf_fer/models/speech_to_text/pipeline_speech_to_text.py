@@ -24,6 +24,8 @@ from .sound_speech_to_text import DEFAULT_LIMITS, MediaLimits, resampled, sound_
 
 CUTTING_FIELDS = ("chunk_seconds", "overlap_seconds")
 STREAM_CHUNK_SECONDS = 8.0
+LOUDEST = 8.0
+"""Peak of samples above which they are not in [-1, 1], even if a codec overshoots."""
 
 
 @dataclass
@@ -126,11 +128,15 @@ class TimedSpeechRecognitionPipeline(Pipeline):
                 f"samples must be floating point in [-1, 1], got {samples.dtype}: divide by the type's range."
             )
         samples = samples.float()
-        if samples.ndim == 2:
-            samples = samples.mean(dim=0)
+        if samples.ndim == 2:  # the longer axis is time
+            samples = samples.mean(dim=int(samples.shape[1] < samples.shape[0]))
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"samples must be (samples,) or (channels, samples), got {tuple(samples.shape)}.")
-        return (resample(samples, rate, wanted) if rate != wanted else samples).numpy()
+        if not samples.isfinite().all() or samples.abs().max() > LOUDEST:
+            raise ValueError(f"samples must be finite and in [-1, 1], got a peak of {samples.abs().max():g}.")
+        if isinstance(rate, bool | str) or not 0 < rate < float("inf") or rate != int(rate):
+            raise ValueError(f"sampling_rate must be a positive whole number of Hz, got {rate!r}.")
+        return (resample(samples, int(rate), wanted) if rate != wanted else samples).numpy()
 
     def _forward(self, model_inputs: dict[str, Any], **given: Any) -> dict[str, Any]:
         sounds = model_inputs["sound"]

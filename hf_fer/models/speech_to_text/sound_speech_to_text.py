@@ -4,6 +4,7 @@ Most functions are copies, because a model pushed to the Hub must decode its own
 """
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +103,7 @@ def open_media(path: str | Path) -> av.container.InputContainer:
         UnusableMediaError: the file does not exist, is empty, or is not audio or video.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that is too long, where Path.is_file() raises
         raise UnusableMediaError(path, "file not found")
     if path.stat().st_size == 0:
         raise UnusableMediaError(path, "file is empty (0 bytes)")

@@ -219,6 +219,11 @@ class TestDicom:
         with pytest.raises(UnusableImageError, match="2 frames"):
             load_image(path)
 
+    def test_more_pixels_than_the_header_says(self, tmp_path):
+        path = write_dicom(tmp_path / "a.dcm", np.concatenate([RAMP, RAMP]), Rows=RAMP.shape[0])
+        with pytest.raises(UnusableImageError, match="do not fit pixels of shape"):
+            load_image(path)
+
     def test_compression_that_is_not_there(self, tmp_path):
         path = write_dicom(tmp_path / "a.dcm", RAMP)
         data = pydicom.dcmread(path)
@@ -252,6 +257,26 @@ class TestPictures:
         np.testing.assert_allclose(grey(tmp_path / "16.png"), grey(tmp_path / "8.png"), atol=1 / 255)
         np.testing.assert_allclose(grey(tmp_path / "12.png"), grey(tmp_path / "8.png"), atol=1 / 255)
         assert [image_facts(tmp_path / f"{name}.png").bits for name in ("8", "16")] == [8, 16]
+
+    @pytest.mark.parametrize("name", ["a.tif", "a.webp", "a.png", "a.gif"])
+    def test_several_pictures(self, tmp_path, name):
+        first, second = (Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (10, 200))
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+        with pytest.raises(UnusableImageError, match="has 2 frames; give one image per file"):
+            load_image(tmp_path / name)
+
+    @pytest.mark.parametrize("kind", ["preview", "camera"])
+    def test_a_second_picture_that_is_no_page(self, tmp_path, kind):
+        path = tmp_path / {"preview": "a.tif", "camera": "a.jpg"}[kind]
+        first, second = (Image.fromarray(np.full((8, 8, 3), grey, np.uint8)) for grey in (51, 204))
+        if kind == "preview":
+            second.encoderinfo = {"tiffinfo": {254: 1}}
+            first.save(path, save_all=True, append_images=[second])
+        else:
+            first.save(path, format="MPO", save_all=True, append_images=[second])
+        with Image.open(path) as opened:
+            assert opened.n_frames == 2
+        np.testing.assert_allclose(load_image(path), 0.2, atol=0.01)
 
     def test_constant_16_bits(self, tmp_path):
         Image.fromarray(np.full((4, 4), 900, np.uint16)).save(tmp_path / "a.png")
@@ -349,11 +374,24 @@ class TestProcessor:
         pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         assert torch.equal(loaded(pixels)["pixel_values"], processor(pixels)["pixel_values"])
 
+    def test_tensors_and_masks(self, processor):
+        expected = processor(np.ones((4, 4)))["pixel_values"]
+        for given in (
+            np.ones((4, 4), bool),
+            torch.ones(4, 4, requires_grad=True),
+            torch.ones(4, 4, dtype=torch.bfloat16),
+            torch.full((4, 4), 255, dtype=torch.uint8),
+        ):
+            torch.testing.assert_close(processor(given)["pixel_values"], expected)
+
     def test_bad_arrays(self, processor):
         with pytest.raises(ValueError, match="shape"):
             processor(np.zeros((4, 4, 2), np.uint8))
         with pytest.raises(ValueError, match=r"in \[0, 1\]"):
             processor(np.full((4, 4), 2.0))
+        for kind in (complex, object):
+            with pytest.raises(ValueError, match="are of integers, floats or booleans"):
+                processor(np.zeros((4, 4), kind))
         with pytest.raises(ValueError, match="at least one"):
             processor([])
 

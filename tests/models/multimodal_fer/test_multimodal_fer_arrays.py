@@ -44,6 +44,10 @@ def test_another_rate_is_resampled_where_it_is_given(convert):
     ("audio", "rate", "message"),
     [
         (WAVE, 0, "positive"),
+        (WAVE, float("inf"), "positive"),
+        (WAVE, "16k", "positive"),
+        ((WAVE * 2**15).astype(int).tolist(), 16000, "int64 do not tell the range"),
+        (torch.tensor((WAVE * 2**15).astype(int).tolist()), 16000, "int64 do not tell the range"),
         (WAVE, -1, "positive"),
         (WAVE * 20000, None, r"in \[-1, 1\]"),
         (WAVE > 0, None, "floats or integers"),

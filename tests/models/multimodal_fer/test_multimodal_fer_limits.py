@@ -16,6 +16,7 @@ from hf_fer.models.multimodal_fer import (
     MultimodalFerFeatureExtractor,
     MultimodalFerForEmotionClassification,
     MultimodalFerProcessor,
+    arrays_multimodal_fer,
 )
 from hf_fer.models.multimodal_fer.decoding_multimodal_fer import (
     MediaLimits,
@@ -150,6 +151,12 @@ def test_pixels_that_grow_on_the_way(tmp_path):
     assert load_video(path, 4).shape == (4, 48, 64, 3)
     with pytest.raises(UnusableMediaError, match="128 x 96"):
         load_video(path, 4, MediaLimits(max_pixels=64 * 48))
+
+
+def test_an_array_is_measured_before_it_is_resampled(monkeypatch):
+    monkeypatch.setattr(arrays_multimodal_fer, "resample", None)
+    with pytest.raises(ValueError, match="it lasts 8000 s or more"):
+        processor(max_seconds=300)(audio=np.zeros(8000, np.float32), sampling_rate=1)
 
 
 def test_arrays_that_last_too_long():

@@ -11,6 +11,8 @@ import pytest
 from models.speech_to_text.tone_recogniser import RATE, speech, tone_pipeline
 from scipy.io import wavfile
 
+from hf_fer.models.multimodal_fer import decoding_multimodal_fer
+from hf_fer.models.speech_to_text import sound_speech_to_text
 from hf_fer.models.speech_to_text.alignment_speech_to_text import Token, best_tokens, characters_of, words_of
 from hf_fer.models.speech_to_text.recognition_speech_to_text import Search, check_settings
 from hf_fer.models.speech_to_text.sound_speech_to_text import (
@@ -60,6 +62,27 @@ def test_settings_that_would_give_wrong_words_are_refused(recognise, name, value
     config = SimpleNamespace(**{**recognise.model.config.to_dict(), name: value})
     with pytest.raises(ValueError, match=message):
         check_settings(SimpleNamespace(config=config))
+
+
+def test_arrays_of_every_shape_and_those_that_cannot_be_heard(recognise):
+    samples, said = speech(2)
+    for given in (samples, np.stack([samples, samples]), np.stack([samples, samples], axis=1)):
+        assert recognise(given)["text"] == said
+    bad = {
+        "peak of 32": (samples / np.abs(samples).max() * 32, RATE),
+        "peak of nan": (np.where(np.arange(len(samples)) == 5, np.nan, samples), RATE),
+        "positive whole number of Hz": (samples, 0),
+        "got '16k'": (samples, "16k"),
+    }
+    for message, (array, rate) in bad.items():
+        with pytest.raises(ValueError, match=message):
+            recognise({"array": array, "sampling_rate": rate})
+
+
+@pytest.mark.parametrize("module", [sound_speech_to_text, decoding_multimodal_fer])
+def test_a_name_that_is_too_long_is_a_file_that_is_not_there(module):
+    with pytest.raises(module.UnusableMediaError, match="file not found"):
+        module.load_audio("x" * 300 + ".wav", RATE)
 
 
 class TestLongRecordings:
