@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hf_fer.data.loading import SPLIT_ALIASES, SPLITS
+from hf_fer.data.loading import SPLIT_ALIASES, SPLITS, DataError
 from hf_fer.data.names import clean_name
 
 VIDEO_SUFFIXES = (
@@ -36,15 +36,38 @@ CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *SOUND_SUFFIXES)
 """Lower-case endings of files that FFmpeg decodes."""
 
 
-def visible_files(folder: str | Path) -> list[Path]:
+def visible_files(folder: str | Path, *, any_name: bool = False) -> list[Path]:
     """
     Sorted files at any depth below a folder.
 
     Hidden files and the content of hidden folders are skipped, such as the `._` file that macOS writes beside each
     file, and so is the folder `__MACOSX` of its archives.
+
+    Args:
+        folder: Folder to search.
+        any_name: Whether names that are not UTF-8 are listed; no table of a data set can store them.
+
+    Raises:
+        DataError: the name of a file is not UTF-8.
     """
     folder = Path(folder)
-    return sorted(path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)) and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)) and path.is_file())
+    wrong = [] if any_name else [path for path in found if not _is_utf8(str(path.relative_to(folder)))]
+    if wrong:
+        shown = str(wrong[0]).encode("utf-8", "backslashreplace").decode()
+        raise DataError(
+            f"{shown}: its name or folder is not UTF-8 ({len(wrong)} such files). Rename it, as "
+            f"`convmv -r -f latin1 -t utf8 --notest {folder}` does where the names are Latin-1."
+        )
+    return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python keeps such bytes as lone surrogates
+        return False
+    return True
 
 
 def is_hidden(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Inputs of a prediction: files, folders, tables and Hub data sets as one ordered list."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from hf_fer.data.tables import PathFinder, TableFormat, find_column, is_table, n
 from hf_fer.task.predictor import Predictor
 
 Item = TypeVar("Item")
+SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,18 @@ def read_sources(sources: Iterable[str], predictor: type[Predictor], form: Table
 
 
 def _read_source(source: str, predictor: type[Predictor], form: TableFormat | None) -> list[Input]:
+    if not source.strip():
+        raise DataError("an input has an empty name; give a file, a folder, a table or a Hub data set.")
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # no error for a name that is too long, as a text is
         return _folder(path, predictor)
     if is_table(path):
         return list(table_inputs(read_table(path, form), source, predictor, PathFinder(path.parent)))
-    if path.exists():
+    if os.path.exists(path):
         return [_file(path, predictor)]
+    if predictor.takes_texts and len(source.split()) > 1:
+        shown = source if len(source) <= SHOWN else f"{source[:SHOWN]}..."
+        raise DataError(f"{shown!r} is a text, not a file: write it into a .txt file, or texts into a table.")
     if path.suffix.lower() in predictor.endings or path.is_absolute() or len(path.parts) > 2:
         raise DataError(f"{source}: file or folder not found.")
     return [
@@ -71,7 +78,7 @@ def _read_source(source: str, predictor: type[Predictor], form: TableFormat | No
 
 
 def _folder(folder: Path, predictor: type[Predictor]) -> list[Input]:
-    files = [file for file in visible_files(folder) if file.suffix.lower() in predictor.endings]
+    files = [file for file in visible_files(folder, any_name=True) if file.suffix.lower() in predictor.endings]
     if not files:
         endings = ", ".join(predictor.endings)
         raise DataError(f"{folder}: has no file for {predictor.pipeline_task}. Endings that are read: {endings}.")

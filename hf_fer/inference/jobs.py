@@ -7,7 +7,7 @@ import queue
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ from hf_fer.data.tables import TableFormat
 from hf_fer.inference import cluster
 from hf_fer.inference.inputs import Input, files_of, groups, read_sources
 from hf_fer.inference.loading import FoundModel, find_model, load_predictor
-from hf_fer.inference.outputs import Shards, check_output, schema_of
+from hf_fer.inference.outputs import Shards, check_apart, check_output, schema_of
 from hf_fer.inference.predict import Work, answer
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.recipe.ranges import out_of_range
 from hf_fer.runtime.failures import RunError
+from hf_fer.task.predictor import Predictor
 
 SHOWN_ERRORS = 3
 ENGINES = ("processes", "ray")
@@ -99,6 +100,7 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
         raise RecipeError(f"{settings.output} exists already; give another --output, or --overwrite to replace it.")
     model = find_model(settings.model, settings.backend)
     inputs = read_sources(settings.sources, model.predictor, settings.form)
+    check_apart(settings.output, input_files(settings.sources, inputs, model.predictor))
     check_output(settings.output, inputs, model.predictor, settings.timeline, settings.options)
     if not inputs:
         raise RecipeError("the inputs have no rows.")
@@ -116,6 +118,13 @@ def predict_to_file(settings: Settings) -> dict[str, Any]:
     finally:
         lock.release()
     return summary
+
+
+def input_files(sources: Iterable[str], inputs: Iterable[Input], predictor: type[Predictor]) -> Iterator[str | Path]:
+    """The files that a call reads: the sources themselves, and those that tables and folders name."""
+    yield from sources
+    for given in inputs:
+        yield from files_of(given.value, predictor)
 
 
 def fingerprint(settings: Settings, model: FoundModel, inputs: Sequence[Input]) -> str:

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,16 @@ def schema_of(predictor: Predictor, with_target: bool) -> pa.Schema:
     """Columns and types of a run's rows."""
     target = {"target": pa.string()} if with_target else {}
     return pa.schema({"input": pa.string(), **predictor.fields, **target, "error": pa.string()})
+
+
+def check_apart(output: str | Path, files: Iterable[str | Path]) -> None:
+    """Raises `RecipeError` where the output would replace one of the inputs' files."""
+    if not os.path.exists(output):
+        return
+    target = os.path.realpath(output)
+    for file in files:
+        if os.path.realpath(file) == target:
+            raise RecipeError(f"{output} is an input, too, and would be lost; give another --output.")
 
 
 def check_output(

@@ -17,8 +17,9 @@ from hf_fer.data.loading import write_json_atomically
 from hf_fer.data.tables import is_table, read_table
 from hf_fer.inference.command import read_options
 from hf_fer.inference.inputs import Input, read_sources
-from hf_fer.inference.jobs import Settings, fingerprint, predict_to_file
+from hf_fer.inference.jobs import Settings, fingerprint, input_files, predict_to_file
 from hf_fer.inference.loading import FoundModel, find_model
+from hf_fer.inference.outputs import check_apart
 from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.runtime.messages import one_message
 from hf_fer.task.predictor import Predictor
@@ -150,6 +151,7 @@ def pseudo_label(settings: Settings, output: str, min_confidence: float) -> dict
     model = find_model(settings.model, settings.backend)
     parts = [read_sources([source], model.predictor, settings.form) for source in settings.sources]
     inputs = [given for part in parts for given in part]
+    check_apart(target, input_files(settings.sources, inputs, model.predictor))
     if model.predictor.takes_texts and any(isinstance(given.value, Path) for given in inputs):
         raise RecipeError("pseudo-label takes tables of texts, no single files: training reads tables.")
     predict_once(settings, model, inputs)

@@ -1,10 +1,14 @@
 """Which files of a folder are data."""
 
+import os
 from pathlib import Path
 
+import pytest
 from media import tone, write_clip
 
+from hf_fer.data import check
 from hf_fer.data.files import visible_files
+from hf_fer.data.loading import DataError
 from hf_fer.models.multimodal_fer.train import ravdess
 from hf_fer.models.multimodal_fer.train.clips import media_files
 
@@ -23,6 +27,20 @@ def test_ravdess_from_a_mac_has_no_twins(tmp_path):
     files, skipped = ravdess.scan(tmp_path, "both")
     assert [Path(path).name for path in files["path"]] == [name]
     assert not skipped
+
+
+def test_a_name_that_is_not_utf_8_is_one_message(tmp_path, capsys):
+    for place in (b"x/\xe9.wav", b"y/a.wav"):
+        path = os.path.join(os.fsencode(tmp_path), place)
+        os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as file:
+            file.write(b"RIFF")
+    assert len(visible_files(tmp_path, any_name=True)) == 2
+    with pytest.raises(DataError, match=r"x/\\udce9.wav: its name or folder is not UTF-8 .1 such files"):
+        visible_files(tmp_path)
+    for system in ("multimodal_fer", "csr", "language_id"):
+        assert check.main([str(tmp_path), "--task", system]) == 2
+        assert "Rename it, as `convmv" in capsys.readouterr().err
 
 
 def test_clips_of_any_ending_are_counted(tmp_path):

@@ -238,6 +238,8 @@ def test_what_exists_is_refused_unless_it_may_be_replaced(systems, tmp_path):
         ({"options": {"windows": 3}}, "--option: Unknown parameters"),
         ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"sources": ["none/such/thing.txt"]}, "thing.txt: file or folder not found"),
+        ({"sources": ["a sentence in place of a file, " * 20]}, "is a text, not a file: write it into a .txt file"),
+        ({"sources": [""]}, "an input has an empty name"),
         ({"sources": ["no_such_data_set"]}, "no_such_data_set"),
     ],
 )
@@ -251,6 +253,21 @@ def test_what_cannot_be_is_one_message(systems, tmp_path, capsys, fields, messag
     printed = capsys.readouterr().err
     assert "hf_fer: error: " in printed
     assert message in printed
+
+
+@pytest.mark.parametrize("which", ["table", "named file"])
+def test_an_output_that_is_an_input_is_refused(systems, tmp_path, capsys, which):
+    image = tmp_path / "a.csv"  # an image of that name, since outputs have the endings of tables
+    shutil.copy(systems["csr"].files[0], image)
+    table = tmp_path / "t.csv"
+    table.write_text("image\na.csv\n")
+    before = {path: path.read_bytes() for path in (image, table)}
+    output = tmp_path / "." / {"table": table, "named file": image}[which].name
+    with pytest.raises(SystemExit) as stopped:
+        main([], model=str(systems["csr"].model), sources=[str(table)], output=str(output), overwrite=True)
+    assert stopped.value.code == 2
+    assert "is an input, too, and would be lost" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
 
 
 @pytest.mark.parametrize("damage", ["config", "weights", "processor", "absent", "stage", "file"])

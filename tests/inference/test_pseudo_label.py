@@ -104,6 +104,15 @@ def test_what_cannot_be_is_refused(systems, words, said):
     assert said in done.stderr
 
 
+def test_an_output_that_is_an_input_is_refused(systems, tmp_path):
+    table = tmp_path / "texts.csv"
+    table.write_text("text\none two\n", encoding="utf-8")
+    done = call(systems["language_id"].model, table, "--output", table, "--overwrite")
+    assert done.exit_code == 2
+    assert "is an input, too, and would be lost" in done.stderr
+    assert table.read_text(encoding="utf-8") == "text\none two\n"
+
+
 def test_a_recipe_trains_on_labelled_and_pseudo_labelled_recordings(systems, tmp_path):
     """From end to end: beeps with transcripts, sound without, one model, its transcripts, the next model."""
     manifest = make_demo(tmp_path)
