@@ -3,11 +3,13 @@
 The number of workers, the number of processes and resuming a run therefore do not change it.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import audiomentations
 import numpy as np
@@ -16,6 +18,8 @@ from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+from hf_fer.recipe.arguments import RecipeError
 
 GREY = 128
 EQUALIZER_HERTZ = 60.0
@@ -55,12 +59,29 @@ class EpochClock:
 
 
 class Strengths:
-    """Base class of augmentation settings, which must not be negative."""
+    """
+    Base class of augmentation settings, which must be numbers of at least 0.
+
+    Raises:
+        RecipeError: a setting is no number, negative, or over its limit in `MOST`.
+    """
+
+    MOST: ClassVar[dict[str, float]] = {}
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if min(np.atleast_1d(value)) < 0:
-                raise ValueError(f"augmentation {name} must not be negative, got {value}.")
+        for field in dataclasses.fields(self):
+            name, value, pair = field.name, getattr(self, field.name), isinstance(field.default, tuple)
+            numbers = value if pair and isinstance(value, list | tuple) else [value]
+            kind = int if isinstance(field.default, int) else int | float
+            if len(numbers) != 1 + pair or not all(isinstance(n, kind) and not isinstance(n, bool) for n in numbers):
+                wanted = "two numbers" if pair else "a whole number" if kind is int else "a number"
+                raise RecipeError(f"augmentation {name} must be {wanted}, got {value!r}.")
+            if not min(numbers) >= 0:
+                raise RecipeError(f"augmentation {name} must not be negative, got {value}.")
+            if not max(numbers) <= self.MOST.get(name, max(numbers)):
+                raise RecipeError(f"augmentation {name} must be at most {self.MOST[name]:g}, got {value}.")
+            if list(numbers) != sorted(numbers):
+                raise RecipeError(f"augmentation {name} must be a smallest and a largest number, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,14 @@ class Augmentation(Strengths):
         feature_noise: Gaussian noise on visual features, in standard deviations of the training split.
         feature_dropout: Probability with which a visual feature of a clip is replaced by its training mean.
     """
+
+    MOST: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("noise_probability", "audio_probability", "flip_probability", "erase_probability"), 1),
+        **dict.fromkeys(("feature_dropout", "shift_fraction", "time_mask_fraction"), 1),
+        # Lengths of time, rates, warps and crops would reach 0.
+        **dict.fromkeys(("stretch", "resample", "vocal_tract", "crop_fraction"), 0.9),
+        "pitch_semitones": 24,
+    }
 
     gain_db: float = 6.0
     noise_probability: float = 0.3

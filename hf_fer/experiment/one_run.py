@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
@@ -46,6 +48,7 @@ from hf_fer.task.base import Task
 from hf_fer.task.checks import CANNOT_CHECKPOINT
 from hf_fer.task.scoring import Trained
 from hf_fer.task.settings import adapted, lora_settings, shared_patterns, skipped_file
+from hf_fer.weights.starting_points import NOT_LOADABLE
 
 
 def make_trainer(
@@ -90,16 +93,19 @@ def make_trainer(
         return task.compute_metrics(prediction, trained)
 
     args.run_name = args.run_name or Path(args.output_dir).name  # trackers would make one up
-    trainer = Trainer(
-        model=in_processes(model, args),
-        args=args,
-        train_dataset=splits.get("train"),
-        eval_dataset=splits.get("validation"),
-        data_collator=task.collator(processor),
-        compute_metrics=compute_metrics,
-        preprocess_logits_for_metrics=task.preprocess_logits,
-        callbacks=callbacks,
-    )
+    try:
+        trainer = Trainer(
+            model=in_processes(model, args),
+            args=args,
+            train_dataset=splits.get("train"),
+            eval_dataset=splits.get("validation"),
+            data_collator=task.collator(processor),
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=task.preprocess_logits,
+            callbacks=callbacks,
+        )
+    except (ValueError, ImportError) as error:  # such as fsdp in one process, or an unknown backend
+        raise RecipeError(f"The Trainer refuses fields of the recipe: {' '.join(str(error).split())}") from error
     use_own_batches(trainer)
     if args.push_to_hub and args.upload_strategy != HubStrategy.END:
         trainer.add_callback(UploadCheckpoints(trainer.hub_model_id, shared_patterns(task)))
@@ -184,7 +190,16 @@ def load_data(task: Task) -> tuple[LoadedData, provenance.Provenance]:
 def new_model(task: Task, data: LoadedData, processor: Any) -> PreTrainedModel:
     """Build the task's model, initialised by its seed."""
     set_seed(task.training_args.seed)
-    model = task.build_model(data, processor)
+    overrides = task.model_args.config_overrides
+    try:
+        model = task.build_model(data, processor)
+    except (RecipeError, DataError, torch.OutOfMemoryError):
+        raise
+    except (*NOT_LOADABLE, StrictDataclassError) as error:
+        if not overrides:
+            raise
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"config_overrides: no model can be built with {overrides} ({reason}).") from error
     check_checkpointing(model, task.training_args)
     return adapted(task, model)
 

@@ -16,9 +16,6 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
             "max_grad_norm",
             "eval_delay",
             "warmup_steps",
-            "seed",
-            "data_seed",
-            "split_seed",
             "dataloader_num_workers",
             "hp_trials",
             "save_total_limit",
@@ -86,6 +83,7 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
         ],
         SHARE,
     ),
+    **dict.fromkeys(["seed", "data_seed", "split_seed"], (0, 2**32 - 1, False)),  # NumPy's generators take no more
     "train_fraction": (0, 1, True),
     "max_steps": (-1, None, False),
     "local_rank": (-1, None, False),

@@ -7,6 +7,7 @@ from hf_fer.recipe.arguments import RecipeError, check_choice
 from hf_fer.recipe.search_space import check_search
 from hf_fer.runtime.checkpoints import has_folds
 from hf_fer.task.settings import lora_settings, num_folds, search_space
+from hf_fer.task.trainer_fields import check_trainer_fields
 from hf_fer.weights.starting_points import check_folder
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def check_arguments(task: "Task", systems: list[str]) -> None:
 def check_training(task: "Task") -> None:
     """Raises `RecipeError` where training fields conflict with the system or with one another."""
     args = task.training_args
+    check_trainer_fields(args)
     for name in args.extra_metrics or []:
         try:
             load_metric(name)

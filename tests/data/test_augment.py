@@ -9,6 +9,8 @@ import torchaudio
 from transformers import ParakeetFeatureExtractor
 
 from hf_fer.data.augment import AudioAugmenter, Augmentation, EpochClock, VideoAugmenter, seeded, slaney_hertz, warped
+from hf_fer.recipe.arguments import RecipeError
+from hf_fer.task.find import parse_task
 
 NOTHING = {
     "gain_db": 0,
@@ -197,9 +199,31 @@ def test_every_frame_of_a_clip_is_changed_alike():
     assert len(sizes) > 1
 
 
-def test_negative_strengths_are_refused():
-    with pytest.raises(ValueError, match="gain_db"):
-        Augmentation(gain_db=-1)
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("gain_db", -1, "must not be negative, got -1"),
+        ("gain_db", "x", "must be a number, got 'x'"),
+        ("color", None, "must be a number, got None"),
+        ("crop_fraction", 2, "must be at most 0.9, got 2"),
+        ("stretch", float("nan"), "must not be negative, got nan"),
+        ("flip_probability", 1.5, "must be at most 1, got 1.5"),
+        ("frequency_masks", 1.5, "must be a whole number, got 1.5"),
+        ("noise_snr_db", [1, 2, 3], "must be two numbers"),
+        ("noise_snr_db", [40, 15], "must be a smallest and a largest number"),
+    ],
+)
+def test_strengths_that_cannot_be_are_refused(field, value, message):
+    with pytest.raises(RecipeError, match=f"augmentation {field} {message}"):
+        Augmentation(**{field: value})
+
+
+@pytest.mark.parametrize("system", ["csr", "multimodal_fer", "speech_to_text"])
+def test_strengths_are_checked_before_the_data_is_read(system):
+    field = "crop_fraction" if system != "speech_to_text" else "stretch"
+    words = ["--task", system, "--dataset", "none.csv", "--use_cpu", "true", "--augmentation"]
+    with pytest.raises(RecipeError, match=f"augmentation {field} must be at most 0.9"):
+        parse_task([*words, f'{{"{field}": 2}}'])
 
 
 def test_the_clock_is_seen_by_workers():

@@ -1,6 +1,7 @@
 """What cannot be run is one line before the data is read: numbers, loggers, folders."""
 
 import dataclasses
+import json
 import typing
 
 import pytest
@@ -44,6 +45,8 @@ def test_every_number_of_a_recipe_has_a_range():
         ("learning_rate", -1.0, False),
         ("learning_rate", float("nan"), False),
         ("train_fraction", 0.0, False),
+        ("seed", 2**32 - 1, True),
+        ("seed", 2**32, False),
         ("max_skipped_fraction", 1.0, True),
         ("max_train_samples", None, True),
     ],
@@ -62,12 +65,44 @@ def test_ranges(name, value, fits):
         (["--model_name_or_path", "./outptus/mine"], "there is no such folder"),
         (["--model_name_or_path", "output/mine"], "there is no such folder"),
         (["--dataset", "data/ravdes"], "has no data"),
+        (["--label_names", "x"], "label_names is set by the system"),
+        (["--prediction_loss_only", "true"], "prediction_loss_only must stay false"),
+        (["--batch_eval_metrics", "true"], "batch_eval_metrics must stay false"),
+        (["--optim", "lomo"], "optim: You need to install `lomo_optim`"),
+        (["--optim_args", "zz"], "optim_args 'zz': .*; write optim_args as name=value"),
+        (["--optim", "sgd", "--optim_args", "momentum=x"], "optim_args 'momentum=x': could not convert"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "'cosine_with_min_lr' with lr_scheduler_kwargs None: One of"),
+        (["--lr_scheduler_kwargs", '{"a": 1}'], "'linear' with lr_scheduler_kwargs {'a': 1}: .*unexpected"),
+        (["--use_liger_kernel", "true"], "use_liger_kernel needs liger-kernel"),
     ],
 )
 def test_one_line_before_the_data_is_read(argv, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=message):
         run(parse_task(["--task", "multimodal_fer", "--dataset", "demo", "--use_cpu", "true", *argv]))
+
+
+@pytest.mark.parametrize(
+    ("system", "overrides", "message"),
+    [
+        ("language_id", {"hidden_size": "x"}, "no model can be built with .*expected int, got str"),
+        ("language_id", {"hidden_size": -1}, "no model can be built with .*negative dimension"),
+        ("language_id", {"vocab_size": 5}, "vocab_size 5 is less than the tokenizer's"),
+        ("multimodal_fer", {"vision_config": 3}, "no model can be built with .*not a mapping"),
+        ("multimodal_fer", {"vision_config": {"patch_size": 256}}, "patch_size must be from 1 to image_size"),
+        ("speech_to_text", {"encoder_config": {"hidden_size": -1}}, "no model can be built with"),
+    ],
+)
+def test_sizes_of_which_no_model_can_be_built(system, overrides, message):
+    fields = ["--config_overrides", json.dumps(overrides), "--use_cpu", "true", "--dry_run", "true"]
+    with pytest.raises(RecipeError, match=f"(?s)config_overrides: .*{message}"):
+        run(parse_task([f"demo/{system}", *fields]))
+
+
+def test_what_the_trainer_refuses_is_one_line(tmp_path):
+    fields = ["--torch_compile_backend", "nope", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(RecipeError, match="The Trainer refuses fields of the recipe: 'NOPE' is not a valid"):
+        run(parse_task(["demo/language_id", *fields]))
 
 
 def test_backbone_weights_by_a_name_of_the_hub_say_how_to_get_them():

@@ -294,6 +294,9 @@ class MultimodalFerConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not 0 <= self.abstention_threshold <= 1:
             raise ValueError(f"abstention_threshold must be in [0, 1], got {self.abstention_threshold}.")
+        sides = self.vision_config.patch_size, self.vision_config.image_size
+        if "video" in self.modalities and self.visual_feature_size is None and not 1 <= sides[0] <= sides[1]:
+            raise ValueError(f"patch_size must be from 1 to image_size, got {sides[0]} and {sides[1]}.")
         if "video" in self.modalities and self.vision_config.hidden_size % self.temporal_num_heads:
             raise ValueError(
                 f"temporal_num_heads ({self.temporal_num_heads}) must divide vision_config.hidden_size "

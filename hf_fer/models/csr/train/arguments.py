@@ -98,6 +98,7 @@ class CsrDataArguments(DataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(ImageAugmentation)))
         self.augmentation = overrides
+        ImageAugmentation(**self.augmentation)  # raises RecipeError for a strength that cannot be
         for name in ("image_mean", "image_std"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 3:
                 raise RecipeError(f"{name} needs a number for each of 3 channels, got {getattr(self, name)}.")

@@ -1,6 +1,7 @@
 """Training-time augmentation of single images; its randomness is that of `hf_fer.data.augment.seeded`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,12 @@ class ImageAugmentation(Strengths):
         hue: Largest shift of the hue, as a fraction of the colour circle, at most 0.5.
         noise: Standard deviation of white noise that is added to values in [0, 1].
     """
+
+    MOST: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("horizontal_flip", "vertical_flip", "quarter_turns"), 1),
+        "crop_fraction": 0.9,
+        "hue": 0.5,
+    }
 
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0

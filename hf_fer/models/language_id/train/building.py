@@ -101,6 +101,11 @@ def make_config(task: Task, data: LoadedData, tokenizer: PreTrainedTokenizerBase
     for name, value in args.config_overrides.items():
         check_choice("config_overrides field", name, config.to_dict())
         setattr(config, name, value)
+    if config.vocab_size < len(tokenizer):
+        raise RecipeError(
+            f"config_overrides: vocab_size {config.vocab_size} is less than the tokenizer's {len(tokenizer)}; leave "
+            "it out, and set the recipe's own vocab_size for another tokenizer."
+        )
     # After training, the temperature and threshold of the checkpoint no longer fit.
     stored = None if task.training_args.do_train else getattr(config, "language_id", None)
     config.language_id = {

@@ -114,6 +114,7 @@ class MultimodalFerDataArguments(ClassificationDataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = overrides
+        Augmentation(**self.augmentation)  # raises RecipeError for a strength that cannot be
 
     @property
     def limits(self) -> dict[str, float]:

@@ -135,6 +135,7 @@ class SpeechToTextDataArguments(DataArguments):
         for name in overrides:
             check_choice("augmentation", name, (item.name for item in dataclasses.fields(Augmentation)))
         self.augmentation = {**STRENGTHS, **overrides}
+        Augmentation(**self.augmentation)  # raises RecipeError for a strength that cannot be
 
     def check_batches(self) -> None:
         """Raises `RecipeError` where batches by seconds cannot be obeyed."""
