@@ -6,6 +6,7 @@ The exit status is 0 if every file can be used, 1 if one cannot, and 2 if the da
 """
 
 import argparse
+import errno
 import hashlib
 import os
 import sys
@@ -51,6 +52,17 @@ def one_row_a_clip(files: pd.DataFrame) -> pd.DataFrame:
     return files.groupby("example", sort=False).agg(joined).reset_index(drop=True)
 
 
+def check_name(path: str) -> None:
+    """Raises `DataError` for a path that is empty (it would be the current folder) or too long for the system."""
+    if not path.strip():
+        raise DataError("the path is empty; give a folder, a table, or '.' for the current folder.")
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{path[:60]}...: no file can have so long a name; give a folder or a table.") from error
+
+
 def print_findings(files: pd.DataFrame, unusable: list[dict[str, str]], duplicates: list[list[str]]) -> None:
     """Print counts, names that look alike, duplicates and unusable files."""
     rows = one_row_a_clip(files)
@@ -84,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("encoding", "delimiter"):
             if problem := out_of_range(name, getattr(args, name)):
                 raise DataError(problem)
+        check_name(args.path)
         files, unusable = load_task(args.task).inspect(args.path, TableFormat(args.encoding, args.delimiter))
     except (DataError, RecipeError) as error:
         print(f"hf_fer: error: {error}", file=sys.stderr)

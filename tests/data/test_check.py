@@ -1,6 +1,7 @@
 """`python -m hf_fer.data.check` counts examples and lists names that look alike."""
 
 import pandas as pd
+import pytest
 from media import talking_clip
 
 from hf_fer.data.check import main, print_findings
@@ -21,6 +22,13 @@ def test_labels_and_groups_that_look_alike_are_listed(capsys):
     out = capsys.readouterr().out
     assert "'Happy' and 'happy' look alike" in out
     assert "group 'Ann' and 'ann' look alike" in out
+
+
+@pytest.mark.parametrize("system", ["csr", "language_id", "multimodal_fer", "speech_to_text"])
+def test_a_path_that_cannot_be_is_one_line(system, capsys):
+    for path, message in (("", "the path is empty"), ("x" * 400, "no file can have so long a name")):
+        assert main([path, "--task", system]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_an_unknown_system_is_one_line(capsys, tmp_path):
