@@ -227,7 +227,9 @@ def test_the_demo_is_the_same_each_time_and_its_voices_are_apart(tmp_path):
     assert np.array_equal(*sounds)
 
 
-@pytest.mark.parametrize(("share", "wer", "said"), [(0.999, 1.0, True), (0.979, 0.992, True), (0.8, 1.0, False), (0.999, 0.1, False)])
+@pytest.mark.parametrize(
+    ("share", "wer", "said"), [(0.999, 1.0, True), (0.979, 0.992, True), (0.8, 1.0, False), (0.999, 0.1, False)]
+)
 def test_a_run_that_is_stuck_on_blanks_is_named(caplog, share, wer, said):
     state = TrainerState(global_step=50, is_world_process_zero=True)
     watch = BlankWatch(steps=40)
