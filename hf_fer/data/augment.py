@@ -266,7 +266,8 @@ class VideoAugmenter:
         if a.rotation_degrees:
             steps.append(v2.RandomRotation(a.rotation_degrees, v2.InterpolationMode.BILINEAR))
         self._steps = steps
-        self._erase = v2.RandomErasing(a.erase_probability, scale=(0.02, 0.2), value=GREY)
+        # Draws random numbers even at a probability of 0, which would change what is drawn after it.
+        self._erase = v2.RandomErasing(a.erase_probability, (0.02, 0.2), value=GREY) if a.erase_probability else None
         self._crop_fraction = a.crop_fraction
         self._feature_noise = a.feature_noise
         self._feature_dropout = a.feature_dropout
@@ -280,7 +281,7 @@ class VideoAugmenter:
                 frames, scale=[1 - self._crop_fraction, 1.0], ratio=[0.9, 1.1]
             )
             frames = frames[..., top : top + height, left : left + width]
-        return self._erase(frames)
+        return self._erase(frames) if self._erase else frames
 
     def features(self, features: Tensor) -> Tensor:
         """Add noise to standardised features `(frames, tokens, dim)` and zero some dimensions in every frame."""

@@ -87,6 +87,14 @@ def test_a_turned_clip_is_turned_alike_in_all_frames():
     assert {-1, 1} <= angles
 
 
+def test_what_is_off_draws_no_number():
+    frames = torch.randint(0, 255, (2, 3, 20, 24), dtype=torch.uint8)
+    with seeded(0):
+        before = torch.get_rng_state()
+        VideoAugmenter(Augmentation(**NOTHING))(frames)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_erasing_covers_one_box_of_all_frames():
     frames = torch.full((3, 3, 40, 40), 200, dtype=torch.uint8)
     augmenter = VideoAugmenter(Augmentation(**{**NOTHING, "erase_probability": 1.0}))
