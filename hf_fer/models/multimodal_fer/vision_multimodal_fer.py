@@ -59,5 +59,14 @@ class FrameEncoder(SiglipVisionModel):
             self.post_init()
             reset_to_torch_default(self.embeddings.patch_embedding)
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """
+        False, as for its base class, so that SigLIP's attention and MLP are initialised by SigLIP's own rule.
+
+        In classes of other packages transformers skips modules without parameters of their own, for which that rule is.
+        """
+        return False
+
 
 __all__ = ["ConvolutionalStem", "FrameEncoder", "ResidualConvolutions"]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification, set_seed
 
 from hf_fer.models.multimodal_fer import MultimodalFerConfig, MultimodalFerForEmotionClassification
+from hf_fer.models.multimodal_fer.vision_multimodal_fer import FrameEncoder
 
 ENCODER = {
     "hidden_size": 32,
@@ -172,6 +173,16 @@ def test_a_model_of_this_system_lends_each_of_its_encoders(config, tmp_path):
         assert encoder.state_dict().keys() == lent.keys()
         assert all(torch.equal(value, lent[name]) for name, value in encoder.state_dict().items())
     assert not torch.equal(model.model.video_projection.out_proj.weight, lender.model.video_projection.out_proj.weight)
+
+
+def test_the_vision_encoder_starts_as_transformers_own():
+    config = MultimodalFerConfig.from_preset("tiny").vision_config
+    set_seed(0)
+    ours = FrameEncoder._from_config(config).state_dict()
+    set_seed(0)
+    theirs = transformers.SiglipVisionModel._from_config(config).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 class TestStem:
