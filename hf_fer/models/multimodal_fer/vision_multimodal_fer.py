@@ -64,7 +64,7 @@ class FrameEncoder(SiglipVisionModel):
         """
         False, as for its base class, so that SigLIP's attention and MLP are initialised by SigLIP's own rule.
 
-        In classes of other packages transformers skips modules without parameters of their own, for which that rule is.
+        In classes of other packages transformers skips modules without parameters of their own, to which it applies.
         """
         return False
 
