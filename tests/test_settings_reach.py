@@ -159,6 +159,7 @@ SOUND = {
     "max_seconds": (9.0, True),
     "features": ("nemotron", False),
     "mel_bins": (40, False),
+    "window_ms": (50.0, False),
 }
 """Field of speech_to_text's preprocessing -> another value than the default, and whether files are measured again."""
 
@@ -183,7 +184,7 @@ def test_every_field_of_speech_reaches_extractor_check_and_checkpoint(field, tmp
     stored = SoundSettings.of(task_of("speech_to_text", tmp_path, **known))
     assert stored.settled == settings[1].settled
     if field in stored.settled:
-        other = {"sampling_rate": 11025, "features": "parakeet", "mel_bins": 64}[field]
+        other = {"sampling_rate": 11025, "features": "parakeet", "mel_bins": 64, "window_ms": 30.0}[field]
         with pytest.raises(RecipeError, match=f"{field} .* was trained with"):
             SoundSettings.of(task_of("speech_to_text", tmp_path, **known, **{field: other}))
 

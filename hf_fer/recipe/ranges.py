@@ -1,6 +1,7 @@
 """Valid ranges of a recipe's numbers, and valid encodings and delimiters."""
 
 import codecs
+import math
 from typing import Any
 
 # Field -> (minimum, maximum, whether the minimum is excluded); None is no bound.
@@ -85,19 +86,22 @@ RANGES: dict[str, tuple[float | None, float | None, bool]] = {
     ),
     **dict.fromkeys(["seed", "data_seed", "split_seed"], (0, 2**32 - 1, False)),  # NumPy's generators take no more
     "train_fraction": (0, 1, True),
+    "window_ms": (10, 200, False),
     "max_steps": (-1, None, False),
     "local_rank": (-1, None, False),
 }
 
 
 def out_of_range(name: str, value: Any) -> str | None:
-    """A sentence about an invalid number (NaN included), encoding or delimiter of a field; `None` if it is valid."""
+    """A sentence about an invalid number (NaN and infinity too), encoding or delimiter; `None` if it is valid."""
     if isinstance(value, str):
         return {"encoding": _unknown_encoding, "delimiter": _no_delimiter}.get(name, lambda value: None)(value)
     if name not in RANGES or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     least, most, is_open = RANGES[name]
-    if value == value and (value > least if is_open else value >= least) and (most is None or value <= most):
+    if not math.isfinite(value):
+        return f"{name} must be a finite number, got {value}."
+    if (value > least if is_open else value >= least) and (most is None or value <= most):
         return None
     if most is not None:
         return f"{name} must be in {'(' if is_open else '['}{least}, {most}], got {value}."

@@ -44,6 +44,7 @@ def test_every_number_of_a_recipe_has_a_range():
         ("num_frames", 1, True),
         ("learning_rate", -1.0, False),
         ("learning_rate", float("nan"), False),
+        ("learning_rate", float("inf"), False),
         ("train_fraction", 0.0, False),
         ("seed", 2**32 - 1, True),
         ("seed", 2**32, False),

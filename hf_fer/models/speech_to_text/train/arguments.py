@@ -11,7 +11,7 @@ from hf_fer.data.tables import TableFormat, is_table
 from hf_fer.recipe.arguments import DataArguments, ModelArguments, RecipeError, check_choice, json_object
 
 from ..recognition_speech_to_text import Search
-from .model import FEATURES, MEL_BINS, PRESETS
+from .model import FEATURES, MEL_BINS, PRESETS, WINDOW_MS
 from .vocabulary import UNITS
 
 TRAINING_TRANSCRIPTS = "train"
@@ -47,6 +47,13 @@ class SpeechToTextModelArguments(ModelArguments):
         default=MEL_BINS,
         metadata={
             "help": "Number of log-mel bands of a model from scratch; fewer do not resolve the harmonics of a voice."
+        },
+    )
+    window_ms: float = field(
+        default=WINDOW_MS,
+        metadata={
+            "help": "Length in ms of the window of a feature of a model from scratch; a longer one resolves the "
+            "harmonics of a voice, and with them its pitch and the tones of a word."
         },
     )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})

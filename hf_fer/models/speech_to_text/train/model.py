@@ -45,6 +45,7 @@ SUBSAMPLING = 4
 PADDED = -1e4
 EDGE_WEIGHT = 0.1
 MEL_BINS = 80
+WINDOW_MS = 25.0
 
 
 def preset_config(
@@ -98,19 +99,22 @@ def samples_per_frame(config: PreTrainedConfig | None, hop_length: int) -> int:
     return int(config.inputs_to_logits_ratio)
 
 
-def new_extractor(sampling_rate: int, features: str, mel_bins: int = MEL_BINS) -> Extractor:
+def new_extractor(
+    sampling_rate: int, features: str, mel_bins: int = MEL_BINS, window_ms: float = WINDOW_MS
+) -> Extractor:
     """
-    Log-mel features with windows of 25 ms, one every 10 ms.
+    Log-mel features, one every 10 ms.
 
     Args:
         sampling_rate: Sampling rate in Hz.
         features: One of `FEATURES`.
         mel_bins: Number of bands.
+        window_ms: Length of a Fourier transform's window in ms.
 
     Raises:
         ValueError: the rate is too low for LASR's mel filters.
     """
-    width = sampling_rate // 40
+    width = int(sampling_rate * window_ms / 1000)
     windows = {
         "hop_length": sampling_rate // 100,
         "win_length": width,
