@@ -24,8 +24,9 @@ every clip twice and torchcodec does not seek in FLAC; texts are JSON, because `
 numbers that the script puts in place of the class names of a CSV.
 
 What differs all the same: the script for sound gives the model no mask of the padding; that for CTC writes all
-features to disk before training, and a word delimiter after every transcript; ours decodes every file before training
-to find broken ones, drops copies, and writes a report. In `text`, a long text is cut by the script, and scored by ours
+features to disk before training, a word delimiter after every transcript, and scores what the model writes in frames
+of padding, so that the table also has the WER of both saved models on the clips one by one; ours decodes every file
+before training to find broken ones, drops copies, and writes a report. In `text`, a long text is cut by the script, and scored by ours
 in windows.
 
 lines: code of the script, which a user copies and edits, its arguments, and the adapter; or fields of the recipe.
@@ -48,8 +49,14 @@ from pathlib import Path
 from typing import Any
 
 import examples_child
+import jiwer
+import soundfile
 import torch
 from examples_pairs import PAIRS, ROOT, Pair
+from scipy.signal import resample_poly
+from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+
+from hf_fer.data.tables import read_table
 
 SIDES = ("hf_fer", "script")
 COLUMNS = {
@@ -112,6 +119,21 @@ def quality(pair: Pair, side: str, run: Path) -> float:
     return json.loads((run / "eval_results.json").read_text(encoding="utf-8"))[f"eval_{pair.metric}"]
 
 
+@torch.inference_mode()
+def recognised_alone(run: Path, table: str) -> float:
+    """WER of a saved model on the validation clips one by one, so that no frame of padding is decoded."""
+    model, tokenizer = AutoModelForCTC.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run)
+    extractor, said, heard = AutoFeatureExtractor.from_pretrained(run), [], []
+    rows = read_table(table)
+    for row in rows[rows["split"] == "validation"].itertuples():
+        samples, rate = soundfile.read(row.file_path, dtype="float32")
+        samples = resample_poly(samples, extractor.sampling_rate, rate).astype("float32")
+        inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        said.append(row.transcript)
+        heard += tokenizer.batch_decode(model(**inputs).logits.argmax(dim=-1))
+    return jiwer.wer(said, heard)
+
+
 def figures(told: dict[str, Any], start: float, end: float, batch: int) -> dict[str, float]:
     """Seconds and rates from the events of a run, each a name, the time of day, and CPU seconds of the process."""
     wall: dict[str, list[float]] = {}
@@ -167,7 +189,10 @@ def measure(pair: Pair, side: str, args: argparse.Namespace, work: Path, output:
         raise SystemExit("\n".join([*tail, f"{pair.script}, {side}: exit status {code}"]))
     told = json.loads((output / "events.json").read_text(encoding="utf-8"))
     found = figures(told, start, end, pair.schedule["per_device_train_batch_size"])
-    return {"lines": lines, **found, "quality": quality(pair, side, output / "run")}
+    found = {"lines": lines, **found, "quality": quality(pair, side, output / "run")}
+    return (
+        {**found, "alone": recognised_alone(output / "run", pair.recipe["dataset"])} if pair.metric == "wer" else found
+    )
 
 
 def show(name: str, metric: str, sides: dict[str, dict[str, float]]) -> None:
@@ -176,6 +201,7 @@ def show(name: str, metric: str, sides: dict[str, dict[str, float]]) -> None:
         places = 2 if side == "ratio" else 1
         cells = "".join(f"{row[column]:>8.{places}f}" for column in COLUMNS.values())
         scored = "" if side == "ratio" else f"{row['quality']:>10.4f} {metric}"
+        scored += f" ({row['alone']:.4f} one by one)" if scored and "alone" in row else ""
         lines = f"{row['lines']:>7.{2 if side == 'ratio' else 0}f}"
         print(f"{name:<6}{side:<8}{lines}{cells}{scored}", flush=True)
 

@@ -33,6 +33,7 @@ HELD_OUT_SPEAKER = "lucas"
 LANGUAGES = "ca cs da de en es et fi fr hr hu id it lt nl pl pt ro sv vi"
 SENTENCES = {"train": 200, "validation": 50}
 TOKENS = 128
+FACES = 4400
 HUB_NAME = "benchmark/ctc"
 
 
@@ -116,7 +117,7 @@ def audio(work: Path, data: Path, most: int | None) -> Pair:
     return Pair(
         "run_audio_classification.py",
         "accuracy",
-        {"num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 1e-3},
+        {"num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3},
         {
             "task": "multimodal_fer",
             "dataset": write_csv(work / "clips.csv", ("audio", "label", "group", "split"), table),
@@ -184,7 +185,7 @@ def ctc(work: Path, data: Path, most: int | None) -> Pair:
     return Pair(
         "run_speech_recognition_ctc.py",
         "wer",
-        {"num_train_epochs": 8, "per_device_train_batch_size": 16, "learning_rate": 2e-3},
+        {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 3e-3},
         {
             "task": "speech_to_text",
             "dataset": write_csv(work / "clips.csv", ("file_path", "transcript", "speaker", "split"), table),
@@ -243,7 +244,7 @@ def text(work: Path, data: Path, most: int | None) -> Pair:
     return Pair(
         "run_classification.py",
         "accuracy",
-        {"num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 1e-3},
+        {"num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3},
         {
             "task": "language_id",
             "dataset": write_csv(work / "texts.csv", tuple(rows), list(rows.itertuples(index=False))),
@@ -269,7 +270,7 @@ def image(work: Path, data: Path, most: int | None) -> Pair:
         faces, classes = archive["images"], archive["classes"]
         rows = pd.DataFrame({"split": archive["split"], "label": classes[archive["labels"]]})
     rows["face"] = rows.index
-    rows, table = fewer(rows, most), []
+    rows, table = fewer(rows, most or FACES), []
     for row in rows.itertuples():
         file = work / "faces" / row.split / row.label / f"{row.face}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
