@@ -26,8 +26,8 @@ numbers that the script puts in place of the class names of a CSV.
 What differs all the same: the script for sound gives the model no mask of the padding; that for CTC writes all
 features to disk before training, a word delimiter after every transcript, and scores what the model writes in frames
 of padding, so that the table also has the WER of both saved models on the clips one by one; ours decodes every file
-before training to find broken ones, drops copies, and writes a report. In `text`, a long text is cut by the script, and scored by ours
-in windows.
+before training to find broken ones, drops copies, and writes a report. In `text`, a long text is cut by the script,
+and scored by ours in windows.
 
 lines: code of the script, which a user copies and edits, its arguments, and the adapter; or fields of the recipe.
 step s: from the launch of the process to the end of the first optimiser step. smp/s: training samples per second over
@@ -190,9 +190,9 @@ def measure(pair: Pair, side: str, args: argparse.Namespace, work: Path, output:
     told = json.loads((output / "events.json").read_text(encoding="utf-8"))
     found = figures(told, start, end, pair.schedule["per_device_train_batch_size"])
     found = {"lines": lines, **found, "quality": quality(pair, side, output / "run")}
-    return (
-        {**found, "alone": recognised_alone(output / "run", pair.recipe["dataset"])} if pair.metric == "wer" else found
-    )
+    if pair.metric == "wer":
+        found["alone"] = recognised_alone(output / "run", pair.recipe["dataset"])
+    return found
 
 
 def show(name: str, metric: str, sides: dict[str, dict[str, float]]) -> None:
