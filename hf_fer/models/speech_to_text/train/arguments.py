@@ -110,6 +110,10 @@ class SpeechToTextDataArguments(DataArguments):
             "per_device_train_batch_size."
         },
     )
+    cache: Literal["none", "decoded"] = field(
+        default="none",
+        metadata={"help": "Keep decoded sound on disk for later epochs and runs: 4 bytes a sample."},
+    )
     blank_steps: int = field(
         default=1000, metadata={"help": "Steps after which a warning says that a model writes almost only blanks."}
     )

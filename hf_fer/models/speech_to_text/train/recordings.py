@@ -5,7 +5,7 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from hf_fer.data.skipped import SkippedFile
 from hf_fer.data.tables import PathFinder, TableFormat, find_column, need_column, read_table
 
 from ..sound_speech_to_text import MediaLimits, UnusableMediaError, load_audio, open_media, sound_track
+from .cache import DecodedRecordings
 from .joining import Companions
 from .model import mel_hertz
 from .preprocessing import MIN_SECONDS, SoundSettings
@@ -115,11 +116,10 @@ def read_recordings(
     return rows if splits is None else rows.assign(split=splits)
 
 
-def seconds_of(path: str, settings: SoundSettings) -> float | str:
-    """Length of a recording's sound in seconds, or why it cannot be used."""
-    sampling_rate = settings.sampling_rate
+def seconds_of(path: str, sampling_rate: int, load: Callable[[str], np.ndarray]) -> float | str:
+    """Length in seconds of the sound that `load` gives for a file, or why it cannot be used."""
     try:
-        samples = load_audio(path, sampling_rate, settings.limits)
+        samples = load(path)
     except UnusableMediaError as error:
         return error.reason
     if len(samples) < MIN_SECONDS * sampling_rate:
@@ -127,8 +127,19 @@ def seconds_of(path: str, settings: SoundSettings) -> float | str:
     return "is silent from start to end" if not np.ptp(samples) else len(samples) / sampling_rate
 
 
-def measure(paths: Iterable[str], settings: SoundSettings, workers: int) -> dict[str, float | str]:
-    """`seconds_of` each file, decoded once and cached until the file changes."""
+def measure(
+    paths: Iterable[str], settings: SoundSettings, workers: int, load: Callable[[str], np.ndarray] | None = None
+) -> dict[str, float | str]:
+    """
+    `seconds_of` each file, decoded once and remembered until the file changes.
+
+    Args:
+        paths: The files.
+        settings: Rate and limits of their sound.
+        workers: Number of threads.
+        load: Gives a file's samples, or raises `UnusableMediaError`; decodes the file if `None`.
+    """
+    load = load or (lambda path: load_audio(path, settings.sampling_rate, settings.limits))
     paths = list(dict.fromkeys(paths))
     memory_file = cache_dir() / "seconds.json"
     try:
@@ -139,7 +150,7 @@ def measure(paths: Iterable[str], settings: SoundSettings, workers: int) -> dict
     found = {path: memory[key] for path, key in keys.items() if key in memory}
     unknown = [path for path in paths if path not in found]
     with ThreadPoolExecutor(workers) as pool:
-        lengths = pool.map(lambda path: seconds_of(path, settings), unknown)
+        lengths = pool.map(lambda path: seconds_of(path, settings.sampling_rate, load), unknown)
         found |= zip(unknown, progress(lengths, "Checking files", len(unknown)), strict=True)
     new = {keys[path]: found[path] for path in unknown if keys[path] and isinstance(found[path], float)}
     if new:
@@ -189,6 +200,8 @@ class RecordingTransform:
         max_seconds: Largest length of a recording.
         augmentation: Strengths, or `None` outside training.
         seed, clock: Seed and epoch, which determine a row's augmentation together with its index.
+        companions: Draws the recordings that follow a row's, or `None`.
+        decoded: Cache that is read in place of the files, or `None`.
     """
 
     def __init__(
@@ -200,11 +213,12 @@ class RecordingTransform:
         seed: int = 0,
         clock: EpochClock | None = None,
         companions: Companions | None = None,
+        decoded: DecodedRecordings | None = None,
     ):
         self.extractor, self.tokenizer = processor.feature_extractor, processor.tokenizer
         self.input_name = self.extractor.model_input_names[0]
         self.skipped_file, self.limits = skipped_file, MediaLimits(max_seconds)
-        self.seed, self.clock, self.companions = seed, clock, companions
+        self.seed, self.clock, self.companions, self.decoded = seed, clock, companions, decoded
         self.augmenter = None
         if augmentation:
             hertz = mel_hertz(self.extractor) if hasattr(self.extractor, "mel_filters") else None
@@ -234,7 +248,7 @@ class RecordingTransform:
         sounds, transcripts, rate = [], [], self.extractor.sampling_rate
         for part in [row, *(self.companions.draw(row) if self.companions else [])]:
             try:
-                samples = load_audio(part["audio"], rate, self.limits)
+                samples = self.load(part["audio"])
             except UnusableMediaError as error:
                 self.skipped_file.append([{"path": error.path, "reason": error.reason}])
             else:
@@ -242,6 +256,12 @@ class RecordingTransform:
                 sounds += [np.zeros(round(pause * rate), np.float32), samples]
                 transcripts.append(part["transcript"])
         return np.concatenate([np.zeros(0, np.float32), *sounds]), " ".join(transcripts)
+
+    def load(self, path: str) -> np.ndarray:
+        """A file's samples; raises `UnusableMediaError` where it cannot be used."""
+        if self.decoded:
+            return self.decoded.load(path)
+        return load_audio(path, self.extractor.sampling_rate, self.limits)
 
     def features(self, samples: np.ndarray) -> dict[str, torch.Tensor]:
         """Turns samples `(samples,)` into the model's inputs, without a batch dimension."""

@@ -1,6 +1,7 @@
 """Loads speech_to_text's data: recordings whose transcripts fit into the frames of their sound."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from hf_fer.task.steps import SplitRows, leave_out, split_by_protocol, without_c
 
 from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, is_recordings
 from .building import processor_for, samples_of_frame
+from .cache import decoded_recordings
 from .demo import DEMO_NOTICE, make_demo
 from .preprocessing import SoundSettings
 from .recordings import measure, rates_of, read_recordings, written
@@ -37,7 +39,10 @@ def load_recordings(task: Task) -> LoadedData:
     args, settings = task.data_args, SoundSettings.of(task)
     rows, notes = read_rows(args)
     total = len(rows)
-    rows, skipped = drop_unusable(rows, settings, args.check_workers)
+    decoded = None if task.training_args.dry_run else decoded_recordings(task)
+    if decoded:
+        decoded.fill(rows["audio"])
+    rows, skipped = drop_unusable(rows, settings, args.check_workers, decoded and decoded.load)
     if rows.empty:
         enforce_skip_limit(skipped, total, args.max_skipped_fraction)
         raise DataError(f"{args.dataset}: no usable recordings are left.")
@@ -53,7 +58,7 @@ def load_recordings(task: Task) -> LoadedData:
             f"Training batches hold up to {args.batch_seconds:g} s of sound; per_device_train_batch_size is not used."
         )
     notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
-    data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent)
+    data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent, own=decoded)
     return with_remarks(data, learns_classes=False)
 
 
@@ -158,10 +163,10 @@ def names_of(paths: list[str]) -> list[str]:
 
 
 def drop_unusable(
-    rows: pd.DataFrame, settings: SoundSettings, workers: int
+    rows: pd.DataFrame, settings: SoundSettings, workers: int, load: Callable[[str], np.ndarray] | None
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The rows that can be used, with `seconds`, and why the others cannot."""
-    found = measure(rows["audio"], settings, workers)
+    found = measure(rows["audio"], settings, workers, load)
     reasons = []
     for path, transcript in zip(rows["audio"], rows["transcript"], strict=True):
         reason = found[path] if isinstance(found[path], str) else None

@@ -19,6 +19,7 @@ from .arguments import SpeechToTextDataArguments, SpeechToTextModelArguments
 from .batches import SecondsBatches
 from .blanks import BlankWatch
 from .building import make_model, processor_for
+from .cache import RecordingCaches, decoded_recordings
 from .joining import Companions
 from .model import best_frames
 from .preprocessing import SoundSettings
@@ -90,15 +91,19 @@ class SpeechToTextTask(Task):
     def build_model(self, data: LoadedData, processor: ProcessorMixin) -> PreTrainedModel:
         return make_model(self, processor)
 
+    def caches(self, data: LoadedData, processor: ProcessorMixin) -> RecordingCaches | None:
+        decoded = decoded_recordings(self)
+        return decoded and RecordingCaches(decoded, data)
+
     def with_transforms(self, data: LoadedData, processor: ProcessorMixin, clock: EpochClock) -> DatasetDict:
-        args, skipped = self.data_args, skipped_file(self)
-        plain = RecordingTransform(processor, skipped, args.max_seconds)
+        args, skipped, decoded = self.data_args, skipped_file(self), data.own
+        plain = RecordingTransform(processor, skipped, args.max_seconds, decoded=decoded)
         augmentation = Augmentation(**args.augmentation) if args.augment else None
         companions = None
         if args.join_recordings and "train" in data.splits:
             companions = Companions(data.splits["train"], args.join_recordings, args.max_seconds)
         augmented = RecordingTransform(
-            processor, skipped, args.max_seconds, augmentation, self.training_args.seed, clock, companions
+            processor, skipped, args.max_seconds, augmentation, self.training_args.seed, clock, companions, decoded
         )
         splits = DatasetDict(
             {
