@@ -122,6 +122,7 @@ def audio(work: Path, data: Path, most: int | None) -> Pair:
             "task": "multimodal_fer",
             "dataset": write_csv(work / "clips.csv", ("audio", "label", "group", "split"), table),
             "model_name_or_path": model,
+            "cache": "decoded",
             "augment": False,
             **clips,
         },
@@ -190,6 +191,7 @@ def ctc(work: Path, data: Path, most: int | None) -> Pair:
             "task": "speech_to_text",
             "dataset": write_csv(work / "clips.csv", ("file_path", "transcript", "speaker", "split"), table),
             "model_name_or_path": str(model),
+            "cache": "decoded",
             "augment": False,
         },
         {
