@@ -1,15 +1,17 @@
 """Batches by seconds of sound: their limit, their order, several processes, and a run that resumes within an epoch."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from models.speech_to_text.recipes import task_of
+from scipy.io import wavfile
 
 from hf_fer.data.augment import EpochClock
 from hf_fer.experiment.one_run import dry_run, run
-from hf_fer.models.speech_to_text.train.batches import SecondsBatches
+from hf_fer.models.speech_to_text.train.batches import SecondsBatches, alike, batches_by_length
 from hf_fer.models.speech_to_text.train.demo import make_demo
 from hf_fer.recipe.arguments import RecipeError
 
@@ -21,6 +23,60 @@ def manifest(tmp_path_factory):
 
 def drawn(count: int = 500) -> np.ndarray:
     return np.random.default_rng(0).gamma(2.0, 3.0, count).clip(0.3, 30)
+
+
+PHRASES = ("a", "a b", "a b c", "c", "b", "b c")
+
+
+@pytest.fixture(scope="module")
+def phrases(tmp_path_factory):
+    """A few phrases, each of a length of its own, as a button that stops recording makes them."""
+    folder = tmp_path_factory.mktemp("phrases")
+    draw = np.random.default_rng(0)
+    rows = [("file_path", "transcript", "split")]
+    for index in range(252):
+        number = index % len(PHRASES)
+        name, samples = f"{index}.wav", draw.uniform(-0.3, 0.3, 3200 + 800 * number)
+        wavfile.write(folder / name, 16000, (samples * 32767).astype(np.int16))
+        rows.append((name, PHRASES[number], "validation" if index < 12 else "train"))
+    with (folder / "phrases.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return folder / "phrases.csv"
+
+
+class TestAlike:
+    """Batches by length are of one phrase where recordings of a length say the same."""
+
+    def test_phrases_of_one_length_each(self):
+        lengths, said = [10 * (index % 6) for index in range(600)], [PHRASES[index % 6] for index in range(600)]
+        found, random = alike(batches_by_length(lengths, 8, 0), said, 0)
+        assert found < 2.1
+        assert 4 < random <= 6
+
+    def test_lengths_that_say_nothing(self):
+        draw = np.random.default_rng(0)
+        lengths, said = draw.integers(50, 400, 600).tolist(), [PHRASES[index % 6] for index in range(600)]
+        assert alike(batches_by_length(lengths, 8, 0), said, 0) is None
+
+    def test_each_recording_is_in_one_batch(self):
+        batches = batches_by_length(drawn(100).tolist(), 8, 0)
+        assert sorted(index for batch in batches for index in batch) == list(range(100))
+        assert {len(batch) for batch in batches[:-1]} == {8}
+
+    @pytest.mark.parametrize(
+        ("fields", "remedy"),
+        [
+            ({"train_sampling_strategy": "group_by_length"}, "set --train_sampling_strategy random"),
+            ({"batch_seconds": 2.0, "max_seconds": 2.0}, "leave batch_seconds out"),
+            ({"train_sampling_strategy": "random"}, None),
+            ({"train_sampling_strategy": "group_by_length", "do_train": False}, None),
+        ],
+    )
+    def test_a_run_is_told(self, phrases, tmp_path, fields, remedy):
+        data = task_of(phrases, tmp_path, max_train_samples=None, **fields).load_data()
+        notes = [note for note in data.notes if "different transcripts" in note]
+        assert len(notes) == (remedy is not None)
+        assert all(remedy in note for note in notes)
 
 
 class TestSampler:

@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_fer.data.augment import EpochClock
 
 BATCHES_PER_BUCKET = 8
+ALIKE = 2 / 3
+"""Share of the different transcripts of batches in random order, below which those by length are too alike."""
 
 
 class SecondsBatches(Sampler[list[int]]):
@@ -51,3 +55,32 @@ class SecondsBatches(Sampler[list[int]]):
         """The longest recordings, as many as a batch of them has."""
         rows, size = self.buckets[0]
         return rows[:size].tolist()
+
+
+def batches_by_length(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+    """Batches as `train_sampling_strategy: group_by_length` makes them, of one epoch."""
+    order = get_length_grouped_indices(list(lengths), size, generator=torch.Generator().manual_seed(seed))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def alike(batches: Sequence[Sequence[int]], transcripts: Sequence[str], seed: int) -> tuple[float, float] | None:
+    """
+    Mean number of different transcripts in a batch, and in random batches of the same sizes.
+
+    Where recordings of a length say the same, as a few phrases do, a batch by length is of one phrase. BatchNorm then
+    normalises every phrase by itself in training and all alike in evaluation, and steps contradict each other.
+
+    Args:
+        batches: Indices of the recordings of each batch.
+        transcripts: Transcript of each recording.
+        seed: Seed of the random batches.
+
+    Returns:
+        The two numbers, or `None` if batches are not much more alike than random ones.
+    """
+    shuffled = iter(np.random.default_rng(seed).permutation(sum(map(len, batches))).tolist())
+    random = [[next(shuffled) for _ in batch] for batch in batches]
+    found, expected = (
+        float(np.mean([len({transcripts[index] for index in batch}) for batch in kind])) for kind in (batches, random)
+    )
+    return (found, expected) if found < ALIKE * expected else None

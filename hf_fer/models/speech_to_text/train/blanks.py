@@ -22,9 +22,9 @@ def advice(blank_share: float) -> str:
     """The warning for a run that is stuck on blanks, with remedies."""
     return (
         f"STUCK ON BLANKS: the best token of {blank_share:.1%} of the frames is the blank, so the model writes almost "
-        "nothing. If the training loss still falls, train for more steps (--num_train_epochs). If not, raise "
-        "--learning_rate, or lower it if the loss jumps, and try --augment false, or --units nfc in place of bpe. "
-        "Last, check that the transcripts belong to their files."
+        "nothing. If the training loss still falls, train for more steps (--num_train_epochs). If it stays or jumps, "
+        "divide --learning_rate by four; if that is no better, multiply it by three. Then try --augment false, or "
+        "--units nfc in place of bpe. Last, check that the transcripts belong to their files."
     )
 
 

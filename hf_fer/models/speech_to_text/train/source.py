@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hf_fer.data.augment import EpochClock
 from hf_fer.data.loading import (
     SPLITS,
     DataError,
@@ -23,6 +24,7 @@ from hf_fer.task.base import Task
 from hf_fer.task.steps import SplitRows, leave_out, split_by_protocol, without_copies
 
 from .arguments import TRAINING_TRANSCRIPTS, SpeechToTextDataArguments, is_recordings
+from .batches import SecondsBatches, alike, batches_by_length
 from .building import processor_for, samples_of_frame
 from .cache import decoded_recordings
 from .demo import DEMO_NOTICE, make_demo
@@ -57,7 +59,13 @@ def load_recordings(task: Task) -> LoadedData:
         notes.append(
             f"Training batches hold up to {args.batch_seconds:g} s of sound; per_device_train_batch_size is not used."
         )
-    notes += [*found.notes, f"Hours of sound: {spoken}.", *vocabulary_notes, *rate_notes(task, rows)]
+    notes += [
+        *found.notes,
+        f"Hours of sound: {spoken}.",
+        *vocabulary_notes,
+        *rate_notes(task, rows),
+        *batch_notes(task, rows),
+    ]
     data = LoadedData(to_splits(rows), [], found.protocol, skipped, notes, found.absent, own=decoded)
     return with_remarks(data, learns_classes=False)
 
@@ -102,6 +110,28 @@ def rate_notes(task: Task, rows: pd.DataFrame) -> list[str]:
     return warned(
         f"The training recordings have sampling rates of at most {highest} Hz, below the model's {wanted} Hz: they "
         f"have no sound above {highest // 2} Hz. Set --sampling_rate {highest}."
+    )
+
+
+def batch_notes(task: Task, rows: pd.DataFrame) -> list[str]:
+    """A note if training batches are of similar length and hold few different transcripts; empty otherwise."""
+    args, train = task.training_args, rows[rows["split"] == "train"]
+    seconds, by_length = task.data_args.batch_seconds, args.train_sampling_strategy == "group_by_length"
+    if train.empty or not (args.do_train and (seconds or by_length)):
+        return []
+    if seconds:
+        batches = list(SecondsBatches(train["seconds"].to_numpy(), seconds, args.seed, EpochClock()))
+        remedy = "leave batch_seconds out, and set --train_sampling_strategy random"
+    else:
+        batches = batches_by_length(train["length"].tolist(), args.per_device_train_batch_size, args.seed)
+        remedy = "set --train_sampling_strategy random"
+    counts = alike(batches, train["transcript"].tolist(), args.seed)
+    if counts is None:
+        return []
+    return warned(
+        f"A training batch holds {counts[0]:.1f} different transcripts on average, and would hold {counts[1]:.1f} in "
+        "random order, because recordings of one length say the same. A model learns slowly from such batches, and "
+        f"is worse in evaluation than in training: {remedy}."
     )
 
 
