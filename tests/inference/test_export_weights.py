@@ -50,8 +50,10 @@ def test_the_graph_stores_such_weights_and_takes_floats(exported):
 
 
 def test_answers_are_within_the_tolerance_and_not_exactly_the_models(exported):
-    _, _, _, report = exported
+    _, dtype, _, report = exported
     assert 0 < report.difference <= report.allowed
+    if dtype == "int8":  # products of 8 bits overflow on many processors: 0.25 of the largest logit
+        assert report.difference < 0.06
     assert not report.reasons()
     assert {one["batch"] for one in report.differences["batches"]} == {1, 2, 3, 8}
 
