@@ -123,7 +123,7 @@ def quantise(folder: Path) -> None:
     """
     Quantise the weights of an ONNX export to 8-bit integers in place; activations are quantised at each call.
 
-    Weights use 7 of the 8 bits, so that all x86 processors give the same answers (`reduce_range` of onnxruntime).
+    Weights use 7 of the 8 bits, so that products do not overflow on x86 without VNNI (`reduce_range` of onnxruntime).
 
     Raises:
         RecipeError: the graph has no operator that can be quantised, or the extra `onnx` is not installed.
@@ -149,7 +149,7 @@ def quantise(folder: Path) -> None:
         op_types_to_quantize=list(QUANTISED),
         per_channel=True,
         weight_type=QuantType.QInt8,
-        # Products of 8 bits saturate in 16 on x86 without VNNI, which most laptops lack; those of 7 bits do not.
+        # Products of 8 bits saturate in 16 on x86 without VNNI, which many processors lack; those of 7 do not.
         reduce_range=True,
         use_external_data_format=is_large,
     )

@@ -53,7 +53,7 @@ class SpeechToTextModelArguments(ModelArguments):
         default=WINDOW_MS,
         metadata={
             "help": "Length in ms of the window of a feature of a model from scratch; a longer one resolves the "
-            "harmonics of a voice, and with them its pitch and the tones of a word."
+            "harmonics of a voice."
         },
     )
     vocab_size: int = field(default=500, metadata={"help": "Largest vocabulary of bpe."})

@@ -130,8 +130,8 @@ def batch_notes(task: Task, rows: pd.DataFrame) -> list[str]:
         return []
     return warned(
         f"A training batch holds {counts[0]:.1f} different transcripts on average, and would hold {counts[1]:.1f} in "
-        "random order, because recordings of one length say the same. A model learns slowly from such batches, and "
-        f"is worse in evaluation than in training: {remedy}."
+        "random order, because recordings of one length say the same. A model can learn slowly from such "
+        f"batches, and be worse in evaluation than in training: {remedy}."
     )
 
 
